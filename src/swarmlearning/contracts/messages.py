@@ -1,0 +1,201 @@
+"""What a transaction can say. Encoded canonically; integers, bytes and strings only. Spec: docs/spec/transactions.md."""
+
+from typing import Final, Literal
+
+import msgspec
+
+from swarmlearning.contracts.records import Manifested, Progress, Settings
+from swarmlearning.encoding import Record
+from swarmlearning.types import ContractName, Endpoint, NodeId, TrustDomain
+
+MAX_TX_BYTES: Final = 64 * 1024
+"""Largest transaction accepted, bytes."""
+
+EXPIRY_WINDOW: Final = 1000
+"""A transaction expires at most this many blocks ahead."""
+
+
+class Message(Record, frozen=True, kw_only=True, tag=True):
+    """Base of all messages; the class name is the tag."""
+
+
+class RegisterNode(Message, frozen=True, kw_only=True):
+    """Bind a signing key to a certificate of a member organisation. Signed by the key it registers."""
+
+    node: NodeId
+    certificate: bytes
+    """The node's leaf certificate, DER."""
+    proof: bytes
+    """Signature by the certificate's key over `registration_bytes(network, node, key)`."""
+    endpoint: Endpoint | None = None
+
+
+class RevokeCertificate(Message, frozen=True, kw_only=True):
+    """An organisation revokes a certificate of its own. Signed by one of its SN or operator nodes."""
+
+    fingerprint: bytes
+    """SHA-256 of the certificate, DER."""
+
+
+class CreateContract(Message, frozen=True, kw_only=True):
+    """Create a training contract, with settings or leaving them to the first enrolment."""
+
+    contract: ContractName
+    settings: Settings | None = None
+    organisations: tuple[TrustDomain, ...] = ()
+
+
+class ResetContract(Message, frozen=True, kw_only=True):
+    """Start a new run of a contract."""
+
+    contract: ContractName
+    run: int
+
+
+class Enrol(Message, frozen=True, kw_only=True):
+    """An SL joins a run with its program's settings and model."""
+
+    contract: ContractName
+    run: int
+    settings: Settings
+    manifest: Manifested
+    min_peers: int
+    weight: int
+    endpoint: Endpoint
+    restored: bool = False
+
+
+class CheckIn(Message, frozen=True, kw_only=True):
+    """Offer parameters for a round."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+    base: bytes
+    """SHA-256 of the newest final result this peer has adopted; empty before the first."""
+    commitment: bytes
+    weight: int
+    mode: Literal["active", "snapshot", "inactive", "last"]
+    progress: Progress = Progress()
+
+
+class Tick(Message, frozen=True, kw_only=True):
+    """A wait is over by the sender's clock; block time must agree."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+
+
+class MergeCommit(Message, frozen=True, kw_only=True):
+    """The sender, leader or witness of `shard`, merged it."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+    shard: int
+    root: bytes
+
+
+class Stored(Message, frozen=True, kw_only=True):
+    """The sender has the whole merged result, verified and on disk."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+    result_root: bytes
+    sha256: bytes
+
+
+class Unreachable(Message, frozen=True, kw_only=True):
+    """The sender, leader or witness of `shard`, could not get verified, finite chunks from `contributor`."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+    shard: int
+    contributor: NodeId
+    reason: Literal["unreachable", "unverified", "nonfinite"]
+    detail: str = ""
+
+
+class Suspect(Message, frozen=True, kw_only=True):
+    """The sender saw neither bytes nor progress of the leader of `shard` for a lease."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+    shard: int
+    leader: NodeId
+
+
+class Finish(Message, frozen=True, kw_only=True):
+    """The sender's own training is over; its SL goes on checking in as the settings say until all have finished."""
+
+    contract: ContractName
+    run: int
+    progress: Progress = Progress()
+
+
+class Leave(Message, frozen=True, kw_only=True):
+    """The sender leaves politely."""
+
+    contract: ContractName
+    run: int
+    reason: str = ""
+
+
+AnyMessage = (
+    RegisterNode
+    | RevokeCertificate
+    | CreateContract
+    | ResetContract
+    | Enrol
+    | CheckIn
+    | Tick
+    | MergeCommit
+    | Stored
+    | Unreachable
+    | Suspect
+    | Finish
+    | Leave
+)
+
+
+class Payload(Record, frozen=True, kw_only=True):
+    """What a transaction's signature covers."""
+
+    network: str
+    nonce: bytes
+    """16 random bytes; replay protection is on (signer, nonce)."""
+    expires: int
+    """Last height at which the transaction may be ordered."""
+    message: AnyMessage
+
+
+class Tx(Record, frozen=True, kw_only=True):
+    """A transaction: exact payload bytes, who signed, and the signature."""
+
+    payload: bytes
+    signer: bytes
+    """Ed25519 public key, 32 bytes."""
+    signature: bytes
+    """Over `TX_DOMAIN + payload`, 64 bytes."""
+
+
+TX_DOMAIN: Final = b"swarmlearning transaction v1\x00"
+"""Prefix of what a transaction's signature covers, so that it can pass for nothing else."""
+
+REGISTRATION_DOMAIN: Final = b"swarmlearning registration v1\x00"
+"""Prefix of what a registration's proof covers."""
+
+
+def registration_bytes(network: str, node: NodeId, key: bytes) -> bytes:
+    """What the certificate's key signs to bind the signing key `key` to `node`."""
+    return REGISTRATION_DOMAIN + msgspec.msgpack.encode((network, node, key))

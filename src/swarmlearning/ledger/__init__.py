@@ -1,0 +1,4 @@
+"""The ledger: orders, persists and replicates opaque transactions; an application gives them meaning.
+
+`boundary` is CometBFT's ABCI, narrowed; `embedded` the engine with one writer and many verified replicas.
+"""

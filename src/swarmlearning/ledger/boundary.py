@@ -1,0 +1,149 @@
+"""The boundary between a ledger engine and its application: CometBFT's ABCI 2.0, narrowed.
+
+Legal order of the calls, as a grammar::
+
+    life   = info [init] {replay} {block}
+    replay = apply commit                      ; engine's height = application's height + 1 after a crash
+    block  = {check | query} [propose] [accept] apply commit
+
+`apply` writes nothing durable; `commit` is the only durable write. `apply` may be called again for the same height
+after a crash, or after a block that was never committed, and must give the same answer.
+"""
+
+import enum
+from collections.abc import Sequence
+from typing import Protocol
+
+from swarmlearning.encoding import Record
+
+
+class Header(Record, frozen=True, kw_only=True):
+    """What `apply` may know of a block: all of it agreed upon, so that every replica computes the same."""
+
+    height: int
+    """From 1, without gaps."""
+    time_ms: int
+    """Block time, milliseconds since the epoch; never less than the previous block's."""
+    previous_hash: bytes
+    """Hash of the previous block's header, 32 bytes (of the genesis for height 1); the source of draws."""
+    proposer: str
+    """Node id of who proposed the block."""
+
+
+class Code(enum.IntEnum):
+    """Why a transaction was or was not carried out."""
+
+    OK = 0
+    MALFORMED = 1  # not decodable, not canonical, too large
+    SIGNATURE = 2  # signature does not hold
+    NETWORK = 3  # made for another network
+    EXPIRED = 4  # its expiry height has passed, or lies too far ahead
+    REPLAYED = 5  # (signer, nonce) was seen before
+    UNKNOWN_SIGNER = 6  # the signing key is not registered
+    NOT_ALLOWED = 7  # the signer's role or organisation may not send this message
+    STALE = 8  # names another run, round or attempt than the current one
+    CONFLICT = 9  # contradicts what is on the ledger (settings, manifest, an earlier message)
+    NOT_FOUND = 10  # names a contract or node that does not exist
+    TOO_EARLY = 11  # block time does not yet agree that a wait is over
+
+
+class TxResult(Record, frozen=True, kw_only=True):
+    """Outcome of one transaction. A transaction whose message fails is still ordered, with its code."""
+
+    code: Code
+    log: str = ""
+    """For people: what was expected, what was got."""
+
+
+class Event(Record, frozen=True, kw_only=True):
+    """Something that happened, for those who watch; not part of the state."""
+
+    kind: str
+    subject: str
+    """What it happened to, such as a contract's name."""
+    body: bytes = b""
+
+
+class Applied(Record, frozen=True, kw_only=True):
+    """What executing a block gave."""
+
+    results: tuple[TxResult, ...]
+    app_hash: bytes
+    """Merkle root over the whole state after the block, 32 bytes."""
+    events: tuple[Event, ...]
+
+
+class Info(Record, frozen=True, kw_only=True):
+    """Where the application stands: what it has committed."""
+
+    height: int
+    """0 before the first block."""
+    app_hash: bytes
+    initialised: bool
+
+
+class Application(Protocol):
+    """What an engine drives. Deterministic: same genesis and blocks give the same results and hashes."""
+
+    def info(self) -> Info:
+        """Tell what has been committed."""
+        ...
+
+    def init(self, genesis: bytes) -> bytes:
+        """Start from the genesis bytes and return the app hash; durable. Called once, before the first block.
+
+        Raises:
+            DecodeError: the genesis is malformed.
+        """
+        ...
+
+    def check(self, tx: bytes) -> TxResult:
+        """Judge a transaction against committed state before it is offered to a block; may be stricter than `apply`."""
+        ...
+
+    def propose(self, txs: Sequence[bytes], max_bytes: int) -> list[bytes]:
+        """Choose which of `txs` go into the next block, in order, at most `max_bytes` in all."""
+        ...
+
+    def accept(self, header: Header, txs: Sequence[bytes]) -> str:
+        """Return "" or why the block is refused; from committed state and the block alone, no clock, no policy."""
+        ...
+
+    def apply(self, header: Header, txs: Sequence[bytes]) -> Applied:
+        """Execute a block on top of the committed state, in memory."""
+        ...
+
+    def commit(self) -> None:
+        """Make the last applied block durable (fsync)."""
+        ...
+
+    def query(self, path: str, argument: bytes) -> bytes:
+        """Read committed state.
+
+        Raises:
+            Refused: the path is unknown or the argument malformed.
+        """
+        ...
+
+
+class LedgerView(Protocol):
+    """What an SN needs of a running engine, whichever it is."""
+
+    @property
+    def height(self) -> int:
+        """Height of the last committed block; 0 before the first."""
+        ...
+
+    async def submit(self, tx: bytes, *, timeout_s: float) -> tuple[int, TxResult]:
+        """Offer a transaction, wait until it is in a block committed *here*, and return the height and its result.
+
+        A transaction that `check` refuses is not ordered; its result comes with height 0.
+
+        Raises:
+            Unreachable: the orderer did not answer within `timeout_s` seconds (the transaction may still be ordered).
+        """
+        ...
+
+    async def wait_height(self, above: int) -> int:
+        """Wait until the committed height exceeds `above`, and return it."""
+        ...

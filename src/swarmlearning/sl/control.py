@@ -1,0 +1,117 @@
+"""The local door between an ML program and its SL: messages over a Unix socket, parameters in memory-mapped files.
+
+A frame is a 4-byte big-endian length and a msgpack message. The ML program sends one request and reads replies until
+one that is not `Waiting`. Parameters never pass through the socket: both sides map files in the exchange directory
+(`SWARM_EXCHANGE_DIR`, mode 0700, files 0600); messages name them by their plain file name. Spec: docs/spec/control.md.
+"""
+
+from typing import Final, Literal
+
+from swarmlearning.contracts.records import Progress, Settings
+from swarmlearning.encoding import Record
+from swarmlearning.types import ContractName, NodeId
+
+CONTROL_VERSION: Final = 1
+"""Raised when a message changes so that an older other side would misunderstand it."""
+
+MAX_CONTROL_BYTES: Final = 16 << 20
+"""Largest control message, bytes (a manifest of 100,000 tensors fits)."""
+
+
+class ControlMessage(Record, frozen=True, kw_only=True, tag=True):
+    """Base of all control messages; the class name is the tag."""
+
+
+# --- from the ML program ----------------------------------------------------------------------------------------
+
+
+class Open(ControlMessage, frozen=True, kw_only=True):
+    """Take part in a training. Answered by `Opened`, after any number of `Waiting`, or by `Failed`."""
+
+    version: int
+    program: str
+    """Name of the script, for people."""
+    contract: ContractName
+    settings: Settings
+    min_peers: int
+    weight: int
+    restored: bool
+    manifest: bytes
+    """Encoded `parameters.Manifest`."""
+    file: str
+    """Where this program writes its parameters: a plain file name in the exchange directory, preallocated."""
+
+
+class Sync(ControlMessage, frozen=True, kw_only=True):
+    """The file holds fresh parameters: offer them in the next round. Answered by `Synced`, `Over` or `Failed`.
+
+    The file must not change until the answer.
+    """
+
+    progress: Progress
+
+
+class Finish(ControlMessage, frozen=True, kw_only=True):
+    """Training is over here; the file holds the last local parameters. Answered by `Over` or `Failed`."""
+
+    progress: Progress
+
+
+class Leave(ControlMessage, frozen=True, kw_only=True):
+    """The program gives up this training. Answered by `Over` with an empty file name, or `Failed`."""
+
+    reason: str
+
+
+# --- from the SL ------------------------------------------------------------------------------------------------
+
+
+class Waiting(ControlMessage, frozen=True, kw_only=True):
+    """Nothing is wrong; this is what is waited for."""
+
+    text: str
+
+
+class Opened(ControlMessage, frozen=True, kw_only=True):
+    """Enrolled. If `file` is not empty it holds the newest final result, to be loaded before training."""
+
+    node: NodeId
+    run: int
+    round: int
+    """The round that the first `Sync` will go to."""
+    peers: tuple[NodeId, ...]
+    file: str
+
+
+class Synced(ControlMessage, frozen=True, kw_only=True):
+    """A round is final. `file` holds its result; empty if the round was void and the program keeps its own."""
+
+    round: int
+    file: str
+    sha256: bytes
+    contributors: tuple[NodeId, ...]
+    participants: tuple[NodeId, ...]
+    next_interval: int
+    """Batches until the next `Sync`."""
+    bytes_received: int
+    bytes_sent: int
+
+
+class Over(ControlMessage, frozen=True, kw_only=True):
+    """All peers have finished. `file` holds the final swarm model; empty if there is none."""
+
+    round: int
+    file: str
+    sha256: bytes
+    contributors: tuple[NodeId, ...]
+
+
+class Failed(ControlMessage, frozen=True, kw_only=True):
+    """The request failed; the message is one line for the user."""
+
+    kind: Literal["configuration", "settings", "model", "nonfinite", "refused", "unreachable", "expired", "broken"]
+    message: str
+
+
+Request = Open | Sync | Finish | Leave
+Reply = Waiting | Opened | Synced | Over | Failed
