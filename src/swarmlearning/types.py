@@ -169,3 +169,20 @@ class Endpoint(Record, frozen=True, kw_only=True):
         if not port.isascii() or not port.isdigit():
             raise InvalidName(f"address {text!r}: expected host:port with a port of 1-65535, got port {port!r}")
         return cls(host=host, port=int(port))
+
+
+class Code(enum.IntEnum):
+    """Why a transaction was or was not carried out."""
+
+    OK = 0
+    MALFORMED = 1  # not decodable, not canonical, too large
+    SIGNATURE = 2  # signature does not hold
+    NETWORK = 3  # made for another network
+    EXPIRED = 4  # its expiry height has passed, or lies too far ahead
+    REPLAYED = 5  # (signer, nonce) was seen before
+    UNKNOWN_SIGNER = 6  # the signing key is not registered
+    NOT_ALLOWED = 7  # the signer's role or organisation may not send this message
+    STALE = 8  # names another run, round or attempt than the current one
+    CONFLICT = 9  # contradicts what is on the ledger (settings, manifest, an earlier message)
+    NOT_FOUND = 10  # names a contract or node that does not exist
+    TOO_EARLY = 11  # block time does not yet agree that a wait is over

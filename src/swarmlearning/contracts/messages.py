@@ -1,4 +1,4 @@
-"""What a transaction can say. Encoded canonically; integers, bytes and strings only. Spec: docs/spec/transactions.md."""
+"""What a transaction can say: canonical; integers, bytes and strings only. Spec: docs/spec/transactions.md."""
 
 from typing import Final, Literal
 

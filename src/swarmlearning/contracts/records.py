@@ -36,6 +36,8 @@ class Node(Record, frozen=True, kw_only=True):
     node: NodeId
     key: bytes
     """Ed25519 public key, 32 bytes; apart from the TLS key, so that certificates rotate without a transaction."""
+    certificate: bytes
+    """SHA-256 of the leaf certificate it registered with; once that is revoked the key signs nothing any more."""
     endpoint: Endpoint | None
     registered_height: int
 
@@ -194,6 +196,7 @@ class Round(Record, frozen=True, kw_only=True):
     attempt: int
     """Grows with every change of contributors or leaders; never falls within a round."""
     opened_ms: int
+    """All `*_ms` of a round are elapsed time (`BlockTime.elapsed_ms`)."""
     quorum_ms: int | None
     """When `min_peers` had checked in: the grace period runs from here."""
     checkins: tuple[CheckedIn, ...] = ()
@@ -240,6 +243,16 @@ class Result(Record, frozen=True, kw_only=True):
     time_ms: int
 
 
+class BlockTime(Record, frozen=True, kw_only=True):
+    """Time as the contracts see it."""
+
+    time_ms: int
+    """Time of the last block, milliseconds since the epoch."""
+    elapsed_ms: int
+    """Sum of the gaps between blocks, each counted as at most a minute: what all deadlines are measured by, so that a
+    network that stood still does not find every deadline passed when it wakes up."""
+
+
 class Phase(enum.StrEnum):
     """Where a training contract stands."""
 
@@ -271,6 +284,8 @@ class Training(Record, frozen=True, kw_only=True):
     """The newest final result of this run."""
     voids: int = 0
     """Rounds of this run that closed without a merge."""
+    reset_votes: tuple[NodeId, ...] = ()
+    """Enrolled peers that asked for a reset while the training runs."""
     distrusted: tuple[NodeId, ...] = ()
     """Contradicted by an agreement of others in this run: never leads or witnesses again in it."""
     version: int = 0

@@ -10,11 +10,11 @@ Legal order of the calls, as a grammar::
 after a crash, or after a block that was never committed, and must give the same answer.
 """
 
-import enum
 from collections.abc import Sequence
 from typing import Protocol
 
 from swarmlearning.encoding import Record
+from swarmlearning.types import Code
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -28,23 +28,6 @@ class Header(Record, frozen=True, kw_only=True):
     """Hash of the previous block's header, 32 bytes (of the genesis for height 1); the source of draws."""
     proposer: str
     """Node id of who proposed the block."""
-
-
-class Code(enum.IntEnum):
-    """Why a transaction was or was not carried out."""
-
-    OK = 0
-    MALFORMED = 1  # not decodable, not canonical, too large
-    SIGNATURE = 2  # signature does not hold
-    NETWORK = 3  # made for another network
-    EXPIRED = 4  # its expiry height has passed, or lies too far ahead
-    REPLAYED = 5  # (signer, nonce) was seen before
-    UNKNOWN_SIGNER = 6  # the signing key is not registered
-    NOT_ALLOWED = 7  # the signer's role or organisation may not send this message
-    STALE = 8  # names another run, round or attempt than the current one
-    CONFLICT = 9  # contradicts what is on the ledger (settings, manifest, an earlier message)
-    NOT_FOUND = 10  # names a contract or node that does not exist
-    TOO_EARLY = 11  # block time does not yet agree that a wait is over
 
 
 class TxResult(Record, frozen=True, kw_only=True):

@@ -1,0 +1,52 @@
+"""What a transition may know besides state and message, and how it says no."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+
+from swarmlearning.types import Code, NodeId, NodeName
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """The block and the sender, all of it agreed upon."""
+
+    height: int
+    time_ms: int
+    """Block time, milliseconds since the epoch: certificates are judged by it."""
+    elapsed_ms: int
+    """`BlockTime.elapsed_ms` at this block: deadlines are judged by it."""
+    previous_hash: bytes
+    """Hash of the previous block: draws start from it."""
+    sender: NodeId
+    name: NodeName
+    """`sender`, parsed."""
+
+
+class Rejected(Exception):
+    """The message cannot be carried out; nothing changes. Becomes the transaction's result code and log."""
+
+    def __init__(self, code: Code, log: str) -> None:
+        super().__init__(log)
+        self.code = code
+        self.log = log
+
+
+class State(Protocol):
+    """Key-value state as transitions see it; writes go to an overlay that the caller keeps or discards."""
+
+    def get(self, key: str) -> bytes | None:
+        """Value under `key`, or None."""
+        ...
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set `key`."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove `key` if it is there."""
+        ...
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys that start with `prefix`, in order."""
+        ...

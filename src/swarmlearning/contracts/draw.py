@@ -1,0 +1,42 @@
+"""Draws by hash: everyone computes the same, nobody needs to be asked. Spec: docs/spec/training.md, T-D.
+
+A proposer can bias a draw by choosing the block, so nothing that needs unbiased chance rests on one.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from swarmlearning.contracts.records import Round, Training
+from swarmlearning.encoding import sha256
+from swarmlearning.types import NodeId
+
+SHARD_MIN_BYTES: Final = 8 << 20
+"""`topology=auto`: models smaller than this are merged by one leader, larger ones in shards."""
+
+SHARD_MIN_PEERS: Final = 3
+"""`topology=auto`: with fewer contributors one leader merges."""
+
+MAX_SHARDS: Final = 16
+"""Most shards of a round."""
+
+
+def draw_seed(training: Training, round_: Round, attempt: int, previous_hash: bytes) -> bytes:
+    """Seed of the draws of one attempt, 32 bytes."""
+    commitments = b"".join(sorted(c.commitment for c in round_.checkins))
+    where = f"{training.name}\x00{training.run}\x00{round_.number}\x00{attempt}\x00".encode()
+    return sha256(previous_hash, where, commitments)
+
+
+def draw_order(seed: bytes, nodes: Sequence[NodeId]) -> list[NodeId]:
+    """`nodes` in the order of SHA-256(seed, node): a permutation that depends on nothing else."""
+    return sorted(nodes, key=lambda node: sha256(seed, node.encode()))
+
+
+def count_shards(topology: str, size: int, participants: int, contributors: int) -> int:
+    """Into how many shards a round's parameters are dealt: a constant of size and numbers (T-D2)."""
+    if contributors < 2 or topology == "leader":
+        return 1
+    if topology == "auto" and (size < SHARD_MIN_BYTES or participants < SHARD_MIN_PEERS):
+        return 1
+    chunks = max(1, -(-size // 65536))
+    return min(participants, MAX_SHARDS, chunks)

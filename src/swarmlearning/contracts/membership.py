@@ -1,0 +1,184 @@
+"""Membership: organisations from the genesis, registration of nodes, revocation. Spec: docs/spec/membership.md."""
+
+from typing import Final, TypeVar
+
+from swarmlearning.contracts.context import Context, Rejected, State
+from swarmlearning.contracts.messages import RegisterNode, RevokeCertificate, registration_bytes
+from swarmlearning.contracts.records import BlockTime, Genesis, Node, Organisation, Training
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import VerificationError
+from swarmlearning.identity.verify import fingerprint, verify_leaf, verify_proof
+from swarmlearning.types import Code, ContractName, NodeId, NodeName, Role, TrustDomain
+
+MAX_CERTIFICATE_BYTES: Final = 8192
+MAX_REVOKED: Final = 1000
+"""Most revoked certificates an organisation's record holds."""
+
+R = TypeVar("R")
+
+
+# --- where things stand in the state ------------------------------------------------------------------------------
+
+
+def organisation_key(domain: TrustDomain) -> str:
+    """State key of an organisation."""
+    return f"org/{domain}"
+
+
+def node_key(node: NodeId) -> str:
+    """State key of a registered node."""
+    return f"node/{node}"
+
+
+def signer_key(key: bytes) -> str:
+    """State key that leads from a signing key to its node."""
+    return f"key/{key.hex()}"
+
+
+def training_key(name: ContractName) -> str:
+    """State key of a training contract."""
+    return f"training/{name}"
+
+
+GENESIS_KEY: Final = "meta/genesis"
+TIME_KEY: Final = "meta/time"
+
+
+def _load(state: State, key: str, kind: type[R]) -> R | None:
+    data = state.get(key)
+    return None if data is None else decode(data, kind, limit=1 << 30)
+
+
+def load_genesis(state: State) -> Genesis | None:
+    """The genesis, or None before `init`."""
+    return _load(state, GENESIS_KEY, Genesis)
+
+
+def load_time(state: State) -> BlockTime | None:
+    """Block time of the last block, or None before `init`."""
+    return _load(state, TIME_KEY, BlockTime)
+
+
+def load_organisation(state: State, domain: TrustDomain) -> Organisation | None:
+    """An organisation, or None if it is no member."""
+    return _load(state, organisation_key(domain), Organisation)
+
+
+def load_node(state: State, node: NodeId) -> Node | None:
+    """A registered node, or None."""
+    return _load(state, node_key(node), Node)
+
+
+def load_training(state: State, name: ContractName) -> Training | None:
+    """A training contract, or None."""
+    return _load(state, training_key(name), Training)
+
+
+def load_signer(state: State, key: bytes) -> Node | None:
+    """The node whose registered signing key is `key`, or None."""
+    node = state.get(signer_key(key))
+    return None if node is None else load_node(state, NodeId(node.decode()))
+
+
+def list_organisations(state: State) -> list[Organisation]:
+    """All members, by trust domain."""
+    found = (load_organisation(state, TrustDomain(key.removeprefix("org/"))) for key in state.keys("org/"))
+    return [organisation for organisation in found if organisation is not None]
+
+
+# --- transitions ----------------------------------------------------------------------------------------------------
+
+
+def require_signer(state: State, signer: bytes) -> Node:
+    """M-3: a transaction is carried out only for a registered key of a member whose certificate stands.
+
+    Raises:
+        Rejected: the key is not registered, the organisation is no member, its role or certificate was withdrawn.
+    """
+    node = load_signer(state, signer)
+    if node is None:
+        raise Rejected(Code.UNKNOWN_SIGNER, f"signing key {signer.hex()[:16]}… is not registered; register the node first")
+    name = NodeName.parse(node.node)
+    organisation = load_organisation(state, name.domain)
+    if organisation is None:
+        raise Rejected(Code.NOT_ALLOWED, f"{name.domain} is not a member of this network")
+    if name.role not in organisation.roles:
+        raise Rejected(Code.NOT_ALLOWED, f"{name.domain} may not hold the role {name.role.value}")
+    if node.certificate in organisation.revoked:
+        raise Rejected(Code.NOT_ALLOWED, f"the certificate of {name.short} is revoked; issue and register a new one")
+    return node
+
+
+def register_node(state: State, context: Context, message: RegisterNode, signer: bytes, network: str) -> None:
+    """M-1, M-2: bind a signing key to a node by a certificate of its own organisation and that certificate's key.
+
+    Raises:
+        Rejected: the certificate does not verify, names another node, is revoked, or the proof does not hold.
+    """
+    name = context.name
+    if len(message.certificate) > MAX_CERTIFICATE_BYTES:
+        raise Rejected(Code.MALFORMED, f"certificate of {len(message.certificate)} bytes, at most {MAX_CERTIFICATE_BYTES}")
+    organisation = load_organisation(state, name.domain)
+    if organisation is None:
+        raise Rejected(Code.NOT_ALLOWED, f"{name.domain} is not a member of network {network}")
+    if name.network != network:
+        raise Rejected(Code.NETWORK, f"{message.node} belongs to network {name.network}, this one is {network}")
+    try:
+        certified = verify_leaf(message.certificate, organisation.issuers, context.time_ms)
+        verify_proof(message.certificate, registration_bytes(network, message.node, signer), message.proof)
+    except VerificationError as error:
+        raise Rejected(Code.NOT_ALLOWED, f"registration of {name.short}: {error}") from error
+    if certified.id != message.node:
+        raise Rejected(Code.NOT_ALLOWED, f"the certificate is {certified.id}'s, the registration names {message.node}")
+    if name.role not in organisation.roles:
+        raise Rejected(Code.NOT_ALLOWED, f"{name.domain} may not hold the role {name.role.value}")
+    mark = fingerprint(message.certificate)
+    if mark in organisation.revoked:
+        raise Rejected(Code.NOT_ALLOWED, f"the certificate of {name.short} is revoked; issue a new one")
+    holder = load_signer(state, signer)
+    if holder is not None and holder.node != message.node:
+        raise Rejected(Code.CONFLICT, f"this signing key is already registered by {holder.node}")
+    before = load_node(state, message.node)
+    if before is not None and before.key != signer:
+        state.delete(signer_key(before.key))
+    record = Node(
+        node=message.node,
+        key=signer,
+        certificate=mark,
+        endpoint=message.endpoint,
+        registered_height=context.height,
+    )
+    state.put(node_key(message.node), encode(record))
+    state.put(signer_key(signer), message.node.encode())
+
+
+def revoke_certificate(state: State, context: Context, message: RevokeCertificate) -> None:
+    """M-4: an organisation revokes a certificate of its own, alone.
+
+    Raises:
+        Rejected: malformed fingerprint, too many, or not sent by an SN or operator.
+    """
+    require_role(context, Role.SN, Role.OPERATOR)
+    organisation = load_organisation(state, context.name.domain)
+    if organisation is None or len(message.fingerprint) != 32:
+        raise Rejected(Code.MALFORMED, f"fingerprint of {len(message.fingerprint)} bytes, expected 32")
+    if message.fingerprint in organisation.revoked:
+        return
+    if len(organisation.revoked) >= MAX_REVOKED:
+        raise Rejected(Code.CONFLICT, f"{organisation.domain} has revoked {MAX_REVOKED} certificates; replace its CA")
+    revoked = tuple(sorted((*organisation.revoked, message.fingerprint)))
+    record = Organisation(
+        domain=organisation.domain, issuers=organisation.issuers, roles=organisation.roles, revoked=revoked
+    )
+    state.put(organisation_key(organisation.domain), encode(record))
+
+
+def require_role(context: Context, *roles: Role) -> None:
+    """Refuse a sender that has none of `roles`.
+
+    Raises:
+        Rejected: it has another role.
+    """
+    if context.name.role not in roles:
+        wanted = " or ".join(role.value for role in roles)
+        raise Rejected(Code.NOT_ALLOWED, f"{context.name.short} has the role {context.name.role.value}, needs {wanted}")
