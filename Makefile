@@ -1,0 +1,83 @@
+# Every target does the set-up it needs, in .venv; a changed pyproject.toml re-installs. Start with `make demo`.
+#   make demo ARGS="--seeds 1 --framework pytorch"     PYTHON=python3.12 chooses the interpreter for a new .venv
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+JOBS ?= 2
+FUZZ_ROUNDS ?= 10
+
+# A demo with PyTorch needs one extra more than the default.
+DEMO_STAMP := $(VENV)/.installed-demo$(if $(findstring pytorch,$(ARGS)),-torch)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test test-all e2e fuzz lint fix bench docs clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo | test | test-all | e2e | fuzz | lint | fix | bench | docs | clean"
+
+demo: $(DEMO_STAMP)
+	$(BIN)/swarm demo $(ARGS)
+
+test: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+e2e: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -n $(JOBS) -m e2e $(ARGS)
+
+# The property tests again and again, each time from another seed; a failure prints the seed to repeat it with.
+fuzz: $(VENV)/.installed-all
+	@for round in $$(seq $(FUZZ_ROUNDS)); do \
+	  seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "round $$round of $(FUZZ_ROUNDS), --hypothesis-seed=$$seed"; \
+	  $(BIN)/python -m pytest -q -n $(JOBS) -m hypothesis --hypothesis-seed=$$seed $(ARGS) || exit 1; done
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+
+fix: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-all
+	$(BIN)/python tools/bench.py $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python tools/docs.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+# --- set-up ------------------------------------------------------------------------------------------------------
+
+# pip 25.1 is the first that reads dependency groups.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, but $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing); install one, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up $(VENV); the first time takes a few minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.created pyproject.toml
+	$(PIP) install -e ".[demo]"
+	touch $@
+
+$(VENV)/.installed-demo-torch: $(VENV)/.created pyproject.toml
+	$(PIP) install -e ".[demo,torch]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
+	$(PIP) install -e . --group dev
+	touch $@
+
+$(VENV)/.installed-all: $(VENV)/.created pyproject.toml
+	$(PIP) install -e ".[all]" --group dev
+	touch $@
