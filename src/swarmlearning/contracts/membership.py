@@ -17,7 +17,7 @@ MAX_REVOKED: Final = 1000
 R = TypeVar("R")
 
 
-# --- where things stand in the state ------------------------------------------------------------------------------
+# --- where things stand in the state --------------------------------------------------------------------------------
 
 
 def organisation_key(domain: TrustDomain) -> str:
@@ -97,7 +97,9 @@ def require_signer(state: State, signer: bytes) -> Node:
     """
     node = load_signer(state, signer)
     if node is None:
-        raise Rejected(Code.UNKNOWN_SIGNER, f"signing key {signer.hex()[:16]}… is not registered; register the node first")
+        raise Rejected(
+            Code.UNKNOWN_SIGNER, f"signing key {signer.hex()[:16]}… is not registered; register the node first"
+        )
     name = NodeName.parse(node.node)
     organisation = load_organisation(state, name.domain)
     if organisation is None:
@@ -117,7 +119,9 @@ def register_node(state: State, context: Context, message: RegisterNode, signer:
     """
     name = context.name
     if len(message.certificate) > MAX_CERTIFICATE_BYTES:
-        raise Rejected(Code.MALFORMED, f"certificate of {len(message.certificate)} bytes, at most {MAX_CERTIFICATE_BYTES}")
+        raise Rejected(
+            Code.MALFORMED, f"certificate of {len(message.certificate)} bytes, at most {MAX_CERTIFICATE_BYTES}"
+        )
     organisation = load_organisation(state, name.domain)
     if organisation is None:
         raise Rejected(Code.NOT_ALLOWED, f"{name.domain} is not a member of network {network}")

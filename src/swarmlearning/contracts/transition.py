@@ -1,0 +1,203 @@
+"""`transition(version, state, …)`: one message carried out on the state. Spec: docs/spec/transactions.md."""
+
+from typing import Final, assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from swarmlearning.contracts import membership, rounds, training
+from swarmlearning.contracts.context import Context, Rejected, State
+from swarmlearning.contracts.messages import (
+    EXPIRY_WINDOW,
+    MAX_TX_BYTES,
+    TX_DOMAIN,
+    AnyMessage,
+    CheckIn,
+    CreateContract,
+    Enrol,
+    Finish,
+    Leave,
+    MergeCommit,
+    Payload,
+    RegisterNode,
+    ResetContract,
+    RevokeCertificate,
+    Stored,
+    Suspect,
+    Tick,
+    Tx,
+    Unreachable,
+)
+from swarmlearning.contracts.records import Genesis, Phase, Training
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import DecodeError, InvalidName, VerificationError
+from swarmlearning.identity.signing import verify_signature
+from swarmlearning.types import Code, NodeName, Role
+
+VERSION: Final = 1
+"""Newest version of `transition` that this release knows."""
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction whose form and signature hold."""
+
+    payload: Payload
+    signer: bytes
+
+
+def open_tx(data: bytes) -> Signed:
+    """TX-1 to TX-3: decode a transaction and verify its signature over the exact payload bytes.
+
+    Raises:
+        Rejected: too large, malformed, not canonical, or the signature does not hold.
+    """
+    try:
+        tx = decode(data, Tx, limit=MAX_TX_BYTES)
+        payload = decode(tx.payload, Payload, limit=MAX_TX_BYTES)
+    except DecodeError as error:
+        raise Rejected(Code.MALFORMED, f"transaction: {error}") from error
+    if len(tx.signer) != 32 or len(tx.signature) != 64 or len(payload.nonce) != 16:
+        raise Rejected(Code.MALFORMED, "transaction: expected a key of 32, a signature of 64, a nonce of 16 bytes")
+    try:
+        verify_signature(tx.signer, TX_DOMAIN, tx.payload, tx.signature)
+    except VerificationError as error:
+        raise Rejected(Code.SIGNATURE, "transaction: the signature does not hold") from error
+    return Signed(payload=payload, signer=tx.signer)
+
+
+def nonce_key(signed: Signed) -> str:
+    """State key that marks (signer, nonce) as used until the transaction expires."""
+    return f"nonce/{signed.payload.expires:016d}/{signed.signer.hex()}/{signed.payload.nonce.hex()}"
+
+
+def admit(state: State, genesis: Genesis, signed: Signed, height: int) -> None:
+    """TX-4 to TX-6: made for this network, not expired, not expiring too far ahead, not seen before.
+
+    Raises:
+        Rejected: one of these does not hold.
+    """
+    payload = signed.payload
+    if payload.network != genesis.network:
+        raise Rejected(Code.NETWORK, f"transaction for network {payload.network!r}, this one is {genesis.network!r}")
+    if not height <= payload.expires <= height + EXPIRY_WINDOW:
+        raise Rejected(
+            Code.EXPIRED,
+            f"transaction expires at height {payload.expires}, the block is {height}; "
+            f"expected {height} to {height + EXPIRY_WINDOW}",
+        )
+    if state.get(nonce_key(signed)) is not None:
+        raise Rejected(Code.REPLAYED, "transaction: its nonce was used before by this signer")
+
+
+def forget_nonces(state: State, height: int) -> None:
+    """Remove the marks of transactions that expired before `height`: expiry itself refuses them from now on."""
+    for key in list(state.keys("nonce/")):
+        if int(key.split("/")[1]) >= height:
+            break
+        state.delete(key)
+
+
+def identify(state: State, signed: Signed, height: int, times: tuple[int, int], previous_hash: bytes) -> Context:
+    """TX-7: who sent it, by registered key (or, for a registration, by the identity that registers).
+
+    Args:
+        state: the state before the transaction.
+        signed: the transaction.
+        height: of the block.
+        times: block time and elapsed time, milliseconds.
+        previous_hash: of the previous block.
+
+    Raises:
+        Rejected: the key is not registered, or may not sign any more.
+    """
+    message = signed.payload.message
+    registers = isinstance(message, RegisterNode)
+    sender = message.node if registers else membership.require_signer(state, signed.signer).node
+    try:
+        name = NodeName.parse(sender)
+    except InvalidName as error:
+        raise Rejected(Code.MALFORMED, str(error)) from error
+    return Context(
+        height=height,
+        time_ms=times[0],
+        elapsed_ms=times[1],
+        previous_hash=previous_hash,
+        sender=sender,
+        name=name,
+    )
+
+
+def transition(version: int, state: State, context: Context, signed: Signed, network: str) -> Training | None:
+    """Carry out one message on `state`, and return the training it changed, if it changed one.
+
+    Raises:
+        Rejected: the message cannot be carried out; `state` may be half written and must be discarded.
+    """
+    if version != VERSION:
+        raise Rejected(Code.NOT_ALLOWED, f"transition version {version} is not known to this release")
+    message = signed.payload.message
+    match message:
+        case RegisterNode():
+            membership.register_node(state, context, message, signed.signer, network)
+            return None
+        case RevokeCertificate():
+            membership.revoke_certificate(state, context, message)
+            return None
+        case CreateContract():
+            membership.require_role(context, Role.SL, Role.SN, Role.OPERATOR)
+            if state.get(membership.training_key(message.contract)) is not None:
+                raise Rejected(Code.CONFLICT, f"contract {message.contract} exists already")
+            return _save(state, training.create_contract(context, message))
+        case _:
+            before = membership.load_training(state, message.contract)
+            if before is None:
+                raise Rejected(Code.NOT_FOUND, f"there is no contract {message.contract}")
+            after = _advance(before, context, message)
+            return before if after == before else _save(state, after)
+
+
+def _save(state: State, after: Training) -> Training:
+    after = replace(after, version=after.version + 1)
+    state.put(membership.training_key(after.name), encode(after))
+    return after
+
+
+_TrainingMessage = (
+    ResetContract | Enrol | CheckIn | Tick | MergeCommit | Stored | Unreachable | Suspect | Finish | Leave
+)
+
+
+def _advance(before: Training, context: Context, message: _TrainingMessage) -> Training:
+    """Hand a message to its rule."""
+    allowed = {ResetContract: (Role.SL, Role.SN, Role.OPERATOR), Tick: (Role.SL, Role.SN)}
+    membership.require_role(context, *allowed.get(type(message), (Role.SL,)))
+    if before.phase not in (Phase.UNINITIALIZED, Phase.COMPLETED) and message.run == before.run:
+        before = training.wake_peer(before, context.sender)
+    match message:
+        case ResetContract():
+            return training.reset_contract(before, context, message)
+        case Enrol():
+            return training.enrol(before, context, message)
+        case CheckIn():
+            return training.check_in(before, context, message)
+        case Tick():
+            return training.tick(before, context, message)
+        case MergeCommit():
+            return rounds.commit_merge(before, context, message)
+        case Stored():
+            return rounds.record_stored(before, context, message)
+        case Unreachable():
+            return rounds.report_unreachable(before, context, message)
+        case Suspect():
+            return rounds.suspect_leader(before, context, message)
+        case Finish():
+            return training.finish(before, context, message)
+        case Leave():
+            return training.leave(before, context, message)
+        case _:
+            assert_never(message)
+
+
+def is_timely(message: AnyMessage) -> bool:
+    """Whether only a block's time can judge the message, so that it cannot be judged before it is ordered."""
+    return isinstance(message, Tick)
