@@ -13,7 +13,7 @@ import pytest
 
 from swarmlearning.errors import Broken, ConfigurationError
 from swarmlearning.local import reaper as reaper_program
-from swarmlearning.local.process import MAX_LINE_BYTES, Command, Process, Reaper, clean_line, describe_failure
+from swarmlearning.local.process import MAX_LINE_BYTES, Command, Process, Reaper, clean_line, describe_end
 
 
 @pytest.fixture
@@ -59,9 +59,8 @@ def test_exit_status_and_output_arrive_whole(tmp_path: Path, reaper: Reaper) -> 
         assert await process.wait() == 7
         assert shown == [("peer 0", "hello"), ("peer 0", "err")]
         assert (tmp_path / "a.log").read_bytes() == b"hello\nerr\n"
-        assert describe_failure(process) == (
-            f"peer 0 ended with status 7; its log is {tmp_path / 'a.log'}\n    hello\n    err"
-        )
+        assert describe_end(process) == f"peer 0 ended with status 7 (err); its log is {tmp_path / 'a.log'}"
+        assert process.tail() == ["hello", "err"]
 
     asyncio.run(main())
 

@@ -140,9 +140,11 @@ class Process:
                 cwd=command.cwd,
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:
+        except BaseException as error:
             os.close(reading)
             log.close()
+            if not isinstance(error, OSError | ValueError):
+                raise  # cancelled: asyncio has ended the process
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"cannot start {command.argv[0]!r}: {reason}") from error
         finally:
@@ -248,7 +250,7 @@ def clean_line(line: bytes) -> str:
     return _CONTROLS.sub("", _ESCAPES.sub("", text)).rstrip()
 
 
-def describe_failure(process: Process) -> str:
-    """One line that says how it ended and where its log is, then its last lines, indented."""
-    tail = "".join(f"\n    {line}" for line in process.tail())
-    return f"{process.name} ended with status {process.status}; its log is {process.log}" + tail
+def describe_end(process: Process) -> str:
+    """One line: how a process ended, the last thing it said, and where its log is."""
+    said = f" ({process.tail()[-1]})" if process.tail() else ""
+    return f"{process.name} ended with status {process.status}{said}; its log is {process.log}"
