@@ -151,7 +151,8 @@ import asyncio, os, sys
 from pathlib import Path
 from swarmlearning.local.process import Command, Process, Reaper
 async def main():
-    command = Command(name="c", argv=(sys.executable, "-I", "-S", "-u", "-c", {child!r}), env={{}}, log=Path(sys.argv[1]))
+    argv = (sys.executable, "-I", "-S", "-u", "-c", {child!r})
+    command = Command(name="c", argv=argv, env={{}}, log=Path(sys.argv[1]))
     process = await Process.start(command, Reaper(), lambda *_: print(process.pid, flush=True))
     await process.wait()
 asyncio.run(main())

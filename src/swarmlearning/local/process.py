@@ -201,13 +201,15 @@ class Process:
 
     async def _clear_group(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline = loop.time() + LEFTOVER_S
-            while loop.time() < deadline:
-                if not signal_group(self.pid, 0):
-                    return
-                await asyncio.sleep(_POLL_S)
+        for number in (0, signal.SIGTERM, signal.SIGKILL):
             signal_group(self.pid, number)
+            deadline = loop.time() + LEFTOVER_S
+            while signal_group(self.pid, 0):
+                if loop.time() > deadline:
+                    break
+                await asyncio.sleep(_POLL_S)
+            else:
+                return
 
     async def _copy(self, reading: int, log: BinaryIO) -> None:
         reader = asyncio.StreamReader()
