@@ -1,0 +1,12 @@
+"""The embedded engine: one writer, many verified replicas. Spec: docs/spec/ledger.md, docs/adr/0004-embedded-ledger.md.
+
+Modules, downwards: `engine` joins `sentinel` | `replica` and `service`; these share `chain` (commit path and
+recovery), which has `store` (SQLite) and `waiting`; `blocks` holds the records everything is about.
+"""
+
+from swarmlearning.ledger.embedded.blocks import Block, BlockHeader, Evidence, SignedHeader
+from swarmlearning.ledger.embedded.chain import CrashPoint
+from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.engine import EmbeddedLedger
+
+__all__ = ["Block", "BlockHeader", "CrashPoint", "EmbeddedConfig", "EmbeddedLedger", "Evidence", "SignedHeader"]

@@ -1,0 +1,319 @@
+"""The chain of one node: its stored blocks and the application that executed them, kept in step.
+
+The commit path, with its numbered crash points::
+
+    1 before apply | app.apply | 2 after apply | store (fsync) | 3 after stored | app.commit (fsync) |
+    4 after commit | the height is visible here and to followers | 5 before acknowledge | waiters are told
+
+After a crash at any of them the store is level with the application or exactly one block ahead; `recover` executes
+that block again. Nothing is acknowledged or served before both are durable.
+
+Does not: decide what goes into a block (`sentinel`) or whether a block is genuine (`replica`). Spec: section 3.
+"""
+
+import enum
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from swarmlearning.encoding import sha256
+from swarmlearning.errors import Broken, Closed, ForkDetected, VerificationError
+from swarmlearning.ledger.boundary import Application, Applied, Header
+from swarmlearning.ledger.embedded.blocks import (
+    Block,
+    Evidence,
+    execution_header,
+    hash_header,
+    verify_evidence,
+    verify_header,
+)
+from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.store import BlockStore
+from swarmlearning.ledger.embedded.waiting import Outcome, Waiting
+
+_LOG: Final = logging.getLogger("swarmlearning.ledger")
+
+_APP_HASH: Final = "genesis_app_hash"
+_REBUILDING: Final = "rebuilding"
+
+
+class CrashPoint(enum.IntEnum):
+    """Where tests let a node die."""
+
+    BEFORE_APPLY = 1  # nothing of the block exists
+    AFTER_APPLY = 2  # executed in memory
+    AFTER_STORED = 3  # the block is on disk, the application's state is not
+    AFTER_COMMIT = 4  # both are on disk, nobody has heard of it
+    BEFORE_ACKNOWLEDGE = 5  # followers may have it, whoever submitted has not been told
+
+
+Crash = Callable[[CrashPoint], None]
+
+
+def never_crash(point: CrashPoint) -> None:
+    """What production runs with."""
+    del point
+
+
+class Chain:
+    """Stored blocks and executed state, in step.
+
+    Attributes:
+        waiting: everyone who waits for more blocks.
+
+    Args:
+        config: who and where.
+        app: the application; driven by nobody else.
+        crash: called at each crash point; raises where a test wants the node to die.
+    """
+
+    def __init__(self, config: EmbeddedConfig, app: Application, crash: Crash) -> None:
+        self._config = config
+        self._app = app
+        self._crash = crash
+        self._store: BlockStore | None = None
+        self._height = 0
+        self._tip: Block | None = None
+        self.waiting = Waiting()
+
+    # --- what stands ------------------------------------------------------------------------------------------
+
+    @property
+    def height(self) -> int:
+        """Height of the last block that is stored and executed."""
+        return self._height
+
+    @property
+    def tip(self) -> Block | None:
+        """The last block."""
+        return self._tip
+
+    @property
+    def genesis_hash(self) -> bytes:
+        """What block 1 links to."""
+        return sha256(self._config.genesis)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a store to serve from."""
+        return self._store is not None
+
+    @property
+    def tip_hash(self) -> bytes:
+        """What the next block links to."""
+        return self.genesis_hash if self._tip is None else hash_header(self._tip.header)
+
+    @property
+    def tip_time_ms(self) -> int:
+        """Time that the next block must not precede."""
+        return 0 if self._tip is None else self._tip.header.time_ms
+
+    @property
+    def store(self) -> BlockStore:
+        """The open store.
+
+        Raises:
+            Closed: not started, or stopped.
+        """
+        if self._store is None:
+            raise self.waiting.halted or Closed("the ledger engine has not been started")
+        return self._store
+
+    def read(self, height: int) -> Block | None:
+        """The committed block of `height`; None if there is none (yet).
+
+        Raises:
+            Closed: not started, or stopped.
+            Broken: it is damaged on disk.
+        """
+        return self.store.read(height) if 1 <= height <= self._height else None
+
+    def find(self, tx_hash: bytes) -> Outcome | None:
+        """Where the transaction with this hash was committed and what came of it; None if it was not."""
+        found = self.store.find(tx_hash)
+        return found if found is not None and found[0] <= self._height else None
+
+    # --- start and recovery -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the store and bring the application level with it.
+
+        Raises:
+            ForkDetected: evidence against the sentinel was kept before.
+            Broken: the store is damaged, or the application and it do not belong together.
+        """
+        self._store = BlockStore(self._config.data_dir, self._config.genesis)
+        try:
+            evidence = self._store.load_evidence()
+            if evidence is not None:
+                raise fork_error(self._config, evidence)
+            self._recover(self._store)
+        except BaseException:
+            self._store.close()
+            self._store = None
+            raise
+
+    def _recover(self, store: BlockStore) -> None:
+        info = self._app.info()
+        first = store.get_meta(_APP_HASH)
+        if not info.initialised:
+            if info.height:
+                raise Broken(f"the application stands at height {info.height} but says that it was never initialised")
+            app_hash = self._app.init(self._config.genesis)
+            info = self._app.info()
+            if first is not None and app_hash != first:
+                raise Broken("the application makes another state of the same genesis than before: another release?")
+        if first is None:
+            if info.height or store.height:
+                raise Broken(
+                    f"the application stands at height {info.height} but the ledger's file is new: "
+                    "restore the ledger's file, or empty the application too"
+                )
+            # Level at height 0: either both are new, or the node died between the two writes.
+            store.set_meta(_APP_HASH, info.app_hash)
+            first = info.app_hash
+        self._replay(store, info.height, first)
+        self._height = store.height
+        self._tip = store.read(store.height) if store.height else None
+        if self._tip is not None:
+            try:
+                verify_header(self._tip.signed_header, self._config.network, self._config.sentinel_key)
+            except VerificationError as error:
+                raise Broken(f"the stored ledger is not the one of this genesis: {error}") from error
+
+    def _replay(self, store: BlockStore, app_height: int, first: bytes) -> None:
+        behind = store.height - app_height
+        if behind < 0:
+            raise Broken(
+                f"the application stands at height {app_height}, its ledger only at {store.height}: "
+                "the ledger's file is older than the application's; restore both from one backup"
+            )
+        if behind > 1 and app_height and store.get_meta(_REBUILDING) != b"1":
+            raise Broken(
+                f"the application stands at height {app_height}, its ledger at {store.height}: at most one block "
+                "can be missing after a crash; empty the application's state to rebuild it from the ledger"
+            )
+        expected = first if app_height == 0 else self._stored(store, app_height).header.app_hash
+        if self._app.info().app_hash != expected:
+            raise Broken(f"the application's state at height {app_height} is not the one that its ledger records")
+        if behind > 1:
+            # Written down, so that a crash half-way does not look like lost state.
+            store.set_meta(_REBUILDING, b"1")
+            _LOG.warning("%s: rebuilding the state from %d blocks", self._config.node, behind)
+        for height in range(app_height + 1, store.height + 1):
+            block = self._stored(store, height)
+            self._check_hash(block, self.execute(execution_header(block.header), block.txs))
+            self._app.commit()
+        if store.get_meta(_REBUILDING) == b"1":
+            store.set_meta(_REBUILDING, b"0")
+
+    def _stored(self, store: BlockStore, height: int) -> Block:
+        block = store.read(height)
+        if block is None:
+            raise Broken(f"block {height} is missing from the ledger's file")
+        return block
+
+    # --- the next block ---------------------------------------------------------------------------------------
+
+    def execute(self, header: Header, txs: Sequence[bytes]) -> Applied:
+        """Execute a block in memory.
+
+        Raises:
+            Broken: the application failed, which is a bug: a block that one node cannot execute, none can.
+        """
+        try:
+            applied = self._app.apply(header, txs)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise Broken(f"the application failed at block {header.height} ({what}); this is a bug") from error
+        if len(applied.results) != len(txs):
+            raise Broken(f"block {header.height}: {len(applied.results)} results for {len(txs)} transactions")
+        return applied
+
+    def extend(self, header: Header, txs: Sequence[bytes], seal: Callable[[Applied], Block]) -> None:
+        """Execute, store and commit the next block, then tell whoever waits for it.
+
+        Args:
+            header: of the next block.
+            txs: its transactions.
+            seal: makes or completes the block once its app hash is known; raises to refuse it.
+
+        Raises:
+            Broken: the application or the disk failed.
+        """
+        self._crash(CrashPoint.BEFORE_APPLY)
+        applied = self.execute(header, txs)
+        self._crash(CrashPoint.AFTER_APPLY)
+        block = seal(applied)
+        self.store.append(block, applied.results)
+        self._crash(CrashPoint.AFTER_STORED)
+        self._app.commit()
+        self._crash(CrashPoint.AFTER_COMMIT)
+        self._height, self._tip = header.height, block
+        self.waiting.announce()
+        self._crash(CrashPoint.BEFORE_ACKNOWLEDGE)
+        for tx, result in zip(txs, applied.results, strict=True):
+            self.waiting.tell(sha256(tx), (header.height, result))
+
+    def adopt(self, block: Block) -> None:
+        """Commit a block that another node made and whose header has been verified.
+
+        Raises:
+            Broken: executing it here gives another state than the sentinel signed.
+        """
+
+        def seal(applied: Applied) -> Block:
+            self._check_hash(block, applied)
+            return block
+
+        self.extend(execution_header(block.header), block.txs, seal)
+
+    def _check_hash(self, block: Block, applied: Applied) -> None:
+        header = block.header
+        if applied.app_hash != header.app_hash:
+            raise Broken(
+                f"block {header.height}: executing it here gives state {applied.app_hash.hex()[:16]}, the sentinel "
+                f"signed {header.app_hash.hex()[:16]}; do all nodes run the same release? This node stops"
+            )
+
+    # --- heights and the end ----------------------------------------------------------------------------------
+
+    async def wait_height(self, above: int) -> int:
+        """Wait until the height exceeds `above`, and return it.
+
+        Raises:
+            SwarmError: the engine halted.
+        """
+        while self._height <= above:
+            await self.waiting.next_news()
+        return self._height
+
+    def convict(self, evidence: Evidence) -> ForkDetected:
+        """Keep proof that the sentinel lied, halt, and return the error to raise.
+
+        Raises:
+            VerificationError: it proves nothing.
+        """
+        verify_evidence(evidence, self._config.network, self._config.sentinel_key)
+        self.store.save_evidence(evidence)
+        error = fork_error(self._config, evidence)
+        _LOG.critical("%s: %s", self._config.node, error)
+        self.waiting.halt(error)
+        return error
+
+    def close(self) -> None:
+        """Close the store; everyone who still waits gets `Closed`."""
+        self.waiting.halt(Closed("the ledger engine was stopped"))
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+
+def fork_error(config: EmbeddedConfig, evidence: Evidence) -> ForkDetected:
+    """What everyone hears once the sentinel is convicted."""
+    first, second = evidence.first.header, evidence.second.header
+    return ForkDetected(
+        f"sentinel {config.sentinel} signed block {first.height} as {hash_header(first).hex()[:16]} and a "
+        f"contradicting block {second.height} as {hash_header(second).hex()[:16]}: the network stops; the evidence is "
+        f"kept in {'memory' if config.data_dir is None else config.data_dir}, agree on a new sentinel"
+    )
