@@ -1,17 +1,23 @@
 """Judges how a training on this machine ended: did every program finish, with the one model that the ledger has?
 
-Pure, except `read_outcome`.
+Pure, except `newest_result`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from swarmlearning.contracts.records import PeerState, Phase, Training
-from swarmlearning.encoding import from_json
-from swarmlearning.sl.control import OUTCOME_FILE, Outcome
+from swarmlearning.contracts.records import PeerState, Phase, Result, Training
+from swarmlearning.encoding import decode
+from swarmlearning.sl.store import StoredResult
 from swarmlearning.types import NodeId
+
+NEVER_USED: Final = (
+    "no program used the swarm: give its training a SwarmCallback "
+    "(from swarmlearning.tf or swarmlearning.pyt import SwarmCallback)"
+)
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,57 +27,54 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     status: int
     """Exit status of its program."""
-    outcome: Outcome | None
-    """What its SL wrote at the end of the training, if anything."""
+    result: StoredResult | None
+    """The newest result of the training that its SL has on disk."""
 
 
-def read_outcome(control: Path) -> Outcome | None:
-    """What an SL left in its control directory about the training that it ended last, or None.
+def newest_result(control: Path, training: Training | None) -> StoredResult | None:
+    """The newest result of the training's current run in an SL's control directory, or None.
 
     Raises:
-        DecodeError: the file is not an outcome.
+        DecodeError: a file there is not what an SL writes.
     """
-    path = control / OUTCOME_FILE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if training is None:
         return None
-    return from_json(data, Outcome, str(path))
+    found = [decode(path.read_bytes(), StoredResult) for path in control.glob("result-*.meta")]
+    ours = [result for result in found if (result.contract, result.run) == (training.name, training.run)]
+    return max(ours, key=lambda result: result.round, default=None)
 
 
 def find_faults(training: Training | None, endings: Sequence[Ending]) -> list[str]:
     """What is wrong with how it ended, one line each; empty if all peers finished with the model on the ledger."""
-    failed = [ending for ending in endings if ending.status != 0]
-    faults = [f"{ending.name}: the program ended with status {ending.status}" for ending in failed]
+    faults = [f"{e.name}: the program ended with status {e.status}" for e in endings if e.status != 0]
     if training is None or not training.peers:
-        return [
-            *faults,
-            "no program used the swarm: give its training a SwarmCallback "
-            "(from swarmlearning.tf or swarmlearning.pyt import SwarmCallback)",
-        ]
-    enrolled = {peer.node: peer for peer in training.peers}
-    faults += [f"{e.name}: its program never joined the training" for e in endings if e.node not in enrolled]
-    faults += [
-        f"{e.name}: left the training before its end"
-        for e in endings
-        if e.node in enrolled and enrolled[e.node].state is PeerState.LEFT
-    ]
+        return [*faults, NEVER_USED]
+    states = {peer.node: peer.state for peer in training.peers}
+    for ending in endings:
+        match states.get(ending.node):
+            case None:
+                faults.append(f"{ending.name}: its program never joined the training")
+            case PeerState.LEFT:
+                faults.append(f"{ending.name}: left the training before its end")
+            case PeerState.FINISHED:
+                pass
+            case _ if ending.status == 0:
+                faults.append(f"{ending.name}: its program ended without finishing the training")
     if training.phase is not Phase.COMPLETED:
         return [*faults, f"the training {training.name} is not complete: it stands at {training.phase.value}"]
     if training.last is None:
         return [*faults, f"the training {training.name} ended without a merged model"]
-    return faults + _compare_models(training, training.last.sha256.hex(), endings)
+    if faults:
+        return faults
+    return _compare_models(training.last, endings)
 
 
-def _compare_models(training: Training, ledger: str, endings: Sequence[Ending]) -> list[str]:
+def _compare_models(last: Result, endings: Sequence[Ending]) -> list[str]:
     faults = []
     for ending in endings:
-        outcome = ending.outcome
-        if ending.status != 0 or all(peer.node != ending.node for peer in training.peers):
-            continue  # said already
-        if outcome is None or (outcome.contract, outcome.run) != (training.name, training.run):
-            faults.append(f"{ending.name}: its SL did not say with which model it ended")
-        elif outcome.sha256 != ledger:
-            mine = outcome.sha256[:16] or "no model"
-            faults.append(f"{ending.name}: ended with {mine}, but the ledger's model is {ledger[:16]}")
+        if ending.result is None or ending.result.round != last.round:
+            faults.append(f"{ending.name}: has no result of round {last.round}, the training's last")
+        elif ending.result.sha256 != last.sha256:
+            mine, ledger = ending.result.sha256.hex()[:16], last.sha256.hex()[:16]
+            faults.append(f"{ending.name}: ended with the model {mine}, but the one on the ledger is {ledger}")
     return faults

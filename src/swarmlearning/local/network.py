@@ -17,7 +17,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -27,11 +28,15 @@ import msgspec
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError, Unreachable, WaitExpired
 from swarmlearning.identity.authority import Authority, Issued, create_ca, issue_certificate
+from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.signing import SigningKey
-from swarmlearning.identity.source import Credential, PemSource
-from swarmlearning.local.genesis import create_genesis, save_genesis
+from swarmlearning.identity.source import PemSource
+from swarmlearning.identity.trust import Trust, TrustStore
+from swarmlearning.local.genesis import create_genesis, load_genesis, save_genesis
 from swarmlearning.local.process import Command, Process, Reaper, describe_end
+from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
+from swarmlearning.transport.client import HttpClient
 from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain
 
 NETWORK: Final = "local"
@@ -95,8 +100,7 @@ class _Pki(msgspec.Struct, frozen=True, kw_only=True):
 class LocalNetwork:
     """A network that lives as long as its `async with` block.
 
-    After entering, `sns` and `sls` are the running nodes in the order of the sites, `operator` a credential that may
-    ask every SN, and `genesis` the founding file.
+    After entering, `sns` and `sls` are the running nodes in the order of the sites, and `open_client` asks the ledger.
     """
 
     def __init__(
@@ -121,7 +125,7 @@ class LocalNetwork:
         self.genesis = self.workdir / "genesis.bin"
         self.sns: list[Sn] = []
         self.sls: list[Sl] = []
-        self.operator: Credential
+        self._operator_source: PemSource
         self.reaper: Reaper
         self._host_ip = host_ip
         self._say = say
@@ -168,6 +172,17 @@ class LocalNetwork:
             if self._temporary is not None:
                 shutil.rmtree(self._temporary, ignore_errors=True)
 
+    @asynccontextmanager
+    async def open_client(self) -> AsyncIterator[SnClient]:
+        """Ask the sentinel's SN as the operator."""
+        genesis = load_genesis(self.genesis)
+        trusts = {o.domain: Trust(issuers=o.issuers, roles=o.roles) for o in genesis.organisations}
+        client = HttpClient(TrustStore(NETWORK, system_clock, trusts), self._operator_source)
+        try:
+            yield SnClient(client, self.sns[0].address)
+        finally:
+            await client.close()
+
     async def watch_nodes(self) -> None:
         """Wait for ever, or until a node ends.
 
@@ -197,7 +212,7 @@ class LocalNetwork:
             create_genesis(
                 network=NETWORK,
                 organisations={pki.authority.domain: (pki.authority.certificate,) for pki in pkis},
-                sentinel_certificate=_load(sentinel.sn, now_ms).certificate_der,
+                sentinel_certificate=read_certificates(sentinel.sn.certificate, "certificate")[0],
                 sentinel_key=SigningKey.load_or_create(sentinel.sn_key).public,
                 now_ms=now_ms,
             ),
@@ -205,7 +220,7 @@ class LocalNetwork:
         operator = NodeName(domain=self.sites[0].domain, network=NETWORK, role=Role.OPERATOR, name="operator")
         pki_dir = self.workdir / self.sites[0].domain / "pki"
         issued = issue_certificate(sentinel.authority, operator, (), pki_dir, at_ms=now_ms, days=_VALID_DAYS)
-        self.operator = _load(issued, now_ms)
+        self._operator_source = PemSource(issued.certificate, issued.key, issued.issuer)
         return pkis
 
     def _certify(self, site: Site, now_ms: int) -> _Pki:
@@ -315,10 +330,6 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _load(issued: Issued, now_ms: int) -> Credential:
-    return PemSource(issued.certificate, issued.key, issued.issuer).load(now_ms)
 
 
 def node_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -115,23 +115,3 @@ class Failed(ControlMessage, frozen=True, kw_only=True):
 
 Request = Open | Sync | Finish | Leave
 Reply = Waiting | Opened | Synced | Over | Failed
-
-
-# --- left behind for whoever started both -------------------------------------------------------------------------
-
-OUTCOME_FILE: Final = "outcome.json"
-"""In the control directory: an `Outcome` as JSON, replaced atomically before each `Over` is sent."""
-
-
-class Outcome(Record, frozen=True, kw_only=True):
-    """How a training ended for one peer."""
-
-    contract: ContractName
-    run: int
-    round: int
-    sha256: str
-    """Of the final swarm model that the program was given (hex); empty if there is none."""
-    model: str = ""
-    """Where the SL keeps that model: a path to the canonical buffer; empty if there is none."""
-    manifest: str = ""
-    """A path to the encoded manifest beside it."""

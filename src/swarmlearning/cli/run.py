@@ -1,0 +1,170 @@
+"""`swarm run`: try a training script in a throw-away swarm on this machine."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+
+from swarmlearning.errors import ConfigurationError, ExitCode
+from swarmlearning.local.check import find_faults
+from swarmlearning.local.live import View
+from swarmlearning.local.models import export_model
+from swarmlearning.local.network import LocalNetwork, Site, Sl, prepare_workdir, program_environment
+from swarmlearning.local.training import Program, TrainingRun, run_until_signal
+from swarmlearning.types import DEFAULT_CONTRACT, ContractName, TrustDomain, check_contract_name
+
+MAX_LOCAL_PEERS: Final = 64
+"""More nodes than this do not fit on one machine sensibly."""
+
+DEFAULT_PARENT: Final = Path("swarm-run")
+"""Where runs without --workdir go, each in a numbered directory."""
+
+ORGANISATION: Final = TrustDomain("local.example")
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked `swarm run` command line."""
+
+    peers: int
+    min_peers: int | None
+    """None: left to the program."""
+    contract: ContractName
+    workdir: Path
+    keep: bool
+    argv: tuple[str, ...]
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--peers", type=int, default=2, show_default=True, help="How many copies of the program train together.")
+@click.option("--min-peers", type=int, help="Given to the programs as SWARM_MIN_PEERS and MIN_PEERS.")
+@click.option("--contract", default=DEFAULT_CONTRACT, show_default=True, help="The contract that the programs name.")
+@click.option("--workdir", type=click.Path(path_type=Path), help="An empty or new directory.  [default: swarm-run/N]")
+@click.option("--keep", is_flag=True, help="Keep the nodes' data, certificates and keys, not only logs and model.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+def run(
+    peers: int, min_peers: int | None, contract: str, workdir: Path | None, keep: bool, command: tuple[str, ...]
+) -> int:
+    """Train with N copies of a program in a throw-away swarm on this machine.
+
+    \b
+        swarm run --peers 4 --min-peers 3 -- python train.py
+
+    Each copy finds its number, from 0, in SWARM_PEER_INDEX and how many there are in SWARM_PEERS, so that it can
+    choose its share of the data. `python` is the interpreter that `swarm` is installed in. The exit status is 0 only
+    if all programs end well and with the same model, the one on the ledger.
+    """
+    plan = check_arguments(peers, min_peers, contract, workdir, keep, command)
+    return run_until_signal(lambda: run_swarm(plan, Console()))
+
+
+def check_arguments(
+    peers: int, min_peers: int | None, contract: str, workdir: Path | None, keep: bool, command: Sequence[str]
+) -> Plan:
+    """Check a command line, and make its working directory.
+
+    Raises:
+        ConfigurationError: it cannot work; nothing has been started.
+    """
+    if not 2 <= peers <= MAX_LOCAL_PEERS:
+        raise ConfigurationError(f"--peers {peers}: expected 2-{MAX_LOCAL_PEERS}")
+    if min_peers is not None and not 2 <= min_peers <= peers:
+        raise ConfigurationError(f"--min-peers {min_peers}: expected 2 to --peers, which is {peers}")
+    program = shutil.which(command[0], path=_search_path(os.environ))
+    if program is None:
+        raise ConfigurationError(
+            f"command not found: {command[0]!r}; give a program on PATH, or a path such as ./train.sh"
+        )
+    return Plan(
+        peers=peers,
+        min_peers=min_peers,
+        contract=check_contract_name(contract),
+        workdir=prepare_workdir(workdir) if workdir is not None else next_workdir(DEFAULT_PARENT),
+        keep=keep,
+        argv=(program, *command[1:]),
+    )
+
+
+def next_workdir(parent: Path) -> Path:
+    """Make the first numbered directory under `parent` that does not exist.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    try:
+        parent.mkdir(exist_ok=True)
+        number = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
+        while True:
+            number += 1
+            try:
+                (parent / str(number)).mkdir(mode=0o700)
+            except FileExistsError:
+                continue  # another run was faster
+            return (parent / str(number)).resolve()
+    except OSError as error:
+        raise ConfigurationError(
+            f"directory {parent} cannot be used: {error.strerror}; name one by --workdir"
+        ) from error
+
+
+async def run_swarm(plan: Plan, console: Console) -> ExitCode:
+    """Run the plan and report on it.
+
+    Raises:
+        ConfigurationError: a program or node cannot be started.
+        Unreachable: a node ended or did not become ready.
+    """
+    site = Site(domain=ORGANISATION, sls=plan.peers)
+    model = None
+    try:
+        async with LocalNetwork([site], plan.workdir, say=_complain) as network, network.open_client() as sn:
+            names = {sl.node: f"peer {index}" for index, sl in enumerate(network.sls)}
+            programs = [_program(plan, sl, index) for index, sl in enumerate(network.sls)]
+            with View(console, names, title=f"{plan.contract} with {plan.peers} peers") as view:
+                run = TrainingRun(network, sn, plan.contract, view, min_peers=plan.min_peers, echo=view.line)
+                endings = await run.run(programs)
+        faults = find_faults(run.training, endings)
+        if run.training is not None and endings[0].result is not None and not faults:
+            path = plan.workdir / "model.npz"
+            model = path if export_model(network.sls[0].control, run.training, endings[0].result, path) else None
+    finally:
+        if not plan.keep:
+            _remove_nodes(plan.workdir)
+    logs = plan.workdir / "logs"
+    if faults or run.training is None or run.training.last is None:
+        for fault in faults:
+            _complain(f"swarm: {fault}")
+        _complain(f"swarm: the training failed; logs: {logs}")
+        return ExitCode.FAILED
+    where = f"model: {model}; logs: {logs}" if model else f"logs: {logs}"
+    click.echo(f"all {plan.peers} peers ended with the model {run.training.last.sha256.hex()}; {where}")
+    return ExitCode.OK
+
+
+def _complain(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _program(plan: Plan, sl: Sl, index: int) -> Program:
+    environment = program_environment(os.environ, sl, index, plan.peers) | {"PATH": _search_path(os.environ)}
+    if plan.min_peers is not None:
+        environment |= {"SWARM_MIN_PEERS": str(plan.min_peers), "MIN_PEERS": str(plan.min_peers)}
+    log = plan.workdir / "logs" / f"peer-{index}.log"
+    return Program(name=f"peer {index}", sl=sl, argv=plan.argv, env=environment, log=log)
+
+
+def _search_path(environ: Mapping[str, str]) -> str:
+    # The interpreter that has this package comes first: in `swarm run -- python train.py` any other would be a puzzle.
+    return os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
+
+
+def _remove_nodes(workdir: Path) -> None:
+    """Remove the throw-away nodes' data and keys; logs and model stay."""
+    for path in (workdir / ORGANISATION, workdir / "control"):
+        shutil.rmtree(path, ignore_errors=True)
+    (workdir / "genesis.bin").unlink(missing_ok=True)
