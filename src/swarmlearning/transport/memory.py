@@ -119,8 +119,10 @@ class MemoryNetwork:
         """
         host = self.find(to)
         task = host.start(self._handle(host, frm, method, body))
-        # Unlike `await task`, this leaves the handler running when the client gives up, as a server would.
-        await asyncio.wait({task})
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()  # the client hung up: its handler ends, as on the network (nothing happens to a done task)
         if task.cancelled():
             raise _lost(to)
         outcome: bytes | Failure = task.result()
@@ -200,6 +202,7 @@ class Pipe:
         self._ended = False
 
     async def put(self, frame: bytes) -> None:
+        """Hand over a frame; waits until the one before it has been taken."""
         await self._room.acquire()
         self._items.put_nowait(frame)
 
@@ -210,6 +213,7 @@ class Pipe:
             self._items.put_nowait(how)
 
     async def get(self) -> bytes | Failure | None:
+        """Wait for the next item."""
         item = await self._items.get()
         self._room.release()
         return item

@@ -4,6 +4,7 @@ Does not: open connections (`server`, `client`) or know what methods mean.
 """
 
 import re
+import struct
 from typing import Final
 
 from swarmlearning.encoding import Record, decode, encode
@@ -23,6 +24,19 @@ UNKNOWN_METHOD: Final = "unknown-method"
 TOO_LARGE: Final = "too-large"
 INTERNAL: Final = "internal"
 BUSY: Final = "busy"
+MALFORMED: Final = "malformed"
+CERTIFICATE: Final = "certificate"
+"""Codes of refusals by the transport itself, beside those that handlers give."""
+
+ACCEPT_REPLY: Final = "application/vnd.swarm.reply"
+ACCEPT_FRAMES: Final = "application/vnd.swarm.frames"
+"""What a client accepts says whether it asks for a call or a stream."""
+
+PATH: Final = "/v1/"
+"""Prefix of a method in a request's path; the 1 is the version of this protocol."""
+
+FRAME_PREFIX: Final = struct.Struct(">I")
+"""Before each frame: its length in bytes; 0 before the `Failure` that ends the stream."""
 
 _METHOD: Final = re.compile(r"[a-z0-9_-]+(/[a-z0-9_-]+)*")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -1,0 +1,263 @@
+"""Asks other nodes over HTTP/1.1 on TLS 1.3. Spec: docs/spec/transport.md.
+
+Does not retry: whoever asks knows whether asking twice is safe.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Final, TypeVar
+
+import aiohttp
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+from swarmlearning.clock import WallClock, system_clock
+from swarmlearning.errors import Closed, DecodeError, Refused, SwarmError, VerificationError
+from swarmlearning.identity.trust import TrustStore
+from swarmlearning.transport.api import MAX_BODY_BYTES, MAX_FRAME_BYTES, Address
+from swarmlearning.transport.explain import Stage, certificate_refused, explain
+from swarmlearning.transport.tls import Source, Tls, peer_of
+from swarmlearning.transport.wire import (
+    ACCEPT_FRAMES,
+    ACCEPT_REPLY,
+    CERTIFICATE,
+    FRAME_PREFIX,
+    MAX_FAILURE_BYTES,
+    OK,
+    PATH,
+    Failure,
+    check_request,
+    decode_failure,
+    frame_too_large,
+    refusal,
+)
+
+T = TypeVar("T")
+
+IDLE_S: Final = 15.0
+"""An unused connection is closed after this long: well before the server does it, which could cross a request."""
+
+READ_BUFFER_BYTES: Final = 1 << 20
+"""What aiohttp buffers of a reply before it stops reading."""
+
+
+class HttpClient:
+    """A `Client` as the identity of `source`. Belongs to the event loop it is first used on.
+
+    Attributes:
+        bytes_sent: bytes of request bodies sent, without headers and TLS.
+        bytes_received: bytes of replies and frames received, without headers and TLS.
+    """
+
+    def __init__(self, trust: TrustStore, source: Source, *, clock: WallClock = system_clock) -> None:
+        """Load the certificate.
+
+        Raises:
+            IdentityError: the certificate is missing, expired or does not match.
+        """
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._tls = Tls(trust, source, clock)
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def call(self, to: Address, method: str, body: bytes, *, timeout_s: float) -> bytes:
+        """See `Client.call`."""
+        check_request(to, method, body)
+        stage = Stage()
+        return await self._within(timeout_s, to, f"reply to {method}", stage, self._call(to, method, body, stage))
+
+    async def _call(self, to: Address, method: str, body: bytes, stage: Stage) -> bytes:
+        response = await self._post(to, method, body, ACCEPT_REPLY, stage)
+        try:
+            reply = await _read(response, to, MAX_BODY_BYTES)
+            self.bytes_received += len(reply)
+            return reply
+        finally:
+            response.close()  # a reply read to its end has given its connection back already
+
+    async def stream(self, to: Address, method: str, body: bytes, *, idle_s: float) -> AsyncIterator[memoryview]:
+        """See `Client.stream`."""
+        check_request(to, method, body)
+        stage = Stage()
+        what = f"frame of {method}"
+        opened = self._post(to, method, body, ACCEPT_FRAMES, stage)
+        response = await self._within(idle_s, to, what, stage, opened)
+        try:
+            frames = _Frames(response.content, to)
+            while (frame := await self._within(idle_s, to, what, stage, frames.next())) is not None:
+                self.bytes_received += frame.nbytes
+                yield frame
+        finally:
+            response.close()
+
+    async def close(self) -> None:
+        """See `Client.close`."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, to: Address, method: str, body: bytes, accept: str, stage: Stage) -> aiohttp.ClientResponse:
+        """Send a request, and return its response once that is known to be no refusal."""
+        if self._closed:
+            raise Closed("this client was closed")
+        if self._session is None:
+            self._session = _open_session(self._tls)
+        host = f"[{to.endpoint.host}]" if ":" in to.endpoint.host else to.endpoint.host
+        response = await self._session.post(
+            f"https://{host}:{to.endpoint.port}{PATH}{method}",
+            data=body,
+            headers={"Accept": accept},
+            ssl=self._tls.client(to.node),
+            allow_redirects=False,
+            trace_request_ctx=stage,
+        )
+        stage.answered = True
+        self.bytes_sent += len(body)
+        if response.status == 200:
+            return response
+        try:
+            failure = await _read(response, to, MAX_FAILURE_BYTES)
+        finally:
+            response.close()
+        raise _refusal(to, failure, response.status)
+
+    async def _within(self, limit_s: float, to: Address, what: str, stage: Stage, work: Awaitable[T]) -> T:
+        """Await `work` for at most `limit_s` seconds, and say in our own words what went wrong."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await work
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError and ssl.SSLError are OSErrors
+            raise explain(error, to, what, limit_s, stage) from error
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Hands out connections whose server was verified, and still is when a pooled one is used again."""
+
+    def __init__(self, tls: Tls) -> None:
+        super().__init__(
+            limit=0,  # servers limit, per node and in all
+            keepalive_timeout=IDLE_S,
+            resolver=aiohttp.ThreadedResolver(),
+            use_dns_cache=False,
+        )
+        self._tls = tls
+
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
+        """A connection for a request, from the pool or new."""
+        self._tls.refresh()
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.transport is None:
+                connection.close()
+                continue
+            peer, version = peer_of(connection.transport.get_extra_info)
+            try:
+                peer.recheck()
+            except VerificationError:
+                connection.close()  # a new handshake succeeds if the certificate was renewed, and says why if not
+                continue
+            if version == self._tls.version:
+                return connection
+            connection.close()  # made with a certificate of ours that was replaced since
+
+
+class _Frames:
+    """Cuts the body of a response into frames."""
+
+    def __init__(self, content: aiohttp.StreamReader, to: Address) -> None:
+        self._content = content
+        self._to = to
+        self._piece = memoryview(b"")
+        self._frame = bytearray()
+
+    async def next(self) -> memoryview | None:
+        """The next frame, valid until the one after it is asked for; None after the last.
+
+        Raises:
+            DecodeError: this is no stream of frames, or a frame is too large.
+            Refused: the handler failed.
+        """
+        (size,) = FRAME_PREFIX.unpack(await self._take(FRAME_PREFIX.size))
+        if size > MAX_FRAME_BYTES:
+            raise frame_too_large(self._to.node, size)
+        if size:
+            return await self._take(size)
+        end = decode_failure(bytes(self._piece) + await self._rest())
+        if end == OK:
+            return None
+        raise refusal(end)
+
+    async def _take(self, size: int) -> memoryview:
+        """Exactly `size` bytes: a view of what was received in one piece, else copied together once."""
+        if len(self._piece) >= size:
+            taken, self._piece = self._piece[:size], self._piece[size:]
+            return taken
+        if len(self._frame) != size:
+            self._frame = bytearray(size)
+        whole = memoryview(self._frame)
+        filled = 0
+        while True:
+            part = self._piece[: size - filled]
+            whole[filled : filled + len(part)] = part
+            filled += len(part)
+            self._piece = self._piece[len(part) :]
+            if filled == size:
+                return whole
+            received = await self._content.readany()
+            if not received:
+                raise aiohttp.ClientPayloadError("the stream ended before its end marker")
+            self._piece = memoryview(received)
+
+    async def _rest(self) -> bytes:
+        rest = bytearray()
+        while received := await self._content.readany():
+            rest += received
+            if len(rest) > MAX_FAILURE_BYTES:
+                raise DecodeError(f"{self._to.node} sent bytes after the end of a stream")
+        return bytes(rest)
+
+
+def _open_session(tls: Tls) -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(Stage.on_connecting)
+    trace.on_connection_create_end.append(Stage.on_connected)
+    return aiohttp.ClientSession(
+        connector=_Connector(tls),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `_within` limits all of it
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=READ_BUFFER_BYTES,
+        max_line_size=4096,
+        max_field_size=4096,
+        skip_auto_headers={"User-Agent", "Accept-Encoding", "Content-Type"},
+        trace_configs=[trace],
+    )
+
+
+async def _read(response: aiohttp.ClientResponse, to: Address, limit: int) -> bytes:
+    """The body of a response.
+
+    Raises:
+        DecodeError: it is larger than `limit` bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while part := await response.content.readany():
+        size += len(part)
+        if size > limit:
+            raise DecodeError(f"{to.node} at {to.endpoint} sent more than {limit} bytes; expected at most that")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _refusal(to: Address, body: bytes, status: int) -> SwarmError:
+    try:
+        failure: Failure = decode_failure(body)
+    except DecodeError as error:
+        raise DecodeError(f"{to.node} at {to.endpoint} answered with status {status} and no reason") from error
+    if failure.code != CERTIFICATE:
+        return refusal(failure)
+    reason = refusal(failure)
+    return Refused(certificate_refused(to, str(reason)), code=CERTIFICATE)
