@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from swarmlearning.cli import examples
 from swarmlearning.clock import system_clock
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import IdentityError, VerificationError
@@ -37,18 +38,13 @@ def ca() -> None:
     """
 
 
-@ca.command("init")
+@ca.command("init", epilog=examples("swarm ca init --organisation hospital-a.example --out ca"))
 @click.option("--organisation", required=True, metavar="DOMAIN", help="The organisation, such as hospital-a.example.")
 @click.option("--out", required=True, type=_DIRECTORY, help="Directory to make; keep it to yourself.")
 @click.option("--days", type=_DAYS, default=CA_DAYS, show_default=True, help="How long the CA is valid.")
 @click.option("--force", is_flag=True, help="Replace a CA. Certificates it issued no longer verify.")
 def ca_init(organisation: str, out: Path, days: int, force: bool) -> None:
-    r"""Make a CA: a certificate for everybody to see, and a key for nobody.
-
-    \b
-    Example:
-      swarm ca init --organisation hospital-a.example --out ca
-    """
+    """Make a CA: a certificate for everybody to see, and a key for nobody."""
     authority = create_ca(out, organisation, at_ms=system_clock(), days=days, force=force)
     described = describe_certificate(authority.certificate, system_clock())
     click.echo(f"CA of {authority.domain}, valid until {described.not_after}")
@@ -62,7 +58,12 @@ def cert() -> None:
     """Issue, show and renew node certificates."""
 
 
-@cert.command("issue")
+@cert.command(
+    "issue",
+    epilog=examples(
+        "swarm cert issue --ca ca --network heart --role sn --name sn1 --host sn1.hospital-a.example --out certs"
+    ),
+)
 @click.option("--ca", "ca_directory", required=True, type=_DIRECTORY, help="What `swarm ca init` made.")
 @click.option("--network", required=True, metavar="NAME", help="The swarm network the node belongs to.")
 @click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What the node is.")
@@ -82,12 +83,7 @@ def cert_issue(
     days: int,
     force: bool,
 ) -> None:
-    r"""Make a node's key and certificate: NAME.key.pem, NAME.cert.pem, and the CA's DOMAIN.ca.pem beside them.
-
-    \b
-    Example:
-      swarm cert issue --ca ca --network heart --role sn --name sn1 --host sn1.hospital-a.example --out certs
-    """
+    """Make a node's key and certificate: NAME.key.pem, NAME.cert.pem, and the CA's DOMAIN.ca.pem beside them."""
     authority = Authority.load(ca_directory)
     node = NodeName(domain=authority.domain, network=network, role=Role(role), name=name)
     issued = issue_certificate(authority, node, hosts, out, at_ms=system_clock(), days=days, force=force)
@@ -97,16 +93,11 @@ def cert_issue(
     click.echo(f"  SWARM_ID_CACERT={issued.issuer}")
 
 
-@cert.command("show")
+@cert.command("show", epilog=examples("swarm cert show certs/*.cert.pem"))
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON list, for programs.")
 def cert_show(files: tuple[Path, ...], as_json: bool) -> None:
-    r"""Show what certificates say. They are read, not verified.
-
-    \b
-    Example:
-      swarm cert show certs/*.cert.pem
-    """
+    """Show what certificates say. They are read, not verified."""
     at_ms = system_clock()
     found = [(path, describe(path, der, at_ms)) for path in files for der in read_certificates(path, "certificate")]
     if as_json:
@@ -116,19 +107,15 @@ def cert_show(files: tuple[Path, ...], as_json: bool) -> None:
         click.echo(("\n" if number else "") + render(path, described))
 
 
-@cert.command("renew")
+@cert.command("renew", epilog=examples("swarm cert renew --ca ca certs/sn1.cert.pem"))
 @click.argument("file", type=_FILE)
 @click.option("--ca", "ca_directory", required=True, type=_DIRECTORY, help="The CA that issued it.")
 @click.option("--days", type=_DAYS, default=LEAF_DAYS, show_default=True, help="How long the new one is valid.")
 @click.option("--new-key", is_flag=True, help="Make a new key as well; the old one is replaced.")
 def cert_renew(*, file: Path, ca_directory: Path, days: int, new_key: bool) -> None:
-    r"""Replace a certificate by one with the same names, and the same key, that ends later.
+    """Replace a certificate by one with the same names, and the same key, that ends later.
 
     Running nodes take it up by themselves. The old certificate stays valid until its end, unless it is revoked.
-
-    \b
-    Example:
-      swarm cert renew --ca ca certs/sn1.cert.pem
     """
     authority = Authority.load(ca_directory)
     issued = renew_certificate(authority, file, at_ms=system_clock(), days=days, new_key=new_key)

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import click
 
 from swarmlearning import __version__
+from swarmlearning.cli import examples
 from swarmlearning.errors import ExitCode, SwarmError, exit_code
 
 
@@ -59,16 +60,14 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name].summary) for name in sorted(COMMANDS)])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples("swarm demo", "swarm run --peers 4 -- python train.py"),
+)
 @click.version_option(__version__, prog_name="swarm", message="%(prog)s %(version)s")
 def swarm() -> None:
-    r"""Swarm Learning: institutions that may not pool their data train one model together, as equals.
-
-    \b
-    Try it on this machine:
-      swarm demo
-      swarm run --peers 4 -- python train.py
-    """
+    """Swarm Learning: institutions that may not pool their data train one model together, as equals."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

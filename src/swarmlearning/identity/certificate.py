@@ -164,6 +164,13 @@ SIGNATURE_ALGORITHMS: Final = {
 """Algorithms that an authority may sign with."""
 
 
+_ORDERS: Final = (
+    0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
+)
+"""Orders of P-256 and P-384, the curves an authority may use (SEC 2, sections 2.4.2 and 2.5.1)."""
+
+
 def with_signature(certificate: Certificate, signature: bytes) -> bytes:
     """The same content under `signature`, DER; the one encoding in which we accept it.
 
@@ -176,16 +183,18 @@ def with_signature(certificate: Certificate, signature: bytes) -> bytes:
     return _tagged(0x30, certificate.signed + tail)
 
 
-def twin_signature(signature: bytes, order: int) -> bytes | None:
+def twin_signature(signature: bytes) -> bytes | None:
     """The other ECDSA signature of the same content by the same key: with (r, s) also (r, order - s) verifies.
 
-    None where the signature is not a pair of integers in DER.
+    None where the signature is not a pair of integers in DER, as with Ed25519, which has no such twin.
     """
     try:
         r, s = decode_dss_signature(signature)
     except ValueError:
         return None
-    return encode_dss_signature(r, order - s) if 0 < s < order else None
+    # Two numbers that small come from P-384 with a chance of 2 to the power of -256.
+    order = next((order for order in _ORDERS if r < order and 0 < s < order), None)
+    return None if order is None else encode_dss_signature(r, order - s)
 
 
 def _tagged(tag: int, value: bytes) -> bytes:

@@ -32,6 +32,7 @@ from swarmlearning.types import NodeName
 
 __all__ = [
     "fingerprint",
+    "fingerprints",
     "is_revoked",
     "read_node",
     "read_not_after",
@@ -62,11 +63,6 @@ _ECDSA_HASHES: Final[dict[x509.ObjectIdentifier, hashes.HashAlgorithm]] = {
     SignatureAlgorithmOID.ECDSA_WITH_SHA384: hashes.SHA384(),
     SignatureAlgorithmOID.ECDSA_WITH_SHA512: hashes.SHA512(),
 }
-_ORDERS: Final = (
-    0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
-    0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
-)
-"""Orders of P-256 and P-384, the curves an authority may use (SEC 2, sections 2.4.2 and 2.5.1)."""
 
 
 def verify_leaf(der: bytes, issuers: Sequence[bytes], at_ms: int) -> NodeName:
@@ -126,21 +122,28 @@ def verify_proof(der: bytes, data: bytes, signature: bytes) -> None:
         raise VerificationError(f"proof by certificate {fingerprint(der).hex()[:16]}: the signature does not hold")
 
 
-def is_revoked(der: bytes, revoked: Sequence[bytes]) -> bool:
-    """Whether a certificate that `verify_leaf` accepted is among `revoked` (SHA-256 fingerprints), in any guise.
+def fingerprints(der: bytes) -> tuple[bytes, ...]:
+    """The SHA-256 of a certificate that `verify_leaf` accepted, and of its twin: equally valid, made without the CA.
+
+    Revoking one of them must revoke both, or the holder of a revoked certificate turns it into the other (I-12).
 
     Raises:
         VerificationError: the certificate cannot be read.
     """
-    if not revoked:
-        return False
     certificate = parse_certificate(der)
-    forms = {fingerprint(der)}
-    for order in _ORDERS:
-        twin = twin_signature(certificate.signature, order)
-        if twin is not None and certificate.signature_oid in SIGNATURE_ALGORITHMS:
-            forms.add(fingerprint(with_signature(certificate, twin)))
-    return not forms.isdisjoint(revoked)
+    twin = twin_signature(certificate.signature)
+    if twin is None or certificate.signature_oid not in SIGNATURE_ALGORITHMS:
+        return (fingerprint(der),)
+    return fingerprint(der), fingerprint(with_signature(certificate, twin))
+
+
+def is_revoked(der: bytes, revoked: Sequence[bytes]) -> bool:
+    """Whether a certificate that `verify_leaf` accepted is among `revoked` (SHA-256 fingerprints), in either guise.
+
+    Raises:
+        VerificationError: the certificate cannot be read.
+    """
+    return bool(revoked) and not set(revoked).isdisjoint(fingerprints(der))
 
 
 def read_node(der: bytes) -> NodeName:
