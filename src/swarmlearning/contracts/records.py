@@ -231,7 +231,7 @@ class Result(Record, frozen=True, kw_only=True):
     roots: tuple[bytes, ...]
     """For each shard the Merkle root over its merged chunks."""
     result_root: bytes
-    """Merkle root over `roots`."""
+    """Root over `roots` (`parameters.chunks.result_root`)."""
     sha256: bytes
     """Of the canonical buffer: the model's hash that people see."""
     holders: tuple[NodeId, ...]
@@ -251,6 +251,8 @@ class BlockTime(Record, frozen=True, kw_only=True):
     elapsed_ms: int
     """Sum of the gaps between blocks, each counted as at most a minute: what all deadlines are measured by, so that a
     network that stood still does not find every deadline passed when it wakes up."""
+    transactions: int = 0
+    """Transactions carried out so far."""
 
 
 class Phase(enum.StrEnum):

@@ -26,7 +26,7 @@ from swarmlearning.contracts.records import (
     Suspicion,
     Training,
 )
-from swarmlearning.encoding import merkle_root
+from swarmlearning.parameters.chunks import result_root
 from swarmlearning.types import Code, NodeId, short_name
 
 MAX_DETAIL: Final = 200
@@ -383,7 +383,7 @@ def record_stored(training: Training, context: Context, message: Stored) -> Trai
         raise Rejected(Code.NOT_ALLOWED, f"{context.name.short} is not a participant of round {round_.number}")
     if not all(round_.merged):
         raise Rejected(Code.TOO_EARLY, f"round {round_.number}: not every shard is merged yet")
-    if message.result_root != merkle_root(round_.merged) or len(message.sha256) != HASH_BYTES:
+    if message.result_root != result_root(round_.merged) or len(message.sha256) != HASH_BYTES:
         raise Rejected(Code.CONFLICT, f"round {round_.number}: the stored result is not the one agreed on")
     if any(h.node == context.sender for h in round_.holdings):
         return training
@@ -403,7 +403,7 @@ def _finalise(
     result = Result(
         round=round_.number,
         roots=round_.merged,
-        result_root=merkle_root(round_.merged),
+        result_root=result_root(round_.merged),
         sha256=digest,
         holders=holders,
         participants=round_.participants,

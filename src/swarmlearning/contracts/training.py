@@ -345,9 +345,8 @@ def close_if_ready(training: Training, context: Context, *, waited: bool) -> Tra
     training = replace(training, round=round_)
     everyone = not missing_peers(training) and bool(round_.checkins)
     over = all(peer.state is not PeerState.LIVE for peer in training.peers)
-    graced = (
-        quorum and waited and round_.quorum_ms is not None and context.elapsed_ms - round_.quorum_ms >= grace(training)
-    )
+    since = context.elapsed_ms - (context.elapsed_ms if round_.quorum_ms is None else round_.quorum_ms)
+    graced = quorum and waited and since >= get_settings(training).grace_ms
     if not (quorum and (everyone or graced)) and not (over and everyone):
         return training
     absent = set(missing_peers(training))

@@ -111,8 +111,9 @@ def identify(state: State, signed: Signed, height: int, times: tuple[int, int], 
         Rejected: the key is not registered, or may not sign any more.
     """
     message = signed.payload.message
-    registers = isinstance(message, RegisterNode)
-    sender = message.node if registers else membership.require_signer(state, signed.signer).node
+    # A registration proves its sender itself (M-2).
+    signer = message if isinstance(message, RegisterNode) else membership.require_signer(state, signed.signer)
+    sender = signer.node
     try:
         name = NodeName.parse(sender)
     except InvalidName as error:

@@ -1,0 +1,211 @@
+"""What SLs say to each other: who asks for which chunks, and how they travel. Spec: docs/spec/exchange.md.
+
+A chunk stream begins with the leaves (32 bytes a chunk; of the whole commitment, or of one merged shard) and goes on
+with groups of chunks in order, each contributor's chunk behind its 16-byte salt. A puller verifies the leaves against
+the root on the ledger first and every chunk against its leaf as it comes: bytes that do not verify count as not served.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
+
+from swarmlearning.encoding import Record, encode
+from swarmlearning.errors import NonFinite, VerificationError
+from swarmlearning.parameters.chunks import (
+    CHUNK_BYTES,
+    HASH_BYTES,
+    SALT_BYTES,
+    ChunkVerifier,
+    chunk_count,
+    chunk_length,
+    shard_chunks,
+)
+from swarmlearning.parameters.manifest import Manifest, find_nonfinite
+from swarmlearning.transport.api import Address, Client
+from swarmlearning.types import ContractName
+
+STREAM_CHUNKS: Final = "exchange/chunks"
+STREAM_RESULT: Final = "exchange/result"
+CALL_MANIFEST: Final = "exchange/manifest"
+CALL_PROGRESS: Final = "exchange/progress"
+
+GROUP: Final = 16
+"""Chunks in a frame: about 1 MiB."""
+
+LEAVES_FRAME: Final = 4 << 20
+"""Bytes of leaves in a frame."""
+
+
+class ChunkRequest(Record, frozen=True, kw_only=True):
+    """A leader or witness of `shard` asks a contributor for its chunks, from the `start`-th of the shard on."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+    shard: int
+    start: int
+
+
+class ResultRequest(Record, frozen=True, kw_only=True):
+    """A peer asks for a merged shard, from its `start`-th chunk on."""
+
+    contract: ContractName
+    run: int
+    round: int
+    shard: int
+    start: int
+
+
+class ManifestRequest(Record, frozen=True, kw_only=True):
+    """A peer whose model differs asks what the contract's looks like (names and shapes, no parameters)."""
+
+    contract: ContractName
+
+
+class ProgressRequest(Record, frozen=True, kw_only=True):
+    """A waiting peer asks how far a leader is."""
+
+    contract: ContractName
+    run: int
+    round: int
+    shard: int
+
+
+class Advance(Record, frozen=True, kw_only=True):
+    """A number that grows while work is done."""
+
+    steps: int
+
+
+class Shard(Record, frozen=True, kw_only=True):
+    """Which part of which buffer: `shard` of `shards` of `size` bytes."""
+
+    size: int
+    shards: int
+    shard: int
+
+    @property
+    def indices(self) -> range:
+        """Chunk indices of the shard."""
+        return shard_chunks(chunk_count(self.size), self.shards, self.shard)
+
+
+def send_frames(
+    shard: Shard,
+    leaves: bytes,
+    buffer: memoryview,
+    start: int,
+    salt_of: Callable[[int], bytes] | None,
+) -> Iterator[bytes | bytearray | memoryview]:
+    """The frames of a chunk stream.
+
+    Args:
+        shard: what is asked for.
+        leaves: of the whole commitment, or of the merged shard.
+        buffer: the canonical buffer.
+        start: position in the shard's chunks to begin with.
+        salt_of: salt of a chunk index; None for merged results.
+    """
+    for at in range(0, len(leaves), LEAVES_FRAME):
+        yield leaves[at : at + LEAVES_FRAME]
+    indices = shard.indices[start:]
+    for at in range(0, len(indices), GROUP):
+        frame = bytearray()
+        for index in indices[at : at + GROUP]:
+            if salt_of is not None:
+                frame += salt_of(index)
+            frame += buffer[index * CHUNK_BYTES : index * CHUNK_BYTES + chunk_length(shard.size, index)]
+        yield frame
+
+
+class Pull:
+    """Chunks of one shard from one source, verified as they come, kept across attempts and sources.
+
+    `done` is how many of the shard's chunks have been verified and written, in order; another pull of the same root
+    goes on from there, whoever serves it.
+    """
+
+    def __init__(self, manifest: Manifest, shard: Shard, root: bytes, into: memoryview, *, salted: bool) -> None:
+        """Prepare to write the chunks of `shard` under `root` into the canonical buffer `into`."""
+        self._manifest = manifest
+        self._shard = shard
+        self._root = root
+        self._into = into
+        self._salted = salted
+        self.done = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is there."""
+        return self.done == len(self._shard.indices)
+
+    async def run(
+        self,
+        client: Client,
+        source: Address,
+        method: str,
+        request: Record,
+        *,
+        idle_s: float,
+        step: Callable[[int], None],
+    ) -> None:
+        """Pull what is missing from `source`.
+
+        Args:
+            client: asks.
+            source: whom.
+            method: `STREAM_CHUNKS` or `STREAM_RESULT`.
+            request: whose `start` is `done`.
+            idle_s: longest silence, seconds.
+            step: called with the number of bytes whenever some arrived.
+
+        Raises:
+            Unreachable, Refused: see `transport.api.Client.stream`.
+            VerificationError: bytes that do not verify.
+            NonFinite: a chunk holds NaN or infinity; the message names the tensor.
+        """
+        if self.complete:
+            return
+        frames = client.stream(source, method, encode(request), idle_s=idle_s)
+        async with contextlib.aclosing(frames):  # type: ignore[type-var]  # iterators of the seam have aclose
+            verifier = await self._read_leaves(frames, step)
+            async for frame in frames:
+                self._take(verifier, frame)
+                step(len(frame))
+        if not self.complete:
+            raise VerificationError(f"{source.node} served {self.done} of {len(self._shard.indices)} chunks")
+
+    async def _read_leaves(self, frames: AsyncIterator[memoryview], step: Callable[[int], None]) -> ChunkVerifier:
+        expected = (chunk_count(self._shard.size) if self._salted else len(self._shard.indices)) * HASH_BYTES
+        leaves = bytearray()
+        while len(leaves) < expected:
+            frame = await anext(frames, None)
+            if frame is None or len(leaves) + len(frame) > expected:
+                raise VerificationError(f"expected {expected} bytes of leaves, got {len(leaves)} and a wrong frame")
+            leaves += frame
+            step(len(frame))
+        if self._salted:
+            return ChunkVerifier(self._root, leaves, self._shard.size)
+        return ChunkVerifier(self._root, leaves, self._shard.size, shard=self._shard.shard, shards=self._shard.shards)
+
+    def _take(self, verifier: ChunkVerifier, frame: memoryview) -> None:
+        """Verify and write one group of chunks."""
+        at = 0
+        salt_bytes = SALT_BYTES if self._salted else 0
+        indices = self._shard.indices
+        while at < len(frame):
+            if self.complete:
+                raise VerificationError("more chunks than were asked for")
+            index = indices[self.done]
+            length = chunk_length(self._shard.size, index)
+            salt = frame[at : at + salt_bytes] if self._salted else None
+            chunk = frame[at + salt_bytes : at + salt_bytes + length]
+            verifier.verify(index, salt, chunk)
+            offset = index * CHUNK_BYTES
+            bad = find_nonfinite(self._manifest, chunk, offset=offset)
+            if bad is not None:
+                raise NonFinite(f"tensor {bad} holds NaN or infinity")
+            self._into[offset : offset + length] = chunk
+            self.done += 1
+            at += salt_bytes + length

@@ -1,0 +1,193 @@
+"""Step 5 of a round, and catching up: fetch merged shards, verify them, put the whole on disk.
+
+What was fetched and verified is kept by (shard, root), so another attempt or another source goes on from there.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from swarmlearning.contracts.messages import Stored, Suspect
+from swarmlearning.contracts.records import Result
+from swarmlearning.contracts.rounds import shard_sources
+from swarmlearning.errors import NonFinite, PeerError, Refused, Unreachable, VerificationError
+from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_length, result_root
+from swarmlearning.parameters.manifest import find_nonfinite
+from swarmlearning.sl.desk import Desk, log
+from swarmlearning.sl.exchange import STREAM_RESULT, Pull, ResultRequest, Shard
+from swarmlearning.sl.merging import RETRY_FIRST_S, RETRY_MOST_S, round_of
+from swarmlearning.sl.plan import StoreResult
+from swarmlearning.sl.store import OpenResult
+from swarmlearning.types import NodeId, short_name
+
+SHARDS_AT_ONCE: Final = 4
+"""Merged shards fetched at the same time."""
+
+
+async def store_and_say(desk: Desk, action: StoreResult) -> None:
+    """Fetch the agreed shards of a merging round, store the whole, and tell the ledger.
+
+    A leader that does not serve what it committed, or committed NaN, is suspected.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: the SN does not answer.
+    """
+    round_ = round_of(desk, action.round)
+    lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
+    existing = desk.store.get(desk.contract, desk.run, action.round)
+    if existing is None or existing.record.roots != action.roots:
+        buffer = await desk.run_blocking(desk.scratch)
+        sources = [shard_sources(round_, shard) for shard in range(round_.shards)]
+        failed = await _fetch_shards(desk, action.round, action.roots, sources, buffer, lease_s)
+        if failed is not None:
+            await _suspect(desk, action, failed)
+            return
+        existing = await desk.run_blocking(desk.store.save, desk.contract, desk.run, action.round, action.roots, buffer)
+    current = round_of(desk, action.round)
+    await desk.submitter.require(
+        Stored(
+            contract=desk.contract,
+            run=desk.run,
+            round=action.round,
+            attempt=current.attempt,
+            result_root=result_root(action.roots),
+            sha256=existing.record.sha256,
+        )
+    )
+
+
+async def catch_up(desk: Desk, result: Result) -> OpenResult:
+    """Fetch a final result from whoever holds it.
+
+    Raises:
+        Unreachable: no holder serves it now; call again.
+        VerificationError: the result is not the one on the ledger.
+    """
+    lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
+    buffer = await desk.run_blocking(desk.scratch)
+    others = [node for node in (*result.holders, *result.participants) if node != desk.node]
+    sources = [list(dict.fromkeys(others)) for _ in result.roots]
+    failed = await _fetch_shards(desk, result.round, result.roots, sources, buffer, lease_s)
+    if failed is not None:
+        names = ", ".join(short_name(node) for node in others) or "nobody"
+        raise Unreachable(f"round {result.round} of {desk.contract}: its result is held by {names}; none serves it now")
+    stored = await desk.run_blocking(desk.store.save, desk.contract, desk.run, result.round, result.roots, buffer)
+    if stored.record.sha256 != result.sha256:
+        raise VerificationError(
+            f"round {result.round} of {desk.contract}: the ledger has the model {result.sha256.hex()[:16]}, "
+            f"its chunks give {stored.record.sha256.hex()[:16]}"
+        )
+    return stored
+
+
+async def _fetch_shards(
+    desk: Desk,
+    round_: int,
+    roots: Sequence[bytes],
+    sources: Sequence[Sequence[NodeId]],
+    buffer: memoryview,
+    lease_s: float,
+) -> int | None:
+    """Bring all merged shards into `buffer`; the first shard that nobody serves, or None."""
+    gate = asyncio.Semaphore(SHARDS_AT_ONCE)
+    shards = len(roots)
+
+    async def one(number: int) -> bool:
+        shard = Shard(size=desk.size, shards=shards, shard=number)
+        async with gate:
+            own = desk.merged.get((round_, number))
+            if own is not None and own.root == roots[number]:
+                try:
+                    await desk.run_blocking(_copy, shard, own.buffer, buffer, desk)
+                except NonFinite:
+                    return False
+                return True
+            fetched = await _fetch_shard(desk, round_, shard, roots[number], sources[number], lease_s)
+            if fetched is None:
+                return False
+            await desk.run_blocking(_copy, shard, fetched, buffer, None)
+            return True
+
+    tasks = [asyncio.ensure_future(one(number)) for number in range(shards)]
+    try:
+        done = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return next((number for number, good in enumerate(done) if not good), None)
+
+
+def _copy(shard: Shard, source: memoryview, target: memoryview, check: Desk | None) -> None:
+    """Copy a shard's chunks; our own merge is checked for NaN, what came from others was when it came."""
+    for index in shard.indices:
+        low = index * CHUNK_BYTES
+        chunk = source[low : low + chunk_length(shard.size, index)]
+        if check is not None:
+            bad = find_nonfinite(check.manifest, chunk, offset=low)
+            if bad is not None:
+                raise NonFinite(f"merged tensor {bad} holds NaN or infinity")
+        target[low : low + len(chunk)] = chunk
+
+
+async def _fetch_shard(
+    desk: Desk, round_: int, shard: Shard, root: bytes, sources: Sequence[NodeId], lease_s: float
+) -> memoryview | None:
+    """One merged shard from any of `sources`, in turn until a lease has passed in silence; None if none serves."""
+    loop = asyncio.get_running_loop()
+    key = (shard.shard, root)
+    if key not in desk.fetched:
+        buffer = await desk.run_blocking(desk.scratch)
+        desk.fetched[key] = (Pull(desk.manifest, shard, root, buffer, salted=False), buffer)
+    pull, buffer = desk.fetched[key]
+    silent_since, wait_s = loop.time(), RETRY_FIRST_S
+
+    def step(received: int) -> None:
+        nonlocal silent_since
+        silent_since = loop.time()
+        desk.bytes_received += received
+
+    liars: set[NodeId] = set()
+    while True:
+        for source in sources:
+            if source in liars or source == desk.node:
+                continue
+            request = ResultRequest(
+                contract=desk.contract, run=desk.run, round=round_, shard=shard.shard, start=pull.done
+            )
+            try:
+                address = desk.address_of(source)
+                await pull.run(desk.client, address, STREAM_RESULT, request, idle_s=lease_s / 2, step=step)
+            except (VerificationError, NonFinite) as error:
+                log.warning("round %d, shard %d from %s: %s", round_, shard.shard, short_name(source), error)
+                liars.add(source)
+            except (Unreachable, PeerError) as error:
+                log.debug("round %d, shard %d from %s: %s", round_, shard.shard, short_name(source), error)
+            else:
+                return buffer
+        if loop.time() - silent_since > lease_s or liars >= set(sources) - {desk.node}:
+            return None
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, RETRY_MOST_S)
+
+
+async def _suspect(desk: Desk, action: StoreResult, shard: int) -> None:
+    current = round_of(desk, action.round)
+    leader = current.leaders[shard]
+    if leader == desk.node or current.attempt != action.attempt:
+        raise Refused(f"round {action.round}: shard {shard} cannot be fetched in this attempt", code="stale")
+    await suspect(desk, current.number, current.attempt, shard, leader)
+
+
+async def suspect(desk: Desk, round_: int, attempt: int, shard: int, leader: NodeId) -> None:
+    """Tell the ledger that a leader does not move.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: the SN does not answer.
+    """
+    log.warning("round %d: %s, who leads shard %d, does not serve it", round_, short_name(leader), shard)
+    await desk.submitter.require(
+        Suspect(contract=desk.contract, run=desk.run, round=round_, attempt=attempt, shard=shard, leader=leader)
+    )

@@ -1,0 +1,185 @@
+"""Step 4 of a round, as leader or witness: pull a shard from its contributors, verify, merge, commit."""
+
+import asyncio
+from typing import Final, Literal
+
+from swarmlearning.contracts.messages import MergeCommit, Unreachable
+from swarmlearning.contracts.records import Phase, Round
+from swarmlearning.errors import NonFinite, PeerError, Refused, VerificationError
+from swarmlearning.errors import Unreachable as UnreachableError
+from swarmlearning.merge.shard import merge_shard
+from swarmlearning.parameters.chunks import CHUNK_BYTES, merged_leaf, merged_root
+from swarmlearning.sl.desk import Desk, MergedShard, log
+from swarmlearning.sl.exchange import STREAM_CHUNKS, ChunkRequest, Pull, Shard
+from swarmlearning.sl.plan import MergeShard
+from swarmlearning.types import NodeId, short_name
+
+PULLS_AT_ONCE: Final = 4
+"""Contributors pulled from at the same time."""
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MOST_S: Final = 2.0
+
+STEP_CHUNKS: Final = 256
+"""Chunks merged before progress is noted: 16 MiB."""
+
+Reason = Literal["unreachable", "unverified", "nonfinite"]
+
+
+class _NotServed(Exception):
+    """A contributor's chunks cannot be had."""
+
+    def __init__(self, contributor: NodeId, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.contributor = contributor
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+def round_of(desk: Desk, number: int) -> Round:
+    """The merging round `number`, as the newest record has it.
+
+    Raises:
+        Refused: the record has moved on.
+    """
+    record = desk.record
+    if record.phase is not Phase.MERGING or record.round is None or record.round.number != number:
+        raise Refused(f"round {number} of {desk.contract} is not merging any more", code="stale")
+    return record.round
+
+
+async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
+    """Lead or witness one shard.
+
+    Raises:
+        Refused: the record moved on, or the ledger refused the commit.
+        Unreachable: the SN does not answer.
+    """
+    round_ = round_of(desk, action.round)
+    key = (action.round, action.shard)
+    shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
+    lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
+    try:
+        buffers = await _pull_all(desk, action, shard, lease_s)
+    except _NotServed as fault:
+        log.warning(
+            "round %d: %s cannot be merged: %s (%s)",
+            action.round,
+            short_name(fault.contributor),
+            fault.reason,
+            fault.detail,
+        )
+        current = round_of(desk, action.round)
+        await desk.submitter.require(
+            Unreachable(
+                contract=desk.contract,
+                run=desk.run,
+                round=action.round,
+                attempt=current.attempt,
+                shard=action.shard,
+                contributor=fault.contributor,
+                reason=fault.reason,
+                detail=fault.detail[:200],
+            )
+        )
+        return
+    weights = {c.node: c.weight for c in round_.checkins}
+    merged = await desk.run_blocking(_merge, desk, action, shard, buffers, [weights[c] for c in action.contributors])
+    desk.merged[key] = merged
+    current = round_of(desk, action.round)
+    await desk.submitter.require(
+        MergeCommit(
+            contract=desk.contract,
+            run=desk.run,
+            round=action.round,
+            attempt=current.attempt,
+            shard=action.shard,
+            root=merged.root,
+        )
+    )
+
+
+def _merge(desk: Desk, action: MergeShard, shard: Shard, buffers: list[memoryview], weights: list[int]) -> MergedShard:
+    """Merge the shard's chunks; computes, so it runs away from the event loop."""
+    into = desk.scratch()
+    leaves = bytearray()
+    merged = merge_shard(desk.manifest, desk.method, buffers, weights, shard.indices)
+    for count, (index, chunk) in enumerate(merged):
+        into[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)] = chunk
+        leaves += merged_leaf(chunk)
+        if count % STEP_CHUNKS == 0:
+            desk.step(action.round, action.shard)
+    root = merged_root(bytes(leaves), shard.size, shard=shard.shard, shards=shard.shards)
+    return MergedShard(root, bytes(leaves), into)
+
+
+async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float) -> list[memoryview]:
+    """Every contributor's chunks of the shard, in node-id order.
+
+    Raises:
+        _NotServed: one's cannot be had.
+        Refused: the record moved on.
+    """
+    gate = asyncio.Semaphore(PULLS_AT_ONCE)
+
+    async def one(contributor: NodeId) -> memoryview:
+        if contributor == desk.node:
+            if desk.offer is None:
+                # We restarted after our check-in and cannot keep its promise; others will find the same.
+                raise Refused("this node no longer holds the parameters it checked in with", code="stale")
+            return desk.offer.buffer
+        async with gate:
+            return await _pull_one(desk, action, shard, contributor, lease_s)
+
+    tasks = [asyncio.ensure_future(one(contributor)) for contributor in action.contributors]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: NodeId, lease_s: float) -> memoryview:
+    """One contributor's chunks; tries again, keeping what was verified, until half a lease has passed in silence."""
+    loop = asyncio.get_running_loop()
+    round_ = round_of(desk, action.round)
+    key = (action.round, action.shard, contributor)
+    known = desk.pulls.get(key)
+    if known is None:
+        root = next(c.commitment for c in round_.checkins if c.node == contributor)
+        buffer = await desk.run_blocking(desk.scratch)
+        known = desk.pulls[key] = (Pull(desk.manifest, shard, root, buffer, salted=True), buffer)
+    pull, buffer = known
+    silent_since, wait_s = loop.time(), RETRY_FIRST_S
+
+    def step(received: int) -> None:
+        nonlocal silent_since
+        silent_since = loop.time()
+        desk.bytes_received += received
+        desk.step(action.round, action.shard)
+
+    while True:
+        request = ChunkRequest(
+            contract=desk.contract,
+            run=desk.run,
+            round=action.round,
+            attempt=round_of(desk, action.round).attempt,
+            shard=action.shard,
+            start=pull.done,
+        )
+        before = pull.done
+        try:
+            source = desk.address_of(contributor)
+            await pull.run(desk.client, source, STREAM_CHUNKS, request, idle_s=lease_s / 2, step=step)
+        except NonFinite as error:
+            raise _NotServed(contributor, "nonfinite", str(error)) from error
+        except VerificationError as error:
+            raise _NotServed(contributor, "unverified", str(error)) from error
+        except (UnreachableError, PeerError) as error:
+            if loop.time() - silent_since > lease_s / 2:
+                raise _NotServed(contributor, "unreachable", str(error)) from error
+            wait_s = RETRY_FIRST_S if pull.done > before else min(2 * wait_s, RETRY_MOST_S)
+            await asyncio.sleep(wait_s)
+        else:
+            return buffer

@@ -1,0 +1,170 @@
+"""What an SL has to do next, as a pure function of the ledger's record and of what it holds. Spec: docs/spec/round.md.
+
+Level-triggered: nothing is remembered about how the record came about, so a lost, repeated or late notice changes
+nothing, and a restarted SL goes on where the ledger stands.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from swarmlearning.contracts.records import Peer, PeerState, Phase, Result, Training
+from swarmlearning.contracts.rounds import dropped_nodes
+from swarmlearning.types import NodeId
+
+
+class Local(msgspec.Struct, frozen=True, kw_only=True):
+    """What an SL holds of one training."""
+
+    node: NodeId
+    run: int
+    demand: Literal["", "sync", "finish"]
+    """What its ML program waits for: the next result, or the end."""
+    adopted: bytes
+    """SHA-256 of the newest result that the program (or, once finished, the SL) has; empty before the first."""
+    stored: frozenset[tuple[int, bytes]]
+    """Results on disk: (round, SHA-256)."""
+
+
+class CheckInNow(msgspec.Struct, frozen=True, kw_only=True):
+    """Offer parameters for the open round."""
+
+    round: int
+    attempt: int
+    mode: Literal["active", "snapshot", "inactive", "last"]
+
+
+class MergeShard(msgspec.Struct, frozen=True, kw_only=True):
+    """Pull a shard from its contributors, merge it, commit."""
+
+    round: int
+    shard: int
+    contributors: tuple[NodeId, ...]
+
+
+class StoreResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Fetch the merged shards, put them on disk, say so."""
+
+    round: int
+    roots: tuple[bytes, ...]
+    attempt: int
+
+
+class GuardShard(msgspec.Struct, frozen=True, kw_only=True):
+    """Watch that the leader of a shard moves."""
+
+    round: int
+    attempt: int
+    shard: int
+    leader: NodeId
+
+
+class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Fetch the newest final result from its holders."""
+
+    result: Result
+
+
+class Deliver(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest final result is on disk and the program has not had it: hand it over (or note it, once finished)."""
+
+    result: Result
+
+
+class SayFinished(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the ledger that our own training is over."""
+
+
+class TickLater(msgspec.Struct, frozen=True, kw_only=True):
+    """When `after_ms` have passed and the record still stands there, say that the wait is over."""
+
+    round: int
+    attempt: int
+    phase: Phase
+    after_ms: int
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """All peers have finished: hand over the final result, if there is one."""
+
+    result: Result | None
+
+
+Action = CheckInNow | MergeShard | StoreResult | GuardShard | CatchUp | Deliver | SayFinished | TickLater | End
+
+
+def find_peer(training: Training, node: NodeId) -> Peer | None:
+    """The enrolment of `node`, if it stands."""
+    for peer in training.peers:
+        if peer.node == node and peer.state is not PeerState.LEFT:
+            return peer
+    return None
+
+
+def plan(training: Training, local: Local) -> list[Action]:
+    """What to do now, in no particular order."""
+    peer = find_peer(training, local.node)
+    if training.run != local.run:
+        return []
+    if peer is None:  # we left, but finish what we were charged with
+        return [action for action in _plan_merging(training, local) if isinstance(action, MergeShard)]
+    newest = training.last
+    behind = newest is not None and newest.sha256 != local.adopted
+    have = newest is not None and (newest.round, newest.sha256) in local.stored
+    if training.phase is Phase.COMPLETED:
+        return [End(result=newest)] if newest is None or have else [CatchUp(result=newest)]
+    actions: list[Action] = []
+    if local.demand and newest is not None and behind:
+        actions.append(Deliver(result=newest) if have else CatchUp(result=newest))
+    if local.demand == "finish" and peer.state is not PeerState.FINISHED:
+        actions.append(SayFinished())
+    if training.phase is Phase.COLLECTING:
+        actions += _plan_collecting(training, local, peer, behind=behind)
+    return actions + _plan_merging(training, local)
+
+
+def _plan_collecting(training: Training, local: Local, peer: Peer, *, behind: bool) -> list[Action]:
+    round_, settings = training.round, training.settings
+    if round_ is None or settings is None:
+        return []
+    actions: list[Action] = []
+    mine = next((c for c in round_.checkins if c.node == local.node), None)
+    finished = peer.state is PeerState.FINISHED
+    ready = local.demand == "sync" or (local.demand == "finish" and finished)
+    # An offer made before the peer finished stands until the round closes; it is made again only after a change.
+    if ready and not behind and mine is None:
+        mode: Literal["active", "snapshot", "inactive", "last"] = "active"
+        if finished:
+            offers = {"inactive": "inactive", "snapshot": "snapshot", "active": "last" if training.last else "inactive"}
+            mode = offers[settings.checkin_mode]  # type: ignore[assignment]  # the table's values are the modes
+        actions.append(CheckInNow(round=round_.number, attempt=round_.attempt, mode=mode))
+    if round_.quorum_ms is not None:
+        actions.append(
+            TickLater(round=round_.number, attempt=round_.attempt, phase=Phase.COLLECTING, after_ms=settings.grace_ms)
+        )
+    return actions
+
+
+def _plan_merging(training: Training, local: Local) -> list[Action]:
+    round_, settings = training.round, training.settings
+    if training.phase is not Phase.MERGING or round_ is None or settings is None:
+        return []
+    if local.node not in round_.participants:
+        return []
+    actions: list[Action] = []
+    for shard in range(round_.shards):
+        charged = local.node == round_.leaders[shard] or local.node in round_.witnesses[shard]
+        committed = any(c.node == local.node and c.shard == shard for c in round_.commits)
+        if charged and not committed and local.node not in dropped_nodes(round_):
+            actions.append(MergeShard(round=round_.number, shard=shard, contributors=round_.contributors))
+        if not round_.merged[shard] and round_.leaders[shard] != local.node:
+            actions.append(
+                GuardShard(round=round_.number, attempt=round_.attempt, shard=shard, leader=round_.leaders[shard])
+            )
+    held = any(h.node == local.node for h in round_.holdings)
+    if all(round_.merged) and not held:
+        actions.append(StoreResult(round=round_.number, roots=round_.merged, attempt=round_.attempt))
+    actions.append(
+        TickLater(round=round_.number, attempt=round_.attempt, phase=Phase.MERGING, after_ms=settings.round_max_ms)
+    )
+    return actions

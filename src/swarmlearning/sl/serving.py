@@ -1,0 +1,157 @@
+"""What an SL serves to other SLs, each request checked against the ledger's record. Spec: docs/spec/exchange.md.
+
+A contributor's chunk: only to the leader or a witness of its shard in the current attempt. A merged shard: only to
+peers enrolled in the contract. A manifest (names and shapes): to SLs whose organisation may enrol.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from swarmlearning.contracts.records import Phase, Training
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import Refused
+from swarmlearning.parameters.chunks import salt
+from swarmlearning.sl.desk import Desk
+from swarmlearning.sl.exchange import (
+    CALL_MANIFEST,
+    CALL_PROGRESS,
+    STREAM_CHUNKS,
+    STREAM_RESULT,
+    Advance,
+    ChunkRequest,
+    ManifestRequest,
+    ProgressRequest,
+    ResultRequest,
+    Shard,
+    send_frames,
+)
+from swarmlearning.sl.plan import find_peer
+from swarmlearning.transport.api import Call, Caller, Frame, Stream
+from swarmlearning.types import ContractName, Role
+
+CATCH_UP_S: Final = 5.0
+"""How long a request that is ahead of our record waits for it, seconds."""
+
+
+class ExchangeService:
+    """Serves the trainings in `desks`, which the node keeps up to date."""
+
+    def __init__(self, desks: Mapping[ContractName, Desk]) -> None:
+        """Serve `desks`."""
+        self._desks = desks
+
+    @property
+    def calls(self) -> Mapping[str, Call]:
+        """Request-reply methods."""
+        return {CALL_MANIFEST: self._manifest, CALL_PROGRESS: self._progress}
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """Streaming methods."""
+        return {STREAM_CHUNKS: self._chunks, STREAM_RESULT: self._result}
+
+    def _desk(self, caller: Caller, contract: ContractName) -> Desk:
+        if caller.name.role is not Role.SL:
+            raise Refused(f"{caller.name.short} is {caller.name.role.value}; only SLs exchange parameters", code="role")
+        desk = self._desks.get(contract)
+        if desk is None or desk.training is None:
+            raise Refused(f"this SL takes no part in {contract}", code="not-found")
+        return desk
+
+    async def _manifest(self, caller: Caller, body: bytes) -> bytes:
+        request = decode(body, ManifestRequest)
+        desk = self._desk(caller, request.contract)
+        allowed = desk.record.organisations
+        if allowed and caller.name.domain not in allowed:
+            raise Refused(f"{caller.name.domain} may not enrol in {request.contract}", code="not-allowed")
+        return encode(encode(desk.manifest))
+
+    async def _progress(self, caller: Caller, body: bytes) -> bytes:
+        request = decode(body, ProgressRequest)
+        desk = self._desk(caller, request.contract)
+        self._require_enrolled(desk.record, caller)
+        return encode(Advance(steps=desk.steps.get((request.round, request.shard), 0)))
+
+    def _require_enrolled(self, record: Training, caller: Caller) -> None:
+        if find_peer(record, caller.node) is None:
+            raise Refused(f"{caller.name.short} is not enrolled in {record.name}", code="not-allowed")
+
+    async def _chunks(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+        """E-1 to E-4: our own parameters, to whoever leads or witnesses the shard now."""
+        request = decode(body, ChunkRequest)
+        desk = self._desk(caller, request.contract)
+        await self._wait_for(desk, request)
+        round_ = desk.record.round
+        if round_ is None or not self._is_current(desk.record, request):
+            raise Refused(
+                f"{request.contract} is not at round {request.round}, attempt {request.attempt}", code="stale"
+            )
+        if not 0 <= request.shard < round_.shards:
+            raise Refused(f"shard {request.shard}: the round has {round_.shards}", code="malformed")
+        if caller.node != round_.leaders[request.shard] and caller.node not in round_.witnesses[request.shard]:
+            raise Refused(f"{caller.name.short} neither leads nor witnesses shard {request.shard}", code="not-allowed")
+        promised = next((c.commitment for c in round_.checkins if c.node == desk.node), b"")
+        offer = desk.offer
+        if desk.node not in round_.contributors or offer is None or offer.commitment.root != promised:
+            raise Refused("this SL does not hold the parameters that were checked in", code="gone")
+        shard = Shard(size=desk.size, shards=round_.shards, shard=request.shard)
+        start = _check_start(request.start, shard)
+        leaves, secret = offer.commitment.leaves, offer.secret
+        for frame in send_frames(shard, leaves, offer.buffer, start, lambda index: salt(secret, index)):
+            desk.bytes_sent += len(frame)
+            yield frame
+
+    def _is_current(self, record: Training, request: ChunkRequest) -> bool:
+        round_ = record.round
+        return (
+            record.phase is Phase.MERGING
+            and round_ is not None
+            and (record.run, round_.number, round_.attempt) == (request.run, request.round, request.attempt)
+        )
+
+    async def _wait_for(self, desk: Desk, request: ChunkRequest) -> None:
+        """A leader whose SN was faster than ours asks before we know of the attempt: wait for the record a little."""
+
+        def is_there() -> bool:
+            record = desk.record
+            at = record.round
+            if at is None or record.run != request.run:
+                return True  # never will be: refused by the caller
+            ahead = (at.number, at.attempt) >= (request.round, request.attempt)
+            return ahead or self._is_current(record, request)
+
+        async with desk.changed:
+            try:
+                await asyncio.wait_for(desk.changed.wait_for(is_there), CATCH_UP_S)
+            except TimeoutError:
+                return
+
+    async def _result(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+        """E-5: a merged shard, to peers enrolled in the contract."""
+        request = decode(body, ResultRequest)
+        desk = self._desk(caller, request.contract)
+        record = desk.record
+        self._require_enrolled(record, caller)
+        shards = self._shards_of(record, request.round)
+        if not 0 <= request.shard < shards:
+            raise Refused(f"round {request.round}: this SL knows of no shard {request.shard}", code="not-found")
+        shard = Shard(size=desk.size, shards=shards, shard=request.shard)
+        found = desk.merged_shard(request.run, request.round, shard)
+        if found is None:
+            raise Refused(f"round {request.round}, shard {request.shard}: not held here", code="not-found")
+        leaves, buffer = found
+        for frame in send_frames(shard, leaves, buffer, _check_start(request.start, shard), None):
+            desk.bytes_sent += len(frame)
+            yield frame
+
+    def _shards_of(self, record: Training, number: int) -> int:
+        if record.round is not None and record.round.number == number:
+            return record.round.shards
+        return len(record.last.roots) if record.last is not None and record.last.round == number else 0
+
+
+def _check_start(start: int, shard: Shard) -> int:
+    if not 0 <= start <= len(shard.indices):
+        raise Refused(f"start {start}: the shard has {len(shard.indices)} chunks", code="malformed")
+    return start

@@ -1,0 +1,62 @@
+"""What an SN's API says: requests and replies. Who may ask what: docs/spec/access.md."""
+
+from typing import Final
+
+from swarmlearning.contracts.records import Node, Organisation
+from swarmlearning.encoding import Record
+from swarmlearning.types import Code, ContractName, NodeId
+
+CALL_STATUS: Final = "status"
+CALL_SUBMIT: Final = "tx"
+CALL_CONTRACT: Final = "contract"
+CALL_CONTRACTS: Final = "contracts"
+CALL_DIRECTORY: Final = "directory"
+STREAM_WATCH: Final = "watch"
+
+KEEPALIVE_S: Final = 5.0
+"""A watch that has nothing to say sends an empty notice this often, seconds."""
+
+
+class Status(Record, frozen=True, kw_only=True):
+    """Where an SN stands."""
+
+    node: NodeId
+    network: str
+    sentinel: NodeId
+    height: int
+    transactions: int
+    """Carried out since height 1."""
+    app_hash: bytes
+    time_ms: int
+    version: str
+
+
+class Submitted(Record, frozen=True, kw_only=True):
+    """What became of a transaction; height 0 if it was refused before it was ordered."""
+
+    height: int
+    code: Code
+    log: str
+
+
+class Directory(Record, frozen=True, kw_only=True):
+    """Members and registered nodes, as of a height."""
+
+    network: str
+    height: int
+    organisations: tuple[Organisation, ...]
+    nodes: tuple[Node, ...]
+
+
+class WatchRequest(Record, frozen=True, kw_only=True):
+    """Follow a training from after `version`."""
+
+    contract: ContractName
+    version: int
+
+
+class Notice(Record, frozen=True, kw_only=True):
+    """A training changed; `training` is empty in a keep-alive. Its `height` dates it."""
+
+    height: int
+    training: bytes

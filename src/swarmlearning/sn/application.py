@@ -1,0 +1,210 @@
+"""The contracts as a ledger application: joins `ledger` (order) and `contracts` (meaning). Spec: ledger.md."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from swarmlearning.contracts import membership
+from swarmlearning.contracts.context import Rejected
+from swarmlearning.contracts.records import BlockTime, Genesis, Phase, Training
+from swarmlearning.contracts.transition import (
+    VERSION,
+    admit,
+    forget_nonces,
+    identify,
+    is_timely,
+    nonce_key,
+    open_tx,
+    transition,
+)
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import Broken, DecodeError, Refused
+from swarmlearning.ledger.boundary import Applied, Event, Header, Info, TxResult
+from swarmlearning.sn.state import Overlay, StateStore
+from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeName
+
+MAX_GAP_MS: Final = 60_000
+"""A gap between two blocks counts as at most this for deadlines, milliseconds."""
+
+MAX_GENESIS_BYTES: Final = 8 << 20
+
+
+class SwarmApplication:
+    """Executes blocks of swarm transactions. Implements `ledger.boundary.Application`."""
+
+    def __init__(self, store: StateStore, on_commit: Callable[[tuple[Event, ...]], None] = lambda _: None) -> None:
+        """Open the application on a store.
+
+        Args:
+            store: committed state.
+            on_commit: called after each commit with the block's events.
+        """
+        self.store = store
+        self._on_commit = on_commit
+        self._pending: tuple[int, dict[str, bytes | None], tuple[Event, ...]] | None = None
+        self._genesis = membership.load_genesis(Overlay(store))
+
+    @property
+    def genesis(self) -> Genesis:
+        """The network's genesis.
+
+        Raises:
+            Broken: called before `init`.
+        """
+        if self._genesis is None:
+            raise Broken("the application was used before its genesis was given")
+        return self._genesis
+
+    def info(self) -> Info:
+        """Tell what has been committed."""
+        return Info(height=max(0, self.store.height), app_hash=self.store.root(), initialised=self._genesis is not None)
+
+    def init(self, genesis: bytes) -> bytes:
+        """Start from the genesis; durable.
+
+        Raises:
+            DecodeError: malformed, or made for a version of the contracts that this release does not know.
+        """
+        record = decode_genesis(genesis)
+        overlay = Overlay(self.store)
+        overlay.put(membership.GENESIS_KEY, encode(record))
+        overlay.put(membership.TIME_KEY, encode(BlockTime(time_ms=record.created_ms, elapsed_ms=0)))
+        for organisation in record.organisations:
+            overlay.put(membership.organisation_key(organisation.domain), encode(organisation))
+        default = Training(name=DEFAULT_CONTRACT, creator=NodeName.parse(record.sentinel).domain, created_height=0)
+        overlay.put(membership.training_key(DEFAULT_CONTRACT), encode(default))
+        self.store.commit(0, overlay.changes)
+        self._genesis = record
+        return self.store.root()
+
+    def check(self, tx: bytes) -> TxResult:
+        """Judge a transaction by committed state: what would fail now is not ordered, unless only time can tell."""
+        height = self.store.height + 1
+        overlay = Overlay(self.store)
+        now = membership.load_time(overlay)
+        if now is None:
+            raise Broken("check before init")
+        try:
+            signed = open_tx(tx)
+            admit(overlay, self.genesis, signed, height)
+            context = identify(overlay, signed, height, (now.time_ms, now.elapsed_ms), bytes(32))
+            if not is_timely(signed.payload.message):
+                transition(VERSION, overlay, context, signed, self.genesis.network)
+        except Rejected as rejected:
+            return TxResult(code=rejected.code, log=rejected.log)
+        return TxResult(code=Code.OK)
+
+    def propose(self, txs: Sequence[bytes], max_bytes: int) -> list[bytes]:
+        """Take transactions in their order while they fit; leave out what no correct node accepts in a block."""
+        chosen: list[bytes] = []
+        seen: set[bytes] = set()
+        room = max_bytes
+        for tx in txs:
+            if len(tx) <= room and tx not in seen and self._is_wellformed(tx):
+                chosen.append(tx)
+                seen.add(tx)
+                room -= len(tx)
+        return chosen
+
+    def _is_wellformed(self, tx: bytes) -> bool:
+        try:
+            open_tx(tx)
+        except Rejected:
+            return False
+        return True
+
+    def accept(self, header: Header, txs: Sequence[bytes]) -> str:
+        """Refuse only what every correct node refuses: ill-formed, wrongly signed or repeated transactions."""
+        if len(set(txs)) != len(txs):
+            return f"block {header.height} holds a transaction twice"
+        for index, tx in enumerate(txs):
+            try:
+                open_tx(tx)
+            except Rejected as rejected:
+                return f"block {header.height}, transaction {index}: {rejected.log}"
+        return ""
+
+    def apply(self, header: Header, txs: Sequence[bytes]) -> Applied:
+        """Execute a block on top of the committed state, in memory."""
+        if header.height != self.store.height + 1:
+            raise Broken(f"block {header.height} does not follow the committed height {self.store.height}")
+        block = Overlay(self.store)
+        before = membership.load_time(block)
+        if before is None:
+            raise Broken("apply before init")
+        gap = min(max(0, header.time_ms - before.time_ms), MAX_GAP_MS)
+        now = BlockTime(time_ms=header.time_ms, elapsed_ms=before.elapsed_ms + gap)
+        forget_nonces(block, header.height)
+        results: list[TxResult] = []
+        events: list[Event] = []
+        for tx in txs:
+            result, event = self._execute(block, header, now, tx)
+            results.append(result)
+            events.extend(event)
+        done = sum(result.code is Code.OK for result in results)
+        block.put(membership.TIME_KEY, encode(replace(now, transactions=before.transactions + done)))
+        self._pending = (header.height, block.changes, tuple(events))
+        return Applied(results=tuple(results), app_hash=self.store.root(block.changes), events=tuple(events))
+
+    def _execute(self, block: Overlay, header: Header, now: BlockTime, tx: bytes) -> tuple[TxResult, list[Event]]:
+        """Carry out one transaction; one that fails leaves only its nonce."""
+        try:
+            signed = open_tx(tx)
+            admit(block, self.genesis, signed, header.height)
+        except Rejected as rejected:
+            return TxResult(code=rejected.code, log=rejected.log), []
+        block.put(nonce_key(signed), b"")
+        overlay = Overlay(block)
+        try:
+            times = (now.time_ms, now.elapsed_ms)
+            context = identify(overlay, signed, header.height, times, header.previous_hash)
+            changed = transition(self.genesis.version, overlay, context, signed, self.genesis.network)
+        except Rejected as rejected:
+            return TxResult(code=rejected.code, log=rejected.log), []
+        overlay.fold()
+        if changed is None:
+            return TxResult(code=Code.OK), [Event(kind="membership", subject=context.sender)]
+        kind = {Phase.COLLECTING: "collecting", Phase.MERGING: "merging", Phase.COMPLETED: "completed"}
+        return TxResult(code=Code.OK), [Event(kind=kind.get(changed.phase, "training"), subject=changed.name)]
+
+    def commit(self) -> None:
+        """Make the last applied block durable.
+
+        Raises:
+            Broken: no block has been applied.
+        """
+        if self._pending is None:
+            raise Broken("commit without a block")
+        height, changes, events = self._pending
+        self.store.commit(height, changes)
+        self._pending = None
+        self._on_commit(events)
+
+    def query(self, path: str, argument: bytes) -> bytes:
+        """Committed value under `path/argument`; empty where there is none.
+
+        Raises:
+            Refused: unknown path.
+        """
+        if path not in ("org", "node", "training", "meta"):
+            raise Refused(f"query path {path!r}: expected org, node, training or meta", code="not-found")
+        return self.store.get(f"{path}/{argument.decode(errors='replace')}") or b""
+
+
+def decode_genesis(data: bytes) -> Genesis:
+    """A validated genesis.
+
+    Raises:
+        DecodeError: malformed, without organisations, with a foreign sentinel, or of an unknown version.
+    """
+    genesis = decode(data, Genesis, limit=MAX_GENESIS_BYTES)
+    if genesis.version != VERSION:
+        raise DecodeError(f"genesis: contracts version {genesis.version}, this release knows {VERSION}; upgrade it")
+    domains = [organisation.domain for organisation in genesis.organisations]
+    if not domains or len(set(domains)) != len(domains):
+        raise DecodeError("genesis: expected at least one organisation, each once")
+    sentinel = NodeName.parse(genesis.sentinel)
+    if sentinel.domain not in domains or sentinel.network != genesis.network or len(genesis.sentinel_key) != 32:
+        raise DecodeError(f"genesis: sentinel {genesis.sentinel} is not a node of a founding organisation")
+    return genesis

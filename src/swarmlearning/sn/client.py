@@ -1,0 +1,170 @@
+"""The other side of the SN's API: look at the network, follow a training, submit signed transactions."""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+
+from swarmlearning.contracts.messages import TX_DOMAIN, AnyMessage, Payload, RegisterNode, Tx, registration_bytes
+from swarmlearning.contracts.records import Training
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import Refused
+from swarmlearning.identity.signing import SigningKey
+from swarmlearning.sn.api import (
+    CALL_CONTRACT,
+    CALL_CONTRACTS,
+    CALL_DIRECTORY,
+    CALL_STATUS,
+    CALL_SUBMIT,
+    KEEPALIVE_S,
+    STREAM_WATCH,
+    Directory,
+    Notice,
+    Status,
+    Submitted,
+    WatchRequest,
+)
+from swarmlearning.transport.api import Address, Client
+from swarmlearning.types import Code, ContractName
+
+CALL_TIMEOUT_S = 15.0
+SUBMIT_TIMEOUT_S = 40.0
+"""Longer than the SN's own limit, so that its explanation arrives."""
+
+MAX_RECORD_BYTES = 64 << 20
+EXPIRY_BLOCKS = 500
+"""How many blocks ahead our transactions expire."""
+
+
+class SnClient:
+    """Asks one SN."""
+
+    def __init__(self, client: Client, address: Address) -> None:
+        """Ask the SN at `address` through `client`."""
+        self._client = client
+        self.address = address
+        self.height = 0
+        """Newest height this SN has told us of."""
+
+    async def _call(self, method: str, body: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
+        return await self._client.call(self.address, method, body, timeout_s=timeout_s)
+
+    async def status(self) -> Status:
+        """Where the SN stands.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        status = decode(await self._call(CALL_STATUS, b""), Status)
+        self.height = max(self.height, status.height)
+        return status
+
+    async def training(self, name: ContractName) -> Training | None:
+        """A training contract, or None if there is none of that name.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        data = await self._call(CALL_CONTRACT, encode(name))
+        return decode(data, Training, limit=MAX_RECORD_BYTES) if data else None
+
+    async def contracts(self) -> tuple[ContractName, ...]:
+        """Names of all training contracts.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        names = decode(await self._call(CALL_CONTRACTS, b""), tuple[str, ...])
+        return tuple(ContractName(name) for name in names)
+
+    async def directory(self) -> Directory:
+        """Members and nodes.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        return decode(await self._call(CALL_DIRECTORY, b""), Directory)
+
+    async def submit(self, tx: bytes) -> Submitted:
+        """Submit a transaction and wait until the SN has committed the block that holds it.
+
+        Raises:
+            Unreachable: not known to be ordered in time; it still may be.
+            VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        submitted = decode(await self._call(CALL_SUBMIT, tx, SUBMIT_TIMEOUT_S), Submitted)
+        self.height = max(self.height, submitted.height)
+        return submitted
+
+    async def watch(self, name: ContractName, after_version: int = 0) -> AsyncIterator[Training]:
+        """Follow a training: its newest record now and after every change, until closed.
+
+        Raises:
+            Unreachable: the SN fell silent; call again with the last version seen.
+            VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        body = encode(WatchRequest(contract=name, version=after_version))
+        frames = self._client.stream(self.address, STREAM_WATCH, body, idle_s=3 * KEEPALIVE_S)
+        async with contextlib.aclosing(frames):  # type: ignore[type-var]  # AsyncIterator of the seam has aclose
+            async for frame in frames:
+                notice = decode(frame, Notice, limit=MAX_RECORD_BYTES)
+                self.height = max(self.height, notice.height)
+                if notice.training:
+                    yield decode(notice.training, Training, limit=MAX_RECORD_BYTES)
+
+
+class Submitter:
+    """Signs messages as one node and submits them through its SN."""
+
+    def __init__(
+        self, sn: SnClient, network: str, key: SigningKey, random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    ) -> None:
+        """Sign with `key`; `random_bytes` gives nonces."""
+        self._sn = sn
+        self._network = network
+        self._key = key
+        self._random = random_bytes
+
+    @property
+    def public(self) -> bytes:
+        """The signing key's public half, 32 bytes."""
+        return self._key.public
+
+    def sign(self, message: AnyMessage, height: int) -> bytes:
+        """A signed transaction that expires some blocks after `height`."""
+        payload = encode(
+            Payload(network=self._network, nonce=self._random(16), expires=height + EXPIRY_BLOCKS, message=message)
+        )
+        signature = self._key.sign(TX_DOMAIN, payload)
+        return encode(Tx(payload=payload, signer=self._key.public, signature=signature))
+
+    async def send(self, message: AnyMessage) -> Submitted:
+        """Submit a message, and return what became of it.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `SnClient.submit`.
+        """
+        if self._sn.height == 0:
+            await self._sn.status()
+        submitted = await self._sn.submit(self.sign(message, self._sn.height))
+        if submitted.code is Code.EXPIRED:
+            # The network ran far ahead while we trained: learn the height and say it again.
+            await self._sn.status()
+            submitted = await self._sn.submit(self.sign(message, self._sn.height))
+        return submitted
+
+    async def require(self, message: AnyMessage) -> int:
+        """Submit a message that must be carried out, and return its height.
+
+        Raises:
+            Refused: the ledger refused it, and says why; `code` is the lower-case name of the result code.
+            Unreachable, VerificationError: see `SnClient.submit`.
+        """
+        submitted = await self.send(message)
+        if submitted.code is not Code.OK:
+            raise Refused(submitted.log, code=submitted.code.name.lower())
+        return submitted.height
+
+
+def registration_proof_bytes(message: RegisterNode, network: str, key: bytes) -> bytes:
+    """What the certificate's key signs to register `key` for `message.node`."""
+    return registration_bytes(network, message.node, key)

@@ -1,0 +1,132 @@
+"""The SN's API for its own organisation: submit, look, watch. Who may ask what: docs/spec/access.md, A-1 to A-5."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from swarmlearning import __version__
+from swarmlearning.clock import WallClock
+from swarmlearning.contracts import membership
+from swarmlearning.contracts.records import Node
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import Refused
+from swarmlearning.ledger.boundary import LedgerView
+from swarmlearning.sn.api import (
+    CALL_CONTRACT,
+    CALL_CONTRACTS,
+    CALL_DIRECTORY,
+    CALL_STATUS,
+    CALL_SUBMIT,
+    KEEPALIVE_S,
+    STREAM_WATCH,
+    Directory,
+    Notice,
+    Status,
+    Submitted,
+    WatchRequest,
+)
+from swarmlearning.sn.application import SwarmApplication
+from swarmlearning.sn.state import Overlay
+from swarmlearning.transport.api import Call, Caller, Frame, Stream
+from swarmlearning.types import ContractName, NodeId, NodeName, Role
+
+SUBMIT_TIMEOUT_S = 30.0
+
+
+class SnService:
+    """Answers SLs, operators and auditors of the SN's own organisation."""
+
+    def __init__(self, node: NodeName, app: SwarmApplication, ledger: LedgerView, clock: WallClock) -> None:
+        """Serve `app` and `ledger` as `node`."""
+        self._node = node
+        self._app = app
+        self._ledger = ledger
+        self._clock = clock
+
+    @property
+    def calls(self) -> Mapping[str, Call]:
+        """Request-reply methods."""
+        return {
+            CALL_STATUS: self._status,
+            CALL_SUBMIT: self._submit,
+            CALL_CONTRACT: self._contract,
+            CALL_CONTRACTS: self._contracts,
+            CALL_DIRECTORY: self._directory,
+        }
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """Streaming methods."""
+        return {STREAM_WATCH: self._watch}
+
+    def _admit(self, caller: Caller, *roles: Role) -> None:
+        """A-1: own organisation only. A-2: by role."""
+        if caller.name.domain != self._node.domain:
+            raise Refused(
+                f"{caller.name.short} asked the SN of {self._node.domain}; nodes ask their own organisation's SN",
+                code="foreign-organisation",
+            )
+        if caller.name.role not in roles:
+            wanted = ", ".join(role.value for role in roles)
+            raise Refused(f"{caller.name.short} is {caller.name.role.value}; this needs one of: {wanted}", code="role")
+
+    async def _status(self, caller: Caller, _body: bytes) -> bytes:
+        self._admit(caller, *Role)
+        genesis = self._app.genesis
+        now = membership.load_time(Overlay(self._app.store))
+        return encode(
+            Status(
+                node=self._node.id,
+                network=genesis.network,
+                sentinel=genesis.sentinel,
+                height=self._ledger.height,
+                transactions=now.transactions if now else 0,
+                app_hash=self._app.store.root(),
+                time_ms=now.time_ms if now else 0,
+                version=__version__,
+            )
+        )
+
+    async def _submit(self, caller: Caller, body: bytes) -> bytes:
+        self._admit(caller, Role.SL, Role.SN, Role.SWOP, Role.OPERATOR)
+        height, result = await self._ledger.submit(body, timeout_s=SUBMIT_TIMEOUT_S)
+        return encode(Submitted(height=height, code=result.code, log=result.log))
+
+    async def _contract(self, caller: Caller, body: bytes) -> bytes:
+        self._admit(caller, *Role)
+        return self._app.query("training", decode(body, str).encode())
+
+    async def _contracts(self, caller: Caller, _body: bytes) -> bytes:
+        self._admit(caller, *Role)
+        prefix = membership.training_key(ContractName(""))
+        return encode(tuple(key.removeprefix(prefix) for key in self._app.store.keys(prefix)))
+
+    async def _directory(self, caller: Caller, _body: bytes) -> bytes:
+        self._admit(caller, *Role)
+        state = Overlay(self._app.store)
+        keys = list(state.keys(membership.node_key(NodeId(""))))
+        found = (membership.load_node(state, NodeId(key.removeprefix("node/"))) for key in keys)
+        nodes: tuple[Node, ...] = tuple(node for node in found if node is not None)
+        organisations = tuple(membership.list_organisations(state))
+        height = self._ledger.height
+        return encode(
+            Directory(network=self._app.genesis.network, height=height, organisations=organisations, nodes=nodes)
+        )
+
+    async def _watch(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+        """A-3: every change of one training, the newest first; a slow reader misses versions, never the newest."""
+        self._admit(caller, *Role)
+        request = decode(body, WatchRequest)
+        seen, shown = b"", request.version
+        while True:
+            height = self._ledger.height
+            data = self._app.query("training", request.contract.encode())
+            if data != seen:
+                seen = data
+                training = membership.load_training(Overlay(self._app.store), request.contract)
+                if training is not None and training.version > shown:
+                    shown = training.version
+                    yield encode(Notice(height=height, training=data))
+            try:
+                await asyncio.wait_for(self._ledger.wait_height(height), KEEPALIVE_S)
+            except TimeoutError:
+                yield encode(Notice(height=height, training=b""))

@@ -1,0 +1,148 @@
+"""The application's state: keys and values in SQLite, under a Merkle root over key-hashed buckets. Spec: ledger.md.
+
+The root covers the whole state; only buckets that a block touches are hashed again. One SQL transaction a block,
+`synchronous=FULL`: after `commit` returns, the block's state survives a power cut.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from swarmlearning.encoding import merkle_root, sha256
+from swarmlearning.errors import Broken
+
+BUCKETS: Final = 1024
+"""Number of buckets; part of the state root's definition."""
+
+_EMPTY: Final = sha256(b"")
+
+
+def bucket_of(key: str) -> int:
+    """The bucket a key is hashed into."""
+    return int.from_bytes(sha256(key.encode())[:2], "big") % BUCKETS
+
+
+class StateStore:
+    """Committed state, durable in a file or in memory."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or create the state.
+
+        Args:
+            path: the SQLite file; None keeps everything in memory (simulator).
+
+        Raises:
+            Broken: the file is damaged, or is no state file.
+        """
+        try:
+            self._db = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB, bucket INT)")
+            self._db.execute("CREATE INDEX IF NOT EXISTS by_bucket ON state (bucket, key)")
+            self._db.execute("CREATE TABLE IF NOT EXISTS committed (id INT PRIMARY KEY CHECK (id = 0), height INT)")
+            self._db.execute("INSERT OR IGNORE INTO committed VALUES (0, -1)")
+            self._hashes = [_EMPTY] * BUCKETS
+            for bucket in {row[0] for row in self._db.execute("SELECT DISTINCT bucket FROM state")}:
+                self._hashes[bucket] = self._hash_bucket(bucket, {})
+        except sqlite3.DatabaseError as error:
+            raise Broken(
+                f"state {path}: {error}; move the file away and restart, it is rebuilt from the blocks"
+            ) from error
+
+    @property
+    def height(self) -> int:
+        """Height of the last committed block; -1 before `init`."""
+        return int(self._db.execute("SELECT height FROM committed").fetchone()[0])
+
+    def get(self, key: str) -> bytes | None:
+        """Committed value under `key`, or None."""
+        row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Committed keys that start with `prefix`, in order."""
+        end = prefix + "\U0010ffff"
+        for row in self._db.execute("SELECT key FROM state WHERE key >= ? AND key < ? ORDER BY key", (prefix, end)):
+            yield str(row[0])
+
+    def root(self, changes: dict[str, bytes | None] | None = None) -> bytes:
+        """State root, 32 bytes, as it would be with `changes` (None deletes)."""
+        hashes = list(self._hashes)
+        by_bucket: dict[int, dict[str, bytes | None]] = {}
+        for key, value in (changes or {}).items():
+            by_bucket.setdefault(bucket_of(key), {})[key] = value
+        for bucket, changed in by_bucket.items():
+            hashes[bucket] = self._hash_bucket(bucket, changed)
+        return merkle_root(hashes)
+
+    def _hash_bucket(self, bucket: int, changed: dict[str, bytes | None]) -> bytes:
+        rows = self._db.execute("SELECT key, value FROM state WHERE bucket = ?", (bucket,))
+        entries: dict[str, bytes | None] = {str(key): bytes(value) for key, value in rows}
+        entries.update(changed)
+        parts = []
+        for key in sorted(entries):
+            value = entries[key]
+            if value is not None:
+                parts.append(sha256(key.encode()) + sha256(value))
+        return sha256(*parts) if parts else _EMPTY
+
+    def commit(self, height: int, changes: dict[str, bytes | None]) -> None:
+        """Make `changes` (None deletes) and `height` durable, at once or not at all."""
+        touched = {bucket_of(key) for key in changes}
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for key, value in changes.items():
+                if value is None:
+                    self._db.execute("DELETE FROM state WHERE key = ?", (key,))
+                else:
+                    self._db.execute(
+                        "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                        (key, value, bucket_of(key)),
+                    )
+            self._db.execute("UPDATE committed SET height = ?", (height,))
+            self._db.execute("COMMIT")
+        for bucket in touched:
+            self._hashes[bucket] = self._hash_bucket(bucket, {})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+class Overlay:
+    """Writes on top of a store that nobody sees until they are committed; may be stacked."""
+
+    def __init__(self, below: "StateStore | Overlay") -> None:
+        self._below = below
+        self.changes: dict[str, bytes | None] = {}
+
+    def get(self, key: str) -> bytes | None:
+        """Value under `key`, with the overlay's writes."""
+        return self.changes[key] if key in self.changes else self._below.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set `key`."""
+        self.changes[key] = value
+
+    def delete(self, key: str) -> None:
+        """Remove `key`."""
+        self.changes[key] = None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys that start with `prefix`, in order, with the overlay's writes."""
+        below = set(self._below.keys(prefix))
+        for key, value in self.changes.items():
+            if key.startswith(prefix):
+                if value is None:
+                    below.discard(key)
+                else:
+                    below.add(key)
+        yield from sorted(below)
+
+    def fold(self) -> None:
+        """Move the writes into the overlay below."""
+        if isinstance(self._below, Overlay):
+            self._below.changes.update(self.changes)
+            self.changes = {}
