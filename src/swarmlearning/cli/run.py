@@ -58,7 +58,7 @@ def run(
     Each copy finds its number, from 0, in SWARM_PEER_INDEX and how many there are in SWARM_PEERS, so that it can
     choose its share of the data. `python` is the interpreter that `swarm` is installed in. The exit status is 0 only
     if all programs end well and with the same model, the one on the ledger.
-    """
+    """  # noqa: D301  # click reads the backspace
     plan = check_arguments(peers, min_peers, contract, workdir, keep, command)
     return run_until_signal(lambda: run_swarm(plan, Console()))
 
@@ -107,9 +107,7 @@ def next_workdir(parent: Path) -> Path:
                 continue  # another run was faster
             return (parent / str(number)).resolve()
     except OSError as error:
-        raise ConfigurationError(
-            f"directory {parent} cannot be used: {error.strerror}; name one by --workdir"
-        ) from error
+        raise ConfigurationError(f"{parent} cannot be used: {error.strerror}; name a directory by --workdir") from error
 
 
 async def run_swarm(plan: Plan, console: Console) -> ExitCode:
