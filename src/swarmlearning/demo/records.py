@@ -61,6 +61,15 @@ class RoundLoss(Record, frozen=True, kw_only=True):
     loss: float
 
 
+class ColumnStatistics(Record, frozen=True, kw_only=True):
+    """What the hospitals agreed on for scaling: of each column sums and counts over all their training rows."""
+
+    mean: dict[str, float]
+    std: dict[str, float]
+    category_counts: dict[str, dict[str, int]]
+    contributors: int
+
+
 class SeedRun(Record, frozen=True, kw_only=True):
     """What one hospital reports of one seed. No rows, no parameters: those are in the `.npz` file beside it."""
 
@@ -74,6 +83,8 @@ class SeedRun(Record, frozen=True, kw_only=True):
     model_sha256: str
     """The final swarm model as the swarm names it (hex); empty in a run without a swarm (`SWARM_LOOPBACK`)."""
     losses: tuple[RoundLoss, ...]
+    statistics: ColumnStatistics | None
+    """None where nothing had to be agreed on (X-rays)."""
 
 
 class SiteRun(Record, frozen=True, kw_only=True):
@@ -138,7 +149,9 @@ class SiteFigures(Record, frozen=True, kw_only=True):
     auc_alone_own_std: float | None
     auc_swarm_own_std: float | None
     undefined: str
-    """Why a figure is missing, empty if none is."""
+    """Why a figure is missing; empty if none is."""
+    caution: str
+    """Why a figure that is there says little; empty if nothing speaks against it."""
     model_sha256: str
     """Of the last seed's swarm model."""
     per_seed: tuple[SeedFigures, ...]
