@@ -188,9 +188,8 @@ def write_arrays(manifest: Manifest, arrays: Mapping[str, Array], buffer: memory
         raise ModelMismatch(f"the model has changed since it was announced: {describe_difference(found, manifest)}")
     target = buffer.cast("B")
     if target.nbytes != manifest.size or target.readonly:
-        raise Broken(
-            f"buffer of {target.nbytes} bytes (read-only: {target.readonly}); expected {manifest.size}, writable"
-        )
+        access = "read-only" if target.readonly else "writable"
+        raise Broken(f"{access} buffer of {target.nbytes} bytes; expected a writable one of {manifest.size}")
     end = 0
     for tensor in manifest.tensors:
         target[end : tensor.offset] = bytes(tensor.offset - end)
