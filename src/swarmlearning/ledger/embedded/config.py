@@ -57,6 +57,8 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"sentinel_address is {self.sentinel_address.node}'s; the network's sentinel is {self.sentinel}"
             )
+        if self.max_tx_bytes > MAX_TX_BYTES:
+            raise ConfigurationError(f"max_tx_bytes: expected at most {MAX_TX_BYTES}, got {self.max_tx_bytes}")
         if not 0 < self.max_tx_bytes <= self.max_block_tx_bytes <= MAX_BLOCK_TX_BYTES:
             raise ConfigurationError(
                 f"limits: expected 0 < max_tx_bytes <= max_block_tx_bytes <= {MAX_BLOCK_TX_BYTES}, "

@@ -134,18 +134,18 @@ class Replica:
             evidence = Evidence(first=tip.signed_header, second=block.signed_header)
             if is_contradiction(evidence):
                 raise self._chain.convict(evidence)
-        # Steps 5-7: previous hash, time, transactions
+        # Steps 5-8: previous hash, time, limits, transactions
         verify_link(block, self._chain.tip_hash, self._chain.tip_time_ms)
-        # 8. not ahead of our clock: which of the two clocks is wrong nobody knows, so wait rather than refuse
+        # 9. not ahead of our clock: which of the two clocks is wrong nobody knows, so wait rather than refuse
         await self._await_time(block)
-        # 9. the application accepts it, from committed state and the block alone: what it refuses, all refuse
+        # 10. the application accepts it, from committed state and the block alone: what it refuses, all refuse
         reason = self._app.accept(execution_header(header), block.txs)
         if reason:
             raise Broken(
                 f"block {header.height}, signed by the sentinel, is refused by the application: {reason}; "
                 "do all nodes run the same release? This node stops"
             )
-        # 10. executing it here gives the same state
+        # 11. executing it here gives the same state
         self._chain.adopt(block)
         await asyncio.sleep(0)  # a long catch-up leaves room for others
 

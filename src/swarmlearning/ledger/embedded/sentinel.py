@@ -8,6 +8,7 @@ Does not: talk to the network (`service`). Spec: docs/spec/ledger.md, section 3.
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from swarmlearning.clock import WallClock
 from swarmlearning.encoding import sha256
@@ -76,13 +77,22 @@ class Sentinel:
                         if self._pool.has_room(len(tx)):
                             self._pool.add(tx_hash, tx)
                         else:
-                            await self._pool.wait_left()
+                            await self._wait_for_room(outcome)
                     return await outcome
         except TimeoutError as error:
             raise WaitExpired(
                 f"no block held the transaction within {timeout_s:g} s: {len(self._pool)} transactions wait for one; "
                 "it may still be ordered, submit the same bytes again to learn of it"
             ) from error
+
+    async def _wait_for_room(self, outcome: asyncio.Future[Outcome]) -> None:
+        """Wait until a transaction leaves, or there is nothing to wait for any more."""
+        left = asyncio.ensure_future(self._pool.wait_left())
+        either: set[asyncio.Future[Any]] = {left, outcome}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
 
     async def run(self) -> None:
         """Make blocks until cancelled.

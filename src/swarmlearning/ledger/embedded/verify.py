@@ -4,7 +4,14 @@ Does not: wait for a block's time, ask the application, or execute (`replica`).
 """
 
 from swarmlearning.errors import VerificationError
-from swarmlearning.ledger.embedded.blocks import Block, hash_txs, verify_header
+from swarmlearning.ledger.embedded.blocks import (
+    MAX_BLOCK_TX_BYTES,
+    MAX_BLOCK_TXS,
+    MAX_TX_BYTES,
+    Block,
+    hash_txs,
+    verify_header,
+)
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
 
 
@@ -26,7 +33,7 @@ def verify_signed(block: Block, config: EmbeddedConfig, height: int) -> None:
 
 
 def verify_link(block: Block, previous_hash: bytes, previous_time_ms: int) -> None:
-    """Check that a block goes on from the previous one, and holds the transactions that its header says.
+    """Check that a block goes on from the previous one, and holds the transactions that its header says, within limits.
 
     Raises:
         VerificationError: it does not.
@@ -43,6 +50,13 @@ def verify_link(block: Block, previous_hash: bytes, previous_time_ms: int) -> No
         raise VerificationError(
             f"block {header.height} is of {header.time_ms} ms, before the previous block's {previous_time_ms} ms"
         )
-    # 7. the transactions are those of the header
+    # 7. limits
+    sizes = [len(tx) for tx in block.txs]
+    if not 0 < len(sizes) <= MAX_BLOCK_TXS or max(sizes) > MAX_TX_BYTES or sum(sizes) > MAX_BLOCK_TX_BYTES:
+        raise VerificationError(
+            f"block {header.height} holds {len(sizes)} transactions of {sum(sizes)} bytes; expected 1-{MAX_BLOCK_TXS}, "
+            f"each at most {MAX_TX_BYTES} bytes, {MAX_BLOCK_TX_BYTES} in all"
+        )
+    # 8. the transactions are those of the header
     if hash_txs(block.txs) != header.txs_root:
         raise VerificationError(f"block {header.height}: its transactions do not match its header")
