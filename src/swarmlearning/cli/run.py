@@ -12,7 +12,6 @@ import msgspec
 from rich.console import Console
 
 from swarmlearning.errors import ConfigurationError, ExitCode
-from swarmlearning.local.check import find_faults
 from swarmlearning.local.live import View
 from swarmlearning.local.models import export_model
 from swarmlearning.local.network import LocalNetwork, Site, Sl, prepare_workdir, program_environment
@@ -123,24 +122,24 @@ async def run_swarm(plan: Plan, console: Console) -> ExitCode:
         async with LocalNetwork([site], plan.workdir, say=_complain) as network, network.open_client() as sn:
             names = {sl.node: f"peer {index}" for index, sl in enumerate(network.sls)}
             programs = [_program(plan, sl, index) for index, sl in enumerate(network.sls)]
-            with View(console, names, title=f"{plan.contract} with {plan.peers} peers") as view:
-                run = TrainingRun(network, sn, plan.contract, view, min_peers=plan.min_peers, echo=view.line)
-                endings = await run.run(programs)
-        faults = find_faults(run.training, endings)
-        if run.training is not None and endings[0].result is not None and not faults:
+            with View(console, names, title=plan.contract) as view:
+                run = TrainingRun(network, sn, [plan.contract], view, echo=view.line)
+                (ended,) = await run.run(programs)
+        result = ended.endings[0].result
+        if not ended.faults and ended.training is not None and result is not None:
             path = plan.workdir / "model.npz"
-            model = path if export_model(network.sls[0].control, run.training, endings[0].result, path) else None
+            model = path if export_model(network.sls[0].control, ended.training, result, path) else None
     finally:
         if not plan.keep:
             _remove_nodes(plan.workdir)
     logs = plan.workdir / "logs"
-    if faults or run.training is None or run.training.last is None:
-        for fault in faults:
+    if ended.faults:
+        for fault in ended.faults:
             _complain(f"swarm: {fault}")
         _complain(f"swarm: the training failed; logs: {logs}")
         return ExitCode.FAILED
     where = f"model: {model}; logs: {logs}" if model else f"logs: {logs}"
-    click.echo(f"all {plan.peers} peers ended with the model {run.training.last.sha256.hex()}; {where}")
+    click.echo(f"all {plan.peers} peers ended with the model {ended.model.hex()}; {where}")
     return ExitCode.OK
 
 

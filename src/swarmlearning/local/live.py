@@ -172,7 +172,7 @@ class View:
 
     def retitle(self, title: str) -> None:
         """Show another training from here on."""
-        self._title, self._training = title, None
+        self._training, self._title = None, title
 
     def line(self, name: str, text: str) -> None:
         """Print one line of a peer's program, prefixed and in the peer's colour."""

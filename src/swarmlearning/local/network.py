@@ -52,6 +52,16 @@ MAX_SOCKET_PATH: Final = 100
 """A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
 
 _POLL_S: Final = 0.02
+_OTHER_SWARM: Final = (
+    "SWARM_EXCHANGE_DIR",
+    "SWARM_ID_",
+    "SWARM_LOOPBACK",
+    "SWARM_MIN_PEERS",
+    "SWARM_PEER",
+    "SWARM_SL",
+    "SWARM_SN",
+    "SWARM_SPIFFE_",
+)
 _SWARM: Final = "import sys; from swarmlearning.cli.main import main; sys.exit(main())"
 _VALID_DAYS: Final = 30
 
@@ -108,12 +118,13 @@ class LocalNetwork:
         sites: Sequence[Site],
         workdir: Path,
         *,
+        logs: Path | None = None,
         host_ip: str = "127.0.0.1",
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Plan a network in `workdir`, which `prepare_workdir` has made.
 
-        `say` is given the last lines of a node that fails.
+        `logs` is where the nodes' logs go (default: WORKDIR/logs); `say` is given the last lines of a node that fails.
 
         Raises:
             ConfigurationError: there is no site, or one twice.
@@ -122,6 +133,7 @@ class LocalNetwork:
             raise ConfigurationError("a local network needs at least one organisation, each of another trust domain")
         self.sites = tuple(sites)
         self.workdir = workdir.resolve()
+        self.logs = logs.resolve() if logs is not None else self.workdir / "logs"
         self.genesis = self.workdir / "genesis.bin"
         self.sns: list[Sn] = []
         self.sls: list[Sl] = []
@@ -202,7 +214,7 @@ class LocalNetwork:
     def _found(self) -> list[_Pki]:
         """Make directories, CAs, certificates, signing keys and the founding file."""
         now_ms = system_clock()
-        (self.workdir / "logs").mkdir(exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
         if len(os.fsencode(self._control / "999" / "sl.sock")) > MAX_SOCKET_PATH:
             self._temporary = self._control = Path(tempfile.mkdtemp(prefix="swarm-"))
         pkis = [self._certify(site, now_ms) for site in self.sites]
@@ -292,7 +304,7 @@ class LocalNetwork:
             # -P: a file of the user's that happens to be called like a module of ours must not be imported.
             argv=(sys.executable, "-P", "-c", _SWARM, *map(str, (*arguments, *identity))),
             env=node_environment(os.environ),
-            log=self.workdir / "logs" / f"{name}.log",
+            log=self.logs / f"{name}.log",
         )
         process = await Process.start(command, self.reaper)
         self._started.append((rank, process))
@@ -334,7 +346,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def node_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for nodes: ours, without settings meant for another swarm."""
-    kept = {name: value for name, value in environ.items() if not name.startswith("SWARM_")}
+    kept = {name: value for name, value in environ.items() if not name.startswith(_OTHER_SWARM)}
     return kept | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -1,4 +1,4 @@
-"""Runs one training over a local network: the peers' programs, what the user sees of them, and how it ended.
+"""Runs trainings over a local network: the peers' programs, what the user sees of them, and how it ended.
 
 Does not start the network (`network`), nor judge the end (`check`).
 """
@@ -14,7 +14,7 @@ import msgspec
 
 from swarmlearning.contracts.records import PeerState, Phase, Training
 from swarmlearning.errors import Unreachable
-from swarmlearning.local.check import Ending, newest_result
+from swarmlearning.local.check import Ending, find_faults, newest_result
 from swarmlearning.local.live import View
 from swarmlearning.local.network import LocalNetwork, Sl
 from swarmlearning.local.process import Command, Echo, Process
@@ -27,6 +27,7 @@ PROGRAM_STOP_S: Final = 3.0
 """How long programs get to end by themselves, seconds."""
 
 _AGAIN_S: Final = 0.5
+_LOOK_S: Final = 1.0
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,39 +40,53 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
 
 
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a training ended, by the ledger and at every peer."""
+
+    contract: ContractName
+    training: Training | None
+    endings: tuple[Ending, ...]
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with it, one line each."""
+        return find_faults(self.training, self.endings)
+
+    @property
+    def model(self) -> bytes:
+        """SHA-256 of the final model on the ledger; empty if there is none."""
+        return self.training.last.sha256 if self.training is not None and self.training.last is not None else b""
+
+
+def _ending(program: Program, process: Process, training: Training | None) -> Ending:
+    status = process.status
+    assert status is not None  # all programs were stopped
+    result = newest_result(program.sl.control, training)
+    return Ending(name=program.name, node=program.sl.node, status=status, result=result)
+
+
 class TrainingRun:
-    """One training from the start of its programs to their end. Use once."""
+    """The programs of all peers, from their start to their end, over one or more trainings in turn. Use once."""
 
     def __init__(
         self,
         network: LocalNetwork,
         sn: SnClient,
-        contract: ContractName,
+        contracts: Sequence[ContractName],
         view: View,
         *,
-        min_peers: int | None = None,
         echo: Echo | None = None,
     ) -> None:
-        """Run a training under `contract`.
-
-        `min_peers` is what the programs are expected to ask for, None if that is not known before they enrol; `echo`
-        is given their lines.
-        """
-        self.training: Training | None = None
-        """The newest record seen."""
-        self.shortfall = ""
-        """Why the programs were ended early, empty if they were not."""
+        """Expect the programs to train under `contracts`, in this order; `echo` is given their lines."""
         self._network = network
         self._sn = sn
-        self._contract = contract
+        self._contracts = tuple(contracts)
         self._view = view
-        self._min_peers = min_peers
         self._echo = echo
-        self._changed = asyncio.Event()
         self._running: dict[NodeId, Process] = {}
 
-    async def run(self, programs: Sequence[Program]) -> list[Ending]:
-        """Start the programs, wait until all have ended, and say how each did.
+    async def run(self, programs: Sequence[Program]) -> list[Ended]:
+        """Start the programs, wait until all have ended, and tell how each training ended.
 
         When too few are left for another round, those left are ended: they would wait in vain.
 
@@ -79,7 +94,7 @@ class TrainingRun:
             ConfigurationError: a program cannot be started.
             Unreachable: a node ended.
         """
-        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._network.watch_nodes())]
+        tasks = [asyncio.create_task(self._follow_all()), asyncio.create_task(self._network.watch_nodes())]
         processes: list[Process] = []
         try:
             for program in programs:
@@ -91,65 +106,84 @@ class TrainingRun:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            self.training = await self._sn.training(self._contract)
+            trainings = [await self._sn.training(contract) for contract in self._contracts]
         finally:
             for task in tasks:
                 task.cancel()
             await stop_all(processes)
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self.training is not None:
-            self._view.update(self.training)
+        if trainings[-1] is not None:
+            self._view.update(trainings[-1])
         return [
-            Ending(
-                name=program.name,
-                node=program.sl.node,
-                status=await process.wait(),
-                result=newest_result(program.sl.control, self.training),
+            Ended(
+                contract=contract,
+                training=training,
+                endings=tuple(
+                    _ending(program, process, training) for program, process in zip(programs, processes, strict=True)
+                ),
             )
-            for program, process in zip(programs, processes, strict=True)
+            for contract, training in zip(self._contracts, trainings, strict=True)
         ]
 
-    async def _follow(self) -> None:
-        """Show the training as the ledger has it, for as long as this task lives."""
+    async def _follow_all(self) -> None:
+        """Show one training after the other as the ledger has them, for as long as this task lives."""
+        for contract in self._contracts:
+            self._view.retitle(f"{contract}, {len(self._network.sls)} peers")
+            await self._follow(contract)
+        await asyncio.Event().wait()
+
+    async def _follow(self, contract: ContractName) -> None:
+        """Show a training until it is complete."""
         version = 0
         while True:
             with suppress(Unreachable):
-                async for training in self._sn.watch(self._contract, version):
+                async for training in self._sn.watch(contract, version):
                     version = training.version
-                    self.training = training
                     self._view.update(training)
-                    self._changed.set()
+                    if training.phase is Phase.COMPLETED:
+                        return
             await asyncio.sleep(_AGAIN_S)
 
     async def _supervise(self, processes: Sequence[Process]) -> None:
         """Wait for the programs; end those left when they would wait for ever."""
         waits = [asyncio.create_task(process.wait()) for process in processes]
-        for wait in waits:
-            wait.add_done_callback(lambda _: self._changed.set())
-        while not all(wait.done() for wait in waits):
-            await self._changed.wait()
-            self._changed.clear()
-            self.shortfall = self.shortfall or self._find_shortfall()
-            if self.shortfall:
-                self._view.say(self.shortfall)
+        pending: set[asyncio.Task[int]] = set(waits)
+        while pending:
+            # Again after a while: those left may have enrolled since.
+            _, pending = await asyncio.wait(pending, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            shortfall = ""
+            with suppress(Unreachable):  # a node that died is `watch_nodes`' affair
+                shortfall = await self._find_shortfall() if pending else ""
+            if shortfall:
+                self._view.say(shortfall)
                 await stop_all(processes)
 
-    def _find_shortfall(self) -> str:
+    async def _find_shortfall(self) -> str:
+        """Why the programs that are left would wait in vain, empty if they would not, or might not."""
         ended = [process for process in self._running.values() if process.status is not None]
-        training = self.training
-        if not ended or (training is not None and training.phase is Phase.COMPLETED):
+        if not ended:
             return ""
-        peers = {peer.node: peer for peer in training.peers} if training is not None else {}
+        # All trainings, not only ours: the programs may agree on statistics first, under a contract of its own.
+        for contract in await self._sn.contracts():
+            training = await self._sn.training(contract)
+            missing = self._count_missing(training) if training is not None else 0
+            if missing:
+                names = ", ".join(f"{process.name} (status {process.status})" for process in ended)
+                return f"ended early: {names}; {contract} would need {missing} more for a round, so the others end too"
+        return ""
+
+    def _count_missing(self, training: Training) -> int:
+        """How many peers too few a training has for ever; 0 if enough can still come, or nobody waits."""
+        peers = {peer.node: peer for peer in training.peers}
+        waiting = sum(process.status is None for process in self._running.values())
+        if training.phase is Phase.COMPLETED or not peers or not waiting:
+            return 0
         # An SL whose program finished goes on serving and counts; one whose program ended otherwise does not.
-        left = sum(
-            process.status is None or (node in peers and peers[node].state is PeerState.FINISHED)
+        serving = sum(
+            process.status is not None and node in peers and peers[node].state is PeerState.FINISHED
             for node, process in self._running.items()
         )
-        needed = max((peer.min_peers for peer in peers.values()), default=self._min_peers or 2)
-        if left >= needed or left == 0:
-            return ""
-        names = ", ".join(f"{process.name} (status {process.status})" for process in ended)
-        return f"ended early: {names}; the {left} left are fewer than the {needed} that a round needs, so they end too"
+        return max(0, max(peer.min_peers for peer in peers.values()) - waiting - serving)
 
 
 async def stop_all(processes: Sequence[Process]) -> None:
