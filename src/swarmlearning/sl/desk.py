@@ -12,7 +12,7 @@ from swarmlearning.merge.method import MergeMethod
 from swarmlearning.parameters.chunks import Commitment
 from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.sl.exchange import Pull, Shard
-from swarmlearning.sl.store import ResultStore, scratch, shard_leaves
+from swarmlearning.sl.store import ResultStore, scratch
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
 from swarmlearning.types import ContractName, NodeId, short_name
@@ -144,7 +144,3 @@ class Desk:
         self.merged = {key: value for key, value in self.merged.items() if key[0] > upto}
         self.steps = {key: value for key, value in self.steps.items() if key[0] > upto}
         self.fetched = {}
-
-    def result_leaves(self, leaves: bytes, shards: int, shard: int) -> bytes:
-        """Leaves of one shard out of all chunks' leaves."""
-        return shard_leaves(leaves, shards, shard)

@@ -324,7 +324,7 @@ class Participation:
             else:
                 log.warning("%s: %s", self.explain(), error)
             await asyncio.sleep(RETRY_S)
-        except Exception:  # a task's boundary: a bug in one step must not end the others silently
+        except Exception:  # noqa: BLE001  # a task's boundary: a bug in one step must not end the others silently
             log.exception("%s failed", type(action).__name__)
             await asyncio.sleep(RETRY_S)
         finally:

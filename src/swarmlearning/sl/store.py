@@ -97,7 +97,8 @@ class ResultStore:
             directory: the exchange directory.
             sync: whether to fsync (the simulator does not).
         """
-        self._directory = directory
+        self.directory = directory
+        """Where the files lie."""
         self._sync = sync
         self._open: dict[tuple[ContractName, int, int], OpenResult] = {}
         for path in sorted(directory.glob("result-*.meta")):
@@ -113,10 +114,6 @@ class ResultStore:
         """A stored result, or None."""
         return self._open.get((contract, run, round_))
 
-    def path_of(self, result: OpenResult) -> str:
-        """The plain file name under which the ML program finds a result."""
-        return result.record.file
-
     def save(
         self, contract: ContractName, run: int, round_: int, roots: tuple[bytes, ...], buffer: memoryview
     ) -> OpenResult:
@@ -127,7 +124,7 @@ class ResultStore:
         """
         digest = sha256(buffer)
         stem = sha256(f"{contract}\x00{run}\x00{round_}".encode()).hex()[:24]
-        data, meta = self._directory / f"result-{stem}.bin", self._directory / f"result-{stem}.meta"
+        data, meta = self.directory / f"result-{stem}.bin", self.directory / f"result-{stem}.meta"
         record = StoredResult(
             contract=contract,
             run=run,
@@ -154,7 +151,7 @@ class ResultStore:
                 os.fsync(file.fileno())
         partial.replace(path)
         if self._sync:
-            folder = os.open(self._directory, os.O_RDONLY)
+            folder = os.open(self.directory, os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
@@ -165,5 +162,5 @@ class ResultStore:
         for key in mine[:-KEEP]:
             result = self._open.pop(key)
             # The mapping stays valid for whoever still reads it.
-            (self._directory / result.record.file).unlink(missing_ok=True)
-            (self._directory / result.record.file).with_suffix(".meta").unlink(missing_ok=True)
+            (self.directory / result.record.file).unlink(missing_ok=True)
+            (self.directory / result.record.file).with_suffix(".meta").unlink(missing_ok=True)

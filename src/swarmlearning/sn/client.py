@@ -4,7 +4,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 
-from swarmlearning.contracts.messages import TX_DOMAIN, AnyMessage, Payload, RegisterNode, Tx, registration_bytes
+from swarmlearning.contracts.messages import TX_DOMAIN, AnyMessage, Payload, Tx
 from swarmlearning.contracts.records import Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
@@ -129,13 +129,9 @@ class Submitter:
         """The signing key's public half, 32 bytes."""
         return self._key.public
 
-    def sign(self, message: AnyMessage, height: int) -> bytes:
-        """A signed transaction that expires some blocks after `height`."""
-        payload = encode(
-            Payload(network=self._network, nonce=self._random(16), expires=height + EXPIRY_BLOCKS, message=message)
-        )
-        signature = self._key.sign(TX_DOMAIN, payload)
-        return encode(Tx(payload=payload, signer=self._key.public, signature=signature))
+    def sign(self, message: AnyMessage) -> bytes:
+        """A signed transaction that expires some blocks from now."""
+        return sign_message(self._key, self._network, message, self._sn.height, self._random)
 
     async def send(self, message: AnyMessage) -> Submitted:
         """Submit a message, and return what became of it.
@@ -145,11 +141,11 @@ class Submitter:
         """
         if self._sn.height == 0:
             await self._sn.status()
-        submitted = await self._sn.submit(self.sign(message, self._sn.height))
+        submitted = await self._sn.submit(self.sign(message))
         if submitted.code is Code.EXPIRED:
             # The network ran far ahead while we trained: learn the height and say it again.
             await self._sn.status()
-            submitted = await self._sn.submit(self.sign(message, self._sn.height))
+            submitted = await self._sn.submit(self.sign(message))
         return submitted
 
     async def require(self, message: AnyMessage) -> int:
@@ -165,6 +161,13 @@ class Submitter:
         return submitted.height
 
 
-def registration_proof_bytes(message: RegisterNode, network: str, key: bytes) -> bytes:
-    """What the certificate's key signs to register `key` for `message.node`."""
-    return registration_bytes(network, message.node, key)
+def sign_message(
+    key: SigningKey,
+    network: str,
+    message: AnyMessage,
+    height: int,
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+) -> bytes:
+    """A signed transaction for `network` that expires `EXPIRY_BLOCKS` after `height`."""
+    payload = encode(Payload(network=network, nonce=random_bytes(16), expires=height + EXPIRY_BLOCKS, message=message))
+    return encode(Tx(payload=payload, signer=key.public, signature=key.sign(TX_DOMAIN, payload)))

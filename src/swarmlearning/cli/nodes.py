@@ -1,0 +1,209 @@
+"""`swarm sn` and `swarm sl`: the node processes."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from swarmlearning.encoding import to_json
+from swarmlearning.errors import ConfigurationError
+from swarmlearning.identity.options import identity_options
+from swarmlearning.identity.source import PemSource
+from swarmlearning.types import SL_PORT, SN_API_PORT, SN_P2P_PORT, Endpoint, NodeName
+
+LOG_FORMAT = "%(asctime)s : %(name)s : %(levelname)s : %(message)s"
+
+
+def _directory(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _seconds(text: str) -> float:
+    """`7200`, `120s`, `90m` or `2h` in seconds.
+
+    Raises:
+        ConfigurationError: none of these.
+    """
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    try:
+        value = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ConfigurationError(f"duration {text!r}: expected seconds, or a number with s, m or h such as 2h")
+    return value
+
+
+def _set_up_logging() -> None:
+    level = os.environ.get("SWARM_LOG_LEVEL", os.environ.get("SL_LOG_LEVEL", "INFO")).upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ConfigurationError(f"SWARM_LOG_LEVEL={level}: expected DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
+
+
+def _write_ready(path: str | None, ports: dict[str, int]) -> None:
+    """Tell whoever started us that we are ready, and where."""
+    if path is not None:
+        partial = Path(path + ".part")
+        partial.write_bytes(to_json({"pid": os.getpid(), "ports": ports}))
+        partial.replace(path)
+
+
+async def _until_signalled(work: Coroutine[Any, Any, None], stop: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` until it ends or SIGTERM or SIGINT comes, then stop cleanly."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    finally:
+        await stop()
+
+
+@click.command(epilog="Example: swarm sn --data sn --genesis genesis.bin --host-ip 10.0.0.1 --sentinel 10.0.0.2:30303")
+@identity_options
+@click.option("--data", required=True, metavar="DIR", help="Ledger and state of this SN; kept across restarts.")
+@click.option("--genesis", required=True, metavar="FILE", help="The network's founding file (swarm network create).")
+@click.option("--host-ip", required=True, metavar="IP", help="Address to listen on and be reached at.")
+@click.option("--sn-api-port", default=SN_API_PORT, show_default=True, help="For this organisation's own nodes.")
+@click.option("--sn-p2p-port", default=SN_P2P_PORT, show_default=True, help="For other organisations' SNs.")
+@click.option("--sign-key", metavar="FILE", help="Ed25519 key of this SN; default DIR/signing.key, made if missing.")
+@click.option("--sentinel", metavar="HOST:PORT", help="Peer-to-peer port of the sentinel; not on the sentinel itself.")
+@click.option("--ready-file", metavar="FILE", help="Written when the SN is ready, with its ports, as JSON.")
+def sn(
+    identity: PemSource,
+    data: str,
+    genesis: str,
+    host_ip: str,
+    sn_api_port: int,
+    sn_p2p_port: int,
+    sign_key: str | None,
+    sentinel: str | None,
+    ready_file: str | None,
+) -> None:
+    """Run a network node (SN): a replica of the ledger, and the API for this organisation's nodes."""
+    from swarmlearning.sn.node import SnConfig, SnNode
+
+    _set_up_logging()
+    directory = _directory(data)
+    config = SnConfig(
+        data=directory,
+        genesis=Path(genesis),
+        sign_key=Path(sign_key) if sign_key else directory / "signing.key",
+        host=host_ip,
+        api_port=sn_api_port,
+        p2p_port=sn_p2p_port,
+        sentinel=Endpoint.parse(sentinel, SN_P2P_PORT) if sentinel else None,
+    )
+
+    async def main() -> None:
+        node = SnNode(config, identity)
+
+        async def work() -> None:
+            ports = await node.start()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(node.run())
+                await node.register()
+                _write_ready(ready_file, ports)
+                role = "sentinel" if node.is_sentinel else "follower"
+                _say(
+                    f"{role} {_name(node.credential.node)} ready: API {host_ip}:{ports['api']}, P2P {host_ip}:{ports['p2p']}"
+                )
+
+        await _until_signalled(work(), node.stop)
+
+    _run(main)
+
+
+@click.command(epilog="Example: swarm sl --data sl --control sl/control --host-ip 10.0.0.1 --sn 10.0.0.1:30304")
+@identity_options
+@click.option("--data", required=True, metavar="DIR", help="Keys and working files of this SL.")
+@click.option("--control", required=True, metavar="DIR", help="Where ML programs meet this SL (SWARM_SL).")
+@click.option(
+    "--exchange-dir",
+    envvar="SWARM_EXCHANGE_DIR",
+    show_envvar=True,
+    metavar="DIR",
+    help="Where parameters are exchanged with the program; default: the control directory.",
+)
+@click.option("--host-ip", required=True, metavar="IP", help="Address to listen on and be reached at.")
+@click.option("--sl-fs-port", default=SL_PORT, show_default=True, help="For other SLs.")
+@click.option("--sn", required=True, envvar="SWARM_SN", show_envvar=True, metavar="HOST:PORT", help="Own SN's API.")
+@click.option(
+    "--max-wait",
+    default="2h",
+    envvar="SWARM_MAX_WAIT",
+    show_default=True,
+    show_envvar=True,
+    metavar="TIME",
+    help="End a wait after this long without any change in the training.",
+)
+@click.option("--exit-when-done", is_flag=True, help="End by itself when every training it took part in is over.")
+@click.option("--ready-file", metavar="FILE", help="Written when the SL is ready, with its port, as JSON.")
+def sl(
+    identity: PemSource,
+    data: str,
+    control: str,
+    exchange_dir: str | None,
+    host_ip: str,
+    sl_fs_port: int,
+    sn: str,
+    max_wait: str,
+    exit_when_done: bool,
+    ready_file: str | None,
+) -> None:
+    """Run a learning node (SL): takes part in merge rounds for ML programs on this host."""
+    from swarmlearning.sl.node import SlConfig, SlNode
+
+    _set_up_logging()
+    config = SlConfig(
+        data=_directory(data),
+        control=_directory(control),
+        exchange=_directory(exchange_dir or control),
+        host=host_ip,
+        port=sl_fs_port,
+        sn=Endpoint.parse(sn, SN_API_PORT),
+        wait_max_s=_seconds(max_wait),
+        exit_when_done=exit_when_done,
+    )
+
+    async def main() -> None:
+        node = SlNode(config, identity)
+
+        async def work() -> None:
+            port = await node.start()
+            _write_ready(ready_file, {"sl": port})
+            _say(f"{_name(node.credential.node)} ready: {host_ip}:{port}, programs at {config.control}")
+            await node.run()
+
+        await _until_signalled(work(), node.stop)
+
+    _run(main)
+
+
+def _name(node: NodeName) -> str:
+    return f"{node.role.value.upper()} {node.short}"
+
+
+def _say(text: str) -> None:
+    logging.getLogger("swarmlearning").info(text)
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a node; of the errors that ended it together, the first is the one to tell."""
+    try:
+        asyncio.run(main())
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from group

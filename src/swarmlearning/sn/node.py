@@ -1,0 +1,192 @@
+"""The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
+
+import random
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from swarmlearning.clock import system_clock
+from swarmlearning.contracts import membership
+from swarmlearning.contracts.messages import RegisterNode, registration_bytes
+from swarmlearning.contracts.records import Genesis
+from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
+from swarmlearning.identity.signing import SigningKey
+from swarmlearning.identity.source import PemSource
+from swarmlearning.identity.trust import Trust, TrustStore
+from swarmlearning.ledger.boundary import Event
+from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
+from swarmlearning.sn.application import SwarmApplication, decode_genesis
+from swarmlearning.sn.service import SnService
+from swarmlearning.sn.state import Overlay, StateStore
+from swarmlearning.transport.api import Address, Call, Stream
+from swarmlearning.transport.client import HttpClient
+from swarmlearning.transport.server import Server
+from swarmlearning.types import Code, Endpoint, NodeId, NodeName, Role, TrustDomain
+
+REGISTER_WAIT_S: Final = 120.0
+"""How long a follower waits for the sentinel at start, seconds."""
+
+
+class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an SN is started with."""
+
+    data: Path
+    genesis: Path
+    sign_key: Path
+    host: str
+    api_port: int
+    p2p_port: int
+    sentinel: Endpoint | None
+    """Where the sentinel's peer-to-peer port is; None on the sentinel itself."""
+
+
+class _Calls:
+    """A service of calls only."""
+
+    def __init__(self, calls: dict[str, Call]) -> None:
+        self.calls = calls
+        self.streams: dict[str, Stream] = {}
+
+
+class SnNode:
+    """A running SN."""
+
+    def __init__(self, config: SnConfig, identity: PemSource) -> None:
+        """Load identity, genesis and state; nothing listens yet.
+
+        Raises:
+            IdentityError: the identity is missing, expired, or no SN's.
+            ConfigurationError: the genesis is not this network's, or a file cannot be used.
+            DecodeError: the genesis is malformed.
+        """
+        self.config = config
+        self.credential = identity.load(system_clock())
+        node = self.credential.node
+        if node.role is not Role.SN:
+            raise ConfigurationError(
+                f"certificate {self.credential.certificate_path} is {node.role.value}'s; expected sn's"
+            )
+        try:
+            data = config.genesis.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"genesis {config.genesis}: {error.strerror}") from error
+        self.genesis: Genesis = decode_genesis(data)
+        if node.network != self.genesis.network:
+            raise ConfigurationError(
+                f"{node.id} belongs to network {node.network}; the genesis is {self.genesis.network}'s"
+            )
+        if self.is_sentinel == (config.sentinel is not None):
+            what = "is the sentinel: leave --sentinel out" if self.is_sentinel else "follows: give --sentinel HOST:PORT"
+            raise ConfigurationError(f"{node.short} {what} (the genesis names {self.genesis.sentinel})")
+        config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._key = SigningKey.load_or_create(config.sign_key)
+        organisations = {o.domain: Trust(issuers=o.issuers, roles=o.roles) for o in self.genesis.organisations}
+        self._trust = TrustStore(self.genesis.network, system_clock, organisations)
+        self._client = HttpClient(self._trust, identity)
+        self.app = SwarmApplication(StateStore(config.data / "state.sqlite"), self._on_commit)
+        self.ledger = EmbeddedLedger(
+            EmbeddedConfig(
+                network=self.genesis.network,
+                genesis=data,
+                data_dir=config.data,
+                node=node.id,
+                sentinel=self.genesis.sentinel,
+                sentinel_key=self.genesis.sentinel_key,
+                sentinel_address=(
+                    Address(node=self.genesis.sentinel, endpoint=config.sentinel) if config.sentinel else None
+                ),
+            ),
+            self.app,
+            self._key if self.is_sentinel else None,
+            self._client,
+            system_clock,
+            random.Random(),
+            peers=self._other_sns,
+        )
+        service = SnService(node, self.app, self.ledger, system_clock)
+        self._api = Server(service, self._trust, identity)
+        self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
+
+    @property
+    def is_sentinel(self) -> bool:
+        """Whether this SN orders transactions."""
+        return self.credential.node.id == self.genesis.sentinel
+
+    def _on_commit(self, events: tuple[Event, ...]) -> None:
+        """Membership may have changed: whom TLS believes follows the ledger."""
+        if any(event.kind == "membership" for event in events):
+            self._refresh_trust()
+
+    def _refresh_trust(self) -> None:
+        members: dict[TrustDomain, Trust] = {}
+        for organisation in membership.list_organisations(Overlay(self.app.store)):
+            members[organisation.domain] = Trust(
+                issuers=organisation.issuers, roles=organisation.roles, revoked=organisation.revoked
+            )
+        self._trust.update(members)
+
+    def _other_sns(self) -> list[Address]:
+        """Other SNs as registered, for comparing headers."""
+        state = Overlay(self.app.store)
+        found: list[Address] = []
+        for key in state.keys(membership.node_key(NodeId(""))):
+            node = membership.load_node(state, NodeId(key.removeprefix("node/")))
+            if node is None or node.endpoint is None or node.node == self.credential.node.id:
+                continue
+            if NodeName.parse(node.node).role is Role.SN:
+                found.append(Address(node=node.node, endpoint=node.endpoint))
+        return found
+
+    async def start(self) -> dict[str, int]:
+        """Open the ledger and listen; returns the ports by name.
+
+        Raises:
+            AddressInUse: a port is taken.
+            Broken: the ledger or the state is damaged.
+        """
+        await self.ledger.start()
+        self._refresh_trust()
+        p2p = await self._p2p.start(self.config.host, self.config.p2p_port)
+        api = await self._api.start(self.config.host, self.config.api_port)
+        self._endpoint = Endpoint(host=self.config.host, port=p2p)
+        return {"api": api, "p2p": p2p}
+
+    async def register(self) -> None:
+        """Register our own signing key and peer-to-peer endpoint, unless the ledger knows them; `run` must run.
+
+        Raises:
+            WaitExpired: the sentinel did not answer in time.
+            Refused: the ledger refused the registration.
+        """
+        node = self.credential.node.id
+        known = membership.load_node(Overlay(self.app.store), node)
+        if known is not None and known.key == self._key.public and known.endpoint == self._endpoint:
+            return
+        proof = self.credential.sign_proof(registration_bytes(self.genesis.network, node, self._key.public))
+        message = RegisterNode(
+            node=node, certificate=self.credential.certificate_der, proof=proof, endpoint=self._endpoint
+        )
+        tx = sign_message(self._key, self.genesis.network, message, self.ledger.height)
+        _, result = await self.ledger.submit(tx, timeout_s=REGISTER_WAIT_S)
+        if result.code is Code.EXPIRED:
+            raise WaitExpired("the ledger ran ahead while this SN registered; start it again")
+        if result.code is not Code.OK:
+            raise Refused(f"registration of {self.credential.node.short}: {result.log}", code=result.code.name.lower())
+
+    async def run(self) -> None:
+        """Order or follow until cancelled.
+
+        Raises:
+            ForkDetected: the sentinel signed two chains.
+            Broken: the application or the disk failed.
+        """
+        await self.ledger.run()
+
+    async def stop(self) -> None:
+        """Stop serving and close the ledger."""
+        await self._api.stop()
+        await self._p2p.stop()
+        await self.ledger.stop()
+        await self._client.close()
+        self.app.store.close()

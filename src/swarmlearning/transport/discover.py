@@ -1,0 +1,51 @@
+"""Finding out who listens at an address, by a handshake alone: nothing is sent, nothing is read.
+
+An operator gives a node the address of its SN; the name that calls need comes from the SN's certificate, verified like
+any other. What the caller does with a name that it did not expect is up to the caller.
+"""
+
+import asyncio
+import contextlib
+import ssl
+
+from swarmlearning.clock import WallClock, system_clock
+from swarmlearning.errors import Unreachable, VerificationError
+from swarmlearning.identity.trust import TrustStore
+from swarmlearning.transport.tls import Source, Tls
+from swarmlearning.types import Endpoint, NodeName
+
+
+async def discover(
+    trust: TrustStore, source: Source, endpoint: Endpoint, *, timeout_s: float, clock: WallClock = system_clock
+) -> NodeName:
+    """The verified identity of whoever listens at `endpoint`.
+
+    Raises:
+        Unreachable: no connection, or no handshake within `timeout_s` seconds.
+        VerificationError: the certificate is none of a member's.
+        IdentityError: our own certificate is missing, expired or does not match.
+    """
+    context = Tls(trust, source, clock).context(server_side=False)
+    context.sslobject_class = ssl.SSLObject  # verified below, as no name is expected yet
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
+    except TimeoutError as error:
+        raise Unreachable(
+            f"{endpoint} did not shake hands within {timeout_s:g} s; is it a swarm node's port?"
+        ) from error
+    except ssl.SSLError as error:
+        raise VerificationError(
+            f"{endpoint}: {error.reason or error}; expected a node of our own organisation (see SWARM_ID_CACERT)"
+        ) from error
+    except OSError as error:
+        raise Unreachable(
+            f"{endpoint}: {error.strerror or error}; is the node running, and the address right?"
+        ) from error
+    try:
+        leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return trust.verify(leaf or b"")
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
