@@ -67,7 +67,7 @@ def test_p10_every_type_order_and_stride_round_trips_bit_for_bit(arrays: dict[st
     assert decode_manifest(encode(manifest)) == manifest
 
 
-def test_p3_layout_is_sorted_aligned_little_endian_with_zero_padding() -> None:
+def test_p1_p3_layout_is_sorted_aligned_little_endian_with_zero_padding() -> None:
     manifest, buffer = written({"b": np.array([1, 2], ">i2"), "a": np.asarray(1.0, ">f4"), "c": np.empty((0, 4))})
     assert manifest == Manifest(
         tensors=(
