@@ -115,9 +115,8 @@ def sn(
                 await node.register()
                 _write_ready(ready_file, ports)
                 role = "sentinel" if node.is_sentinel else "follower"
-                _say(
-                    f"{role} {_name(node.credential.node)} ready: API {host_ip}:{ports['api']}, P2P {host_ip}:{ports['p2p']}"
-                )
+                where = f"API {host_ip}:{ports['api']}, P2P {host_ip}:{ports['p2p']}"
+                _say(f"{role} {_name(node.credential.node)} ready: {where}")
 
         await _until_signalled(work(), node.stop)
 

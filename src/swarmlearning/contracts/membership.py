@@ -7,7 +7,7 @@ from swarmlearning.contracts.messages import RegisterNode, RevokeCertificate, re
 from swarmlearning.contracts.records import BlockTime, Genesis, Node, Organisation, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import VerificationError
-from swarmlearning.identity.verify import fingerprint, verify_leaf, verify_proof
+from swarmlearning.identity.verify import fingerprints, is_revoked, verify_leaf, verify_proof
 from swarmlearning.types import Code, ContractName, NodeId, NodeName, Role, TrustDomain
 
 MAX_CERTIFICATE_BYTES: Final = 8192
@@ -106,7 +106,7 @@ def require_signer(state: State, signer: bytes) -> Node:
         raise Rejected(Code.NOT_ALLOWED, f"{name.domain} is not a member of this network")
     if name.role not in organisation.roles:
         raise Rejected(Code.NOT_ALLOWED, f"{name.domain} may not hold the role {name.role.value}")
-    if node.certificate in organisation.revoked:
+    if any(mark in organisation.revoked for mark in node.certificates):
         raise Rejected(Code.NOT_ALLOWED, f"the certificate of {name.short} is revoked; issue and register a new one")
     return node
 
@@ -136,8 +136,7 @@ def register_node(state: State, context: Context, message: RegisterNode, signer:
         raise Rejected(Code.NOT_ALLOWED, f"the certificate is {certified.id}'s, the registration names {message.node}")
     if name.role not in organisation.roles:
         raise Rejected(Code.NOT_ALLOWED, f"{name.domain} may not hold the role {name.role.value}")
-    mark = fingerprint(message.certificate)
-    if mark in organisation.revoked:
+    if is_revoked(message.certificate, organisation.revoked):
         raise Rejected(Code.NOT_ALLOWED, f"the certificate of {name.short} is revoked; issue a new one")
     holder = load_signer(state, signer)
     if holder is not None and holder.node != message.node:
@@ -148,7 +147,7 @@ def register_node(state: State, context: Context, message: RegisterNode, signer:
     record = Node(
         node=message.node,
         key=signer,
-        certificate=mark,
+        certificates=tuple(fingerprints(message.certificate)),
         endpoint=message.endpoint,
         registered_height=context.height,
     )

@@ -36,8 +36,9 @@ class Node(Record, frozen=True, kw_only=True):
     node: NodeId
     key: bytes
     """Ed25519 public key, 32 bytes; apart from the TLS key, so that certificates rotate without a transaction."""
-    certificate: bytes
-    """SHA-256 of the leaf certificate it registered with; once that is revoked the key signs nothing any more."""
+    certificates: tuple[bytes, ...]
+    """SHA-256 of the leaf certificate it registered with, in every form in which its signature holds: once one of them
+    is revoked the key signs nothing any more."""
     endpoint: Endpoint | None
     registered_height: int
 

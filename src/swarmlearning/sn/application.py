@@ -19,7 +19,8 @@ from swarmlearning.contracts.transition import (
     transition,
 )
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import Broken, DecodeError, Refused
+from swarmlearning.errors import Broken, DecodeError, Refused, VerificationError
+from swarmlearning.identity.verify import verify_issuer
 from swarmlearning.ledger.boundary import Applied, Event, Header, Info, TxResult
 from swarmlearning.sn.state import Overlay, StateStore
 from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeName
@@ -207,4 +208,10 @@ def decode_genesis(data: bytes) -> Genesis:
     sentinel = NodeName.parse(genesis.sentinel)
     if sentinel.domain not in domains or sentinel.network != genesis.network or len(genesis.sentinel_key) != 32:
         raise DecodeError(f"genesis: sentinel {genesis.sentinel} is not a node of a founding organisation")
+    for organisation in genesis.organisations:
+        for issuer in organisation.issuers:
+            try:
+                verify_issuer(issuer)
+            except VerificationError as error:
+                raise DecodeError(f"genesis: {organisation.domain}: {error}") from error
     return genesis

@@ -17,6 +17,7 @@ from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.ledger.boundary import Event
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
+from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
 from swarmlearning.transport.api import Address, Call, Stream
