@@ -70,8 +70,8 @@ def score_predictions(labels: NDArray[np.int64], logits: NDArray[np.float32], me
 
     present = np.unique(labels)
     if len(present) < 2:
-        kind = {(): "no", (0,): "only healthy", (1,): "only sick"}[tuple(int(label) for label in present)]
-        return Score(None, f"{kind} patients in its test rows")
+        kind = {(): "neither class", (0,): "only healthy cases", (1,): "only sick cases"}[tuple(present.tolist())]
+        return Score(None, f"{kind} in the test rows")
     if not np.isfinite(logits).all():
         return Score(None, "the model's predictions are not finite")
     if measure == "auc":
@@ -208,7 +208,9 @@ def _site_figures(
         auc_alone_own_std=alone_own_std,
         auc_swarm_own_std=swarm_own_std,
         undefined="; ".join(reasons),
-        caution=f"its own test rows hold only {count} {kind} patients" if 0 < count < FEW else "",
+        caution=f"its own test rows hold only {count} {kind} {'case' if count == 1 else 'cases'}"
+        if 0 < count < FEW
+        else "",
         model_sha256=site.seeds[-1].model_sha256,
         per_seed=tuple(
             SeedFigures(

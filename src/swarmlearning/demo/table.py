@@ -1,0 +1,61 @@
+"""The demo's figures as a table for the terminal."""
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from swarmlearning.demo.records import Summary
+
+MEASURES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy"}
+"""How people call what the `auc_*` fields hold."""
+
+
+def format_figure(value: float | None, spread: float | None) -> str:
+    """`0.897 ± 0.017`, without the spread where there is none; `undefined` where there is no figure."""
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"
+
+
+def render_table(summary: Summary) -> Table:
+    """One line a hospital: alone and swarm, on everybody's test rows and on its own; the pooled model below."""
+    measure = MEASURES[summary.measure]
+    several = f", mean ± spread over {summary.seeds} seeds" if summary.seeds > 1 else ", one seed"
+    table = Table(
+        title=f"{measure}{several}",
+        caption=_caption(summary),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("hospital")
+    table.add_column("rows", justify="right")
+    for heading in ("alone", "swarm", "alone,\nits own rows", "swarm,\nits own rows"):
+        table.add_column(heading, justify="right")
+    table.add_column("final model")
+    for site in summary.sites:
+        mark = " *" if site.caution or site.undefined else ""
+        table.add_row(
+            site.name,
+            str(site.n_train),
+            format_figure(site.auc_alone, site.auc_alone_std),
+            Text(format_figure(site.auc_swarm, site.auc_swarm_std), style="bold"),
+            format_figure(site.auc_alone_own, site.auc_alone_own_std) + mark,
+            format_figure(site.auc_swarm_own, site.auc_swarm_own_std) + mark,
+            site.model_sha256[:12] or "none",
+        )
+    pooled = format_figure(summary.auc_pooled, summary.auc_pooled_std)
+    table.add_section()
+    table.add_row("all rows pooled", str(sum(site.n_train for site in summary.sites)), "", pooled, "", "", "")
+    return table
+
+
+def _caption(summary: Summary) -> str:
+    notes = [f"* {site.name}: {note}" for site in summary.sites for note in (site.undefined, site.caution) if note]
+    same = "the same, and the one on the ledger" if summary.models_equal else "NOT the same: see the report"
+    notes.append(f"Final models of all hospitals: {same}.")
+    notes.append(
+        f"{summary.rounds} rounds in {summary.seconds:.0f} s; ledger: height {summary.ledger.height}, "
+        f"{summary.ledger.transactions} transactions."
+    )
+    return "\n".join(notes)
