@@ -126,6 +126,13 @@ def test_a_round_that_went_on_without_a_peer_says_so() -> None:
     assert describe_round(record, NAMES) == "round 2: 1 of 2 contributed; without Cleveland: nonfinite: dense/kernel"
 
 
+def test_the_first_round_says_whose_parameters_were_drawn() -> None:
+    drawn = result(0, Dropped(node=NODES[1], reason="-"))
+    assert describe_round(training(open_round=round_(), last=drawn), NAMES) == (
+        "round 0: all start from the parameters of Hungary, which was drawn"
+    )
+
+
 def test_without_a_terminal_there_is_one_line_a_round_and_no_wrapping() -> None:
     out = io.StringIO()
     progress = Progress(loss_micro=500_000)

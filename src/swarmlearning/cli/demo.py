@@ -31,7 +31,8 @@ def demo(seeds: int, out: Path, framework: str, dataset: str, data: str) -> int:
     run, faults = run_until_signal(lambda: run_demo(plan, console))
     if run is not None:
         # Imported only now: it brings plotting with it, which the nodes' start does not need to wait for.
-        from swarmlearning.demo.report import finish_demo, render_table
+        from swarmlearning.demo.report import finish_demo
+        from swarmlearning.demo.table import render_table
 
         console.print(render_table(finish_demo(plan.out, run)))
         console.print(f"{plan.out / 'report.html'}", highlight=False, soft_wrap=True)

@@ -103,6 +103,9 @@ def describe_round(training: Training, names: Mapping[NodeId, str]) -> str:
     """One line about the newest final round; its peers' losses are those they showed when they checked in."""
     last = training.last
     assert last is not None
+    if last.round == 0 and len(last.contributors) == 1:
+        drawn = last.contributors[0]
+        return f"round 0: all start from the parameters of {names.get(drawn, drawn)}, which was drawn"
     parts = [f"round {last.round}: {len(last.contributors)} of {len(training.peers)} contributed"]
     losses = [
         f"{names.get(peer.node, peer.node)} {show_micro(peer.progress.loss_micro)}"
