@@ -221,6 +221,9 @@ class Participation:
         if record is None:
             return "no word from the SN yet"
         round_ = record.round
+        training = [short_name(peer.node) for peer in record.peers if peer.state is PeerState.LIVE]
+        if self._demand is not None and self._demand.kind == "finish" and training:
+            return f"for those that still train: {', '.join(training)}"
         if record.phase is Phase.COLLECTING and round_ is not None:
             return f"round {round_.number}: {explain_wait(record)}"
         if record.phase is Phase.MERGING and round_ is not None:
