@@ -154,6 +154,9 @@ def test_g16_the_largest_values_do_not_overflow(kind: np.dtype[Any]) -> None:
         assert 0 < float(merged([zero, largest], weights)[0]) < float(largest[0])
     assert float(merged([largest, smallest], [1, 1])[0]) == 0
     assert merged([largest] * 1023 + [smallest], [1_000_000] * 1024)[0] > 0
+    # One dissenter in front: its share alone keeps the rounding of a thousand terms from passing the largest value.
+    steep = merged([smallest] + [largest] * 1023, [1] + [1_000_000] * 1023)
+    assert 0 < float(steep[0]) <= float(largest[0])
 
 
 def test_g16_a_value_that_overflows_does_not_disturb_its_neighbours() -> None:
@@ -246,7 +249,15 @@ def test_g17_bfloat16_is_rounded_once_where_its_library_rounds_twice() -> None:
     expected = [1 + 2**-7, 1.0, 1.0, 1 + 2**-6, -(1 + 2**-7)]
     assert round_to_bfloat16(values).astype(np.float64).tolist() == expected
     assert values.astype(BFLOAT16).astype(np.float64).tolist() != expected
-    assert np.isnan(round_to_bfloat16(np.array([math.nan, -math.nan])).astype(np.float64)).all()
+    nans = np.array([0x7FF8 << 48, 0xFFF8 << 48, 2**63 - 1, 2**64 - 1], np.uint64).view(np.float64)
+    assert np.isnan(round_to_bfloat16(nans).astype(np.float64)).all()
+
+
+def test_g17_the_mean_of_bfloat16_is_rounded_once() -> None:
+    # A little above the middle of two neighbours, by less than float32 can tell.
+    low, high = np.array([1.0]).astype(BFLOAT16), np.array([1 + 2**-7]).astype(BFLOAT16)
+    assert merged([low, high], [999_999, 1_000_000]).tobytes() == high.tobytes()
+    assert merged([low, high], [1_000_000, 999_999]).tobytes() == low.tobytes()
 
 
 @given(st.integers(0, 0x7F7F), st.integers(-3, 3), st.booleans())

@@ -159,7 +159,9 @@ class Whole:
         (Whole(), 1, [1], "cannot merge a shard alone"),
     ],
 )
-def test_g1_g34_wrong_calls_are_refused_at_once(method: MergeMethod, count: int, weights: list[int], message: str) -> None:
+def test_g1_g34_wrong_calls_are_refused_at_once(
+    method: MergeMethod, count: int, weights: list[int], message: str
+) -> None:
     manifest = lay_out({"a": np.ones(3)})
     with pytest.raises(Broken, match=message):
         merge_shard(manifest, method, [memoryview(bytes(manifest.size))] * count, weights, [0])

@@ -80,18 +80,18 @@ def test_p25_a_chunk_in_the_place_of_another_is_refused() -> None:
 def test_p25_lengths_indices_and_missing_salts_are_refused() -> None:
     check = verifier()
     own = salt(SECRET, 0)
-    refused: list[tuple[int, bytes | None, bytes]] = [
-        (-1, own, part(0)),
-        (4, own, part(0)),
-        (0, own, part(0)[:-1]),
-        (0, own, part(0) + b"\0"),
-        (0, own, b""),
-        (0, None, part(0)),
-        (0, own[:-1], part(0)),
-        (0, own + b"\0", part(0)),
+    refused: list[tuple[int, bytes | None, bytes, str]] = [
+        (-1, own, part(0), "chunk -1 is not among the 4"),
+        (4, own, part(0), "chunk 4 is not among the 4"),
+        (0, own, part(0)[:-1], "has 65535 bytes; expected 65536"),
+        (0, own, part(0) + b"\0", "has 65537 bytes; expected 65536"),
+        (0, own, b"", "has 0 bytes"),
+        (0, None, part(0), "salt of 16 bytes, got none"),
+        (0, own[:-1], part(0), "got 15 bytes"),
+        (0, own + b"\0", part(0), "got 17 bytes"),
     ]
-    for index, given_salt, chunk in refused:
-        with pytest.raises(VerificationError):
+    for index, given_salt, chunk, message in refused:
+        with pytest.raises(VerificationError, match=message):
             check.verify(index, given_salt, chunk)
 
 
