@@ -47,10 +47,12 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-all
-	$(BIN)/python tools/bench.py $(ARGS)
+	$(BIN)/python benchmarks/merge.py $(ARGS)
+	$(BIN)/python benchmarks/transport.py $(ARGS)
 
-docs: $(VENV)/.installed-dev
-	$(BIN)/python tools/docs.py $(ARGS)
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs $(ARGS)
+	@echo "build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
@@ -76,6 +78,10 @@ $(VENV)/.installed-demo-torch: $(VENV)/.created pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 	$(PIP) install -e . --group dev
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.created pyproject.toml
+	$(PIP) install --group docs
 	touch $@
 
 $(VENV)/.installed-all: $(VENV)/.created pyproject.toml
