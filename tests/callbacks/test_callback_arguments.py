@@ -1,0 +1,222 @@
+"""Every documented argument is accepted, checked and explained."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kept_lines import Lines
+
+from swarmlearning.callbacks.arguments import (
+    KNOWN,
+    OLDER_NAMES,
+    Arguments,
+    CheckinModel,
+    SLMergeMethod,
+    SLPlatforms,
+    parse_arguments,
+)
+from swarmlearning.callbacks.evaluation import WeightedMean, to_micro
+from swarmlearning.callbacks.schedule import SyncSchedule
+from swarmlearning.errors import ConfigurationError, InvalidName, NotYetAvailable
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def parse(sync: Any = 128, peers: Any = 3, **given: Any) -> Arguments:
+    return parse_arguments((SLPlatforms.KERAS, SLPlatforms.TF), sync, peers, given)
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    arguments = parse()
+    assert (arguments.settings.sync_frequency, arguments.min_peers) == (128, 3)
+    assert (arguments.contract, arguments.weight) == ("defaultbb.cqdb.sml.hpe", 1)
+    assert (arguments.settings.merge_method, arguments.settings.checkin_mode) == ("mean", "snapshot")
+    assert arguments.settings.start == "draw"
+    assert (arguments.data, arguments.batch_size, arguments.total_epochs) == (None, None, None)
+    assert arguments.logger.name == "SwarmCallback"
+
+
+def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> None:
+    arguments = parse(
+        trainingContract="mine",
+        nodeWeightage=100,
+        mergeMethod="MEAN",
+        checkinModelOnTrainEnd="Inactive",
+        useAdaptiveSync=False,
+        adsValData=(1, 2),
+        adsValBatchSize=np.int64(8),
+        totalEpochs=5,
+        lossFunction="CrossEntropyLoss",
+        lossFunctionArgs={"reduction": "sum"},
+        metricFunction="F1Score",
+        metricFunctionArgs={"num_classes": 10},
+        model=object(),
+        mlPlatform="keras",
+        ml_platform=SLPlatforms.TF,
+        hfMode="full",
+        logger=logging.getLogger("SwarmCallback"),
+    )
+    assert lines.records == []
+    assert (arguments.contract, arguments.weight, arguments.batch_size) == ("mine", 100, 8)
+    assert arguments.settings.checkin_mode == "inactive"
+    assert (arguments.loss_name, dict(arguments.loss_args)) == ("CrossEntropyLoss", {"reduction": "sum"})
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"sync": 0}, "syncFrequency: expected an integer above 0, got 0"),
+        ({"sync": "128"}, r"syncFrequency: .* got '128'; convert it with int"),
+        ({"sync": 1.5}, "syncFrequency"),
+        ({"sync": True}, "syncFrequency: .* got True"),
+        ({"peers": 0}, "minPeers: expected an integer from 1 to 1024, got 0"),
+        ({"peers": None}, "minPeers"),
+        ({"nodeWeightage": 0}, "nodeWeightage: expected an integer from 1 to 100, got 0"),
+        ({"nodeWeightage": 101}, "nodeWeightage"),
+        ({"mergeMethod": "median"}, "mergeMethod: expected one of mean, coordmedian, geomedian, got 'median'"),
+        ({"mergeMethod": 7}, "mergeMethod"),
+        ({"checkinModelOnTrainEnd": "never"}, "checkinModelOnTrainEnd: expected one of inactive, active, snapshot"),
+        ({"useAdaptiveSync": "perhaps"}, "useAdaptiveSync: expected True or False"),
+        ({"adsValBatchSize": -1}, "adsValBatchSize"),
+        ({"totalEpochs": 2.0}, "totalEpochs"),
+        ({"lossFunction": "os.system('x')"}, "lossFunction: expected the name of a class"),
+        ({"lossFunctionArgs": ["sum"]}, "lossFunctionArgs: expected a dict"),
+        ({"metricFunctionArgs": {1: 2}}, "metricFunctionArgs: expected a dict"),
+        ({"trainingContract": 5}, "trainingContract: expected a contract's name"),
+        ({"mlPlatform": "CAFFE"}, "mlPlatform: expected one of TF, KERAS, PYTORCH, HF_TRANSFORMER"),
+        ({"ml_platform": "PYTORCH"}, "this SwarmCallback is for KERAS or TF"),
+        ({"hfMode": "half"}, "hfMode: expected one of full, peft"),
+        ({"logger": "root"}, "logger: expected a logging.Logger"),
+    ],
+)
+def test_wrong_values_are_told_with_what_was_expected(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        parse(**given)
+
+
+def test_a_contract_name_with_spaces_is_refused() -> None:
+    with pytest.raises(InvalidName):
+        parse(trainingContract="my contract")
+
+
+@pytest.mark.parametrize(
+    "given", [{"mergeMethod": "coordmedian"}, {"mergeMethod": SLMergeMethod.geomedian}, {"useAdaptiveSync": True}]
+)
+def test_what_comes_later_says_so_and_never_behaves_differently(given: dict[str, Any]) -> None:
+    with pytest.raises(NotYetAvailable, match="arrives in a later release"):
+        parse(**given)
+
+
+def test_an_unknown_argument_is_warned_about_once_with_the_nearest_name(lines: Lines) -> None:
+    parse(nodeweight=5)
+    parse(nodeweight=5)
+    parse(zzz=1)
+    warnings = lines.of(logging.WARNING)
+    assert len(warnings) == 2
+    assert "'nodeweight'" in warnings[0]
+    assert "did you mean 'nodeWeightage'?" in warnings[0]
+    assert "known: syncFrequency" in warnings[1]
+
+
+def test_enums_have_the_products_numbers() -> None:
+    assert [(m.name, m.value) for m in CheckinModel] == [("inactive", 1), ("active", 2), ("snapshot", 3)]
+    assert [(m.name, m.value) for m in SLMergeMethod] == [("mean", 1), ("coordmedian", 2), ("geomedian", 3)]
+    assert [(m.name, m.value) for m in SLPlatforms] == [("TF", 1), ("KERAS", 2), ("PYTORCH", 3), ("HF_TRANSFORMER", 4)]
+    assert parse(checkinModelOnTrainEnd=2).settings.checkin_mode == "active"
+    assert parse(checkinModelOnTrainEnd=CheckinModel.active).settings.checkin_mode == "active"
+
+
+def test_the_reference_lists_every_argument() -> None:
+    text = (DOCS / "reference" / "callback.md").read_text()
+    for name in (*KNOWN, *OLDER_NAMES):
+        assert f"`{name}`" in text, name
+
+
+# --- schedule ---------------------------------------------------------------------------------------------------
+
+
+def syncs(schedule: SyncSchedule, indices: list[int | None], interval: int) -> list[int]:
+    """The batches after which a sync was due."""
+    found = []
+    for index in indices:
+        if schedule.count(index):
+            found.append(schedule.batches)
+            schedule.synced(interval)
+    return found
+
+
+def test_syncs_come_every_interval_through_epochs() -> None:
+    assert syncs(SyncSchedule(4), [*range(6), *range(6)], 4) == [4, 8, 12]
+    assert syncs(SyncSchedule(4), [None] * 9, 4) == [4, 8]
+
+
+def test_steps_per_execution_counts_batches_not_calls() -> None:
+    schedule = SyncSchedule(4)
+    found = []
+    for _ in range(2):
+        schedule.begin_epoch()
+        found += syncs(schedule, [2, 5, 7], 4)
+    assert schedule.batches == 16
+    assert found == [6, 11, 16]
+
+
+def test_an_index_that_runs_through_epochs_is_not_counted_twice() -> None:
+    schedule = SyncSchedule(100)
+    syncs(schedule, list(range(12)), 100)
+    assert schedule.batches == 12
+
+
+def test_epochs_of_one_batch_count_one_each() -> None:
+    schedule = SyncSchedule(100)
+    syncs(schedule, [0, 0, 0], 100)
+    assert schedule.batches == 3
+
+
+def test_the_next_interval_is_what_the_swarm_says() -> None:
+    schedule = SyncSchedule(2)
+    assert schedule.count(1)
+    schedule.synced(5)
+    assert [schedule.count(index) for index in range(2, 7)] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("index", [-1, 1.5, "3"])
+def test_what_is_no_index_is_refused(index: Any) -> None:
+    with pytest.raises(ConfigurationError, match="batch: expected an index"):
+        SyncSchedule(2).count(index)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "micro"),
+    [
+        (0.25, 250_000),
+        (-1.0, -1_000_000),
+        (None, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (1e300, None),
+    ],
+)
+def test_figures_go_out_in_millionths_or_not_at_all(value: float | None, micro: int | None) -> None:
+    assert to_micro(value) == micro
+
+
+@given(st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=7), min_size=1, max_size=5))
+def test_a_mean_over_batches_does_not_depend_on_how_they_are_cut(batches: list[list[float]]) -> None:
+    means, sums = WeightedMean(), WeightedMean()
+    for batch in batches:
+        means.add_mean(float(np.mean(batch)), len(batch))
+        sums.add_sum(float(np.sum(batch)), len(batch))
+    whole = np.mean([value for batch in batches for value in batch])
+    assert means.value == pytest.approx(whole, abs=1e-9)
+    assert sums.value == pytest.approx(whole, abs=1e-9)
+
+
+def test_a_mean_over_nothing_is_not_measured() -> None:
+    assert WeightedMean().value is None
