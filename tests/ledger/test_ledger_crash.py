@@ -46,6 +46,8 @@ def test_a_sentinel_that_dies_recovers_with_all_it_acknowledged(point: CrashPoin
                 await node.ledger.submit(b"last=1", timeout_s=LIMIT_S)
             assert node.crash.fired is point
             await node.kill()
+            on_disk = KvApplication(tmp_path / "node0" / "app.msgpack").info().height
+            assert on_disk == (height if point >= CrashPoint.AFTER_COMMIT else height - 1)
 
             await node.start()
             expected = height if point in DURABLE else height - 1
@@ -247,7 +249,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_whatever_dies_whenever_nothing_acknowledged_is_lost_and_all_agree(steps: list[Step]) -> None:
     async def work(directory: Path) -> None:
         async with EmbeddedSwarm(2, directory) as swarm:
