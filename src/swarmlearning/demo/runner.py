@@ -45,6 +45,8 @@ _NEEDED: Final[dict[Framework, tuple[str, ...]]] = {
     "keras": ("keras", "jax", "sklearn", "matplotlib"),
     "pytorch": ("torch", "sklearn", "matplotlib"),
 }
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+"""Several programs share this machine: threads of each would only get in the others' way. The user's own values win."""
 _EXTRAS: Final[dict[Framework, str]] = {"keras": "demo", "pytorch": "demo,torch"}
 
 
@@ -185,7 +187,7 @@ def _program(plan: DemoPlan, sl: Sl, index: int, environ: Mapping[str, str]) -> 
     arguments += ["--seeds", ",".join(map(str, plan.seeds)), "--out", str(plan.results)]
     if plan.data:
         arguments += ["--data", plan.data]
-    environment = program_environment(environ, sl, index, len(HOSPITALS[plan.dataset]))
+    environment = _ONE_THREAD | program_environment(environ, sl, index, len(HOSPITALS[plan.dataset]))
     return Program(
         name=hospital.title,
         sl=sl,
