@@ -50,15 +50,19 @@ class World:
         self.unknown = create_ca(directory / "unknown", A, at_ms=system_clock())
         self.trust = self.trust_store()
 
-    def organisations(self, **changes: tuple[bytes, ...]) -> dict[TrustDomain, Trust]:
+    def organisations(self, *revoked: bytes) -> dict[TrustDomain, Trust]:
         roles = (Role.SN, Role.SL)
         return {
-            domain: Trust(issuers=(authority.certificate,), roles=roles, revoked=changes.get("revoked", ()))
+            domain: Trust(issuers=(authority.certificate,), roles=roles, revoked=revoked)
             for domain, authority in self.authorities.items()
         }
 
     def trust_store(self) -> TrustStore:
         return TrustStore("net", self.clock, self.organisations())
+
+    def own_view(self) -> TrustStore:
+        """What a node believes that follows neither `trust` nor `clock`: both sides' checks are tested apart."""
+        return TrustStore("net", system_clock, self.organisations())
 
     def source(self, name: NodeName, *, by: Authority | None = None, label: str = "") -> PemSource:
         """A certificate of `name` by its own organisation, or one that `by` made up."""

@@ -38,7 +38,7 @@ T = TypeVar("T")
 IDLE_S: Final = 15.0
 """An unused connection is closed after this long: well before the server does it, which could cross a request."""
 
-READ_BUFFER_BYTES: Final = 1 << 20
+READ_BUFFER_BYTES: Final = 1 << 18
 """What aiohttp buffers of a reply before it stops reading."""
 
 

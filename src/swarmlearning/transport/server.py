@@ -161,7 +161,7 @@ class Server:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(listener)
+                accepted, address = await loop.sock_accept(listener)
             except OSError as error:
                 # Neither a client that is gone already nor a lack of descriptors ends a server.
                 _LOG.warning("cannot accept a connection: %s", error.strerror)
@@ -172,11 +172,11 @@ class Server:
                 _LOG.debug("%d connections are open, one more was closed", len(self._open))
                 accepted.close()
                 continue
-            task = loop.create_task(self._shake_hands(accepted))
+            task = loop.create_task(self._shake_hands(accepted, str(address[0])))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(self, accepted: socket.socket) -> None:
+    async def _shake_hands(self, accepted: socket.socket, host: str) -> None:
         if self._web is None:
             raise Broken("a connection before the server was started")
         _keep_alive(accepted)
@@ -195,7 +195,7 @@ class Server:
             # Garbage, a port scan, a stranger, an expired certificate: all of them are everyday.
             self._open.discard(protocol)
             reason = error.strerror if isinstance(error, ssl.SSLError) else str(error)
-            _LOG.info("refused a connection: %s", reason or type(error).__name__)
+            _LOG.info("refused a connection from %s: %s", host, reason or type(error).__name__)
         except SwarmError as error:
             self._open.discard(protocol)
             accepted.close()
