@@ -35,6 +35,8 @@ import json, os, signal, sys, time
 arguments = sys.argv[1:]
 values = dict(zip(arguments[1::2], arguments[2::2]))
 def end(*_):
+    if "--sentinel" in values:
+        time.sleep(0.3)  # a follower takes its time: the sentinel is to wait for it
     with open(EVENTS, "a") as events:
         events.write(f"{arguments[0]} {values['--data']}\\n")
     sys.exit(0)
