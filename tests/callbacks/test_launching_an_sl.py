@@ -28,6 +28,7 @@ def test_a_socket_or_its_directory_names_the_sl(control: Path) -> None:
 
 
 def test_an_sn_and_an_identity_let_the_program_start_its_sl(tmp_path: Path) -> None:
+    """C-16."""
     environ = {"SWARM_SN": "127.0.0.1:7777", "SWARM_SL_FS_PORT": "7001", "SWARM_SL_DATA": str(tmp_path)} | IDENTITY
     door = find_door(environ)
     assert door == Launch(sn=Endpoint(host="127.0.0.1", port=7777), host="127.0.0.1", port=7001, data=tmp_path)
