@@ -1,0 +1,73 @@
+"""Writes docs/reference/commands.md and errors.md from the code, so that they cannot say something else.
+
+Run `python tools/make_reference.py`; a test compares what it would write with what is there.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from swarmlearning import errors
+from swarmlearning.cli.main import swarm
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+
+WIDTH = 100
+"""Columns of help texts."""
+
+
+def walk_commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every command's name and help text, parents first."""
+    context = click.Context(command, info_name=" ".join(names), terminal_width=WIDTH, max_content_width=WIDTH)
+    yield names, command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            if child is not None:
+                yield from walk_commands(child, (*names, name))
+
+
+def write_commands() -> str:
+    """The page of all commands."""
+    parts = ["# Commands", "", "Written from the commands' own help by `tools/make_reference.py`.", ""]
+    for names, text in walk_commands(swarm, ("swarm",)):
+        lines = [line.rstrip() for line in text.splitlines()]
+        parts += ["#" * min(2 + len(names) - 1, 4) + " `" + " ".join(names) + "`", "", "```text", *lines, "```", ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def write_errors() -> str:
+    """The page of errors and exit statuses."""
+    tree = inspect.cleandoc(errors.__doc__ or "").split("\n\n")[1]
+    lines = [
+        "# Errors and exit statuses",
+        "",
+        "Written from `swarmlearning/errors.py` by `tools/make_reference.py`. Every message is one line: what was expected, what was got, what",
+        "to do. A program that uses the callback ends with the same line and status; with the logger `SwarmCallback` at DEBUG the trace is shown too.",
+        "",
+        "```text",
+        *(line.removeprefix("    ") for line in tree.splitlines()),
+        "```",
+        "",
+        "| exit status | name |",
+        "| --- | --- |",
+        *(f"| {code.value} | {code.name} |" for code in errors.ExitCode),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"commands.md": write_commands, "errors.md": write_errors}
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, write in PAGES.items():
+        (REFERENCE / name).write_text(write(), encoding="utf-8")
+        sys.stdout.write(f"{REFERENCE / name}\n")
+
+
+if __name__ == "__main__":
+    main()
