@@ -31,7 +31,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A checked `swarm run` command line."""
 
     peers: int
-    min_peers: int | None
+    min_peers: int
     """None: left to the program."""
     contract: ContractName
     workdir: Path
@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--peers", type=int, default=2, show_default=True, help="How many copies of the program train together.")
-@click.option("--min-peers", type=int, help="Given to the programs as SWARM_MIN_PEERS and MIN_PEERS.")
+@click.option("--min-peers", type=int, help="SWARM_MIN_PEERS and MIN_PEERS of the programs.  [default: --peers]")
 @click.option("--contract", default=DEFAULT_CONTRACT, show_default=True, help="The contract that the programs name.")
 @click.option("--workdir", type=click.Path(path_type=Path), help="An empty or new directory.  [default: swarm-run/N]")
 @click.option("--keep", is_flag=True, help="Keep the nodes' data, certificates and keys, not only logs and model.")
@@ -72,7 +72,9 @@ def check_arguments(
     """
     if not 2 <= peers <= MAX_LOCAL_PEERS:
         raise ConfigurationError(f"--peers {peers}: expected 2-{MAX_LOCAL_PEERS}")
-    if min_peers is not None and not 2 <= min_peers <= peers:
+    if min_peers is None:
+        min_peers = peers
+    if not 2 <= min_peers <= peers:
         raise ConfigurationError(f"--min-peers {min_peers}: expected 2 to --peers, which is {peers}")
     program = shutil.which(command[0], path=_search_path(os.environ))
     if program is None:
@@ -149,8 +151,7 @@ def _complain(text: str) -> None:
 
 def _program(plan: Plan, sl: Sl, index: int) -> Program:
     environment = program_environment(os.environ, sl, index, plan.peers) | {"PATH": _search_path(os.environ)}
-    if plan.min_peers is not None:
-        environment |= {"SWARM_MIN_PEERS": str(plan.min_peers), "MIN_PEERS": str(plan.min_peers)}
+    environment |= {"SWARM_MIN_PEERS": str(plan.min_peers), "MIN_PEERS": str(plan.min_peers)}
     log = plan.workdir / "logs" / f"peer-{index}.log"
     return Program(name=f"peer {index}", sl=sl, argv=plan.argv, env=environment, log=log)
 
