@@ -21,6 +21,7 @@ from swarmlearning.callbacks.arguments import (
 )
 from swarmlearning.callbacks.evaluation import WeightedMean, to_micro
 from swarmlearning.callbacks.schedule import SyncSchedule
+from swarmlearning.contracts.records import MAX_PEERS
 from swarmlearning.errors import ConfigurationError, InvalidName, NotYetAvailable
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -73,7 +74,7 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
         ({"sync": "128"}, r"syncFrequency: .* got '128'; convert it with int"),
         ({"sync": 1.5}, "syncFrequency"),
         ({"sync": True}, "syncFrequency: .* got True"),
-        ({"peers": 0}, "minPeers: expected an integer from 1 to 1024, got 0"),
+        ({"peers": 0}, f"minPeers: expected an integer from 1 to {MAX_PEERS}, got 0"),
         ({"peers": None}, "minPeers"),
         ({"nodeWeightage": 0}, "nodeWeightage: expected an integer from 1 to 100, got 0"),
         ({"nodeWeightage": 101}, "nodeWeightage"),
