@@ -115,7 +115,7 @@ def evaluate_demo(run: DemoRun) -> Summary:
         ),
         auc_pooled=mean,
         auc_pooled_std=std,
-        models_equal=_is_one_model(run),
+        models_equal=is_one_model(run),
         ledger=SummaryLedger(height=run.ledger.height, transactions=run.ledger.transactions),
     )
 
@@ -234,7 +234,7 @@ def _mean_and_std(scores: Sequence[Score]) -> tuple[float | None, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _is_one_model(run: DemoRun) -> bool:
+def is_one_model(run: DemoRun) -> bool:
     """Whether for every seed all hospitals name one hash, the ledger's, and hold bit for bit the same parameters."""
     for position, seed in enumerate(run.seeds):
         hashes = {site.seeds[position].model_sha256 for site in run.sites}

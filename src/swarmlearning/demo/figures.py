@@ -115,9 +115,7 @@ def draw_losses(run: DemoRun) -> str:
         axes.set_xlabel("merge round")
         axes.set_ylabel("loss on held-out rows")
         axes.grid(axis="y", linewidth=0.8)
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, borderaxespad=0.2, columnspacing=1.2, handlelength=2.4
-        )
+        figure.legend(loc="outside upper left", ncols=5, columnspacing=1.2, handlelength=2.4)
         return _to_svg(figure, "Loss by merge round, one line a hospital and their mean")
 
 

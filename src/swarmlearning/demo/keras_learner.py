@@ -35,7 +35,7 @@ class KerasLearner:
             metrics=[keras.metrics.AUC(from_logits=True, name="auc")],
         )
         self._model.optimizer.build(self._model.trainable_variables)
-        self._fresh_optimizer = [np.array(variable) for variable in self._model.optimizer.variables]
+        self._fresh_optimizer = [_read_variable(variable) for variable in self._model.optimizer.variables]
         self._recipe = recipe
 
     def reset(self, seed: Sequence[int]) -> None:
@@ -70,7 +70,7 @@ class KerasLearner:
 
     def weights(self) -> Weights:
         """See `Learner`."""
-        return tuple(np.array(value) for value in self._model.get_weights())
+        return tuple(_read_variable(variable) for variable in self._model.weights)
 
     def load(self, weights: Sequence[NDArray[Any]]) -> None:
         """See `Learner`."""
@@ -116,6 +116,11 @@ class _LossWatcher(keras.callbacks.Callback):  # type: ignore[misc]  # keras shi
             self.model.jax_state_sync()
         loss = weighted_loss(self._learner.predict(self._watch.inputs), self._watch)
         self.losses.append(RoundLoss(round=self._batches // self._sync_frequency, loss=loss))
+
+
+def _read_variable(variable: Any) -> NDArray[Any]:  # noqa: ANN401  # keras ships no types
+    """A copy of a variable; its `value`, because NumPy 2 warns about how Keras hands out the variable itself."""
+    return np.array(keras.ops.convert_to_numpy(variable.value))
 
 
 def _draw_weight(shape: Sequence[int], random: np.random.Generator) -> NDArray[np.float32]:

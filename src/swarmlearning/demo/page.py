@@ -71,12 +71,12 @@ summary { cursor: pointer; }
 </div>
 
 <h2>@MEASURE@ by hospital</h2>
-<p>@MEANING@ All bars are on the same rows: the test rows of all hospitals together. @SPREAD@</p>
+<p>@MEANING@ @SPREAD@</p>
 <div class="scroll">@SCORES@</div>
 <div class="scroll"><table>
 <thead>
 <tr><th rowspan="2">Hospital</th><th rowspan="2">training<br>rows</th><th rowspan="2">own test<br>rows</th>
-<th colspan="2">@MEASURE@, all test rows</th><th colspan="2">@MEASURE@, its own test rows</th></tr>
+<th colspan="2">all test rows</th><th colspan="2">its own test rows</th></tr>
 <tr><th>alone</th><th>swarm</th><th>alone</th><th>swarm</th></tr>
 </thead>
 <tbody>

@@ -22,12 +22,13 @@ _TITLES = {
 
 _MEANING = {
     "auc": (
-        "AUC is the chance that the model gives a sick patient a higher score than a healthy one, both drawn at "
-        "random: 1 is perfect, 0.5 is guessing."
+        "All bars are on the same rows: the test rows of all hospitals together. AUC is the chance that the model "
+        "gives a sick patient a higher score than a healthy one, both drawn at random: 1 is perfect, 0.5 is guessing."
     ),
     "balanced_accuracy": (
-        "Balanced accuracy is the mean of two shares: of the pneumonia images that the model calls pneumonia, and of "
-        "the normal ones that it calls normal. 1 is perfect, 0.5 is guessing, however rare a class is."
+        "All bars are on the same test images, which no hospital has. Balanced accuracy is the mean of two shares: of "
+        "the pneumonia images that the model calls pneumonia, and of the normal ones that it calls normal. 1 is "
+        "perfect, 0.5 is guessing, however rare a class is."
     ),
 }
 
@@ -62,7 +63,7 @@ def write_report(run: DemoRun, summary: Summary) -> str:
     parts = {
         "TITLE": escape(_TITLES[run.dataset]),
         "LEAD": _write_lead(run, summary),
-        "TILES": _write_tiles(summary, plot_name),
+        "TILES": _write_tiles(summary, measure),
         "MEASURE": escape(plot_name),
         "MEANING": escape(_MEANING[summary.measure]),
         "SPREAD": _write_spread(summary),
@@ -90,11 +91,12 @@ def write_report(run: DemoRun, summary: Summary) -> str:
 
 def _write_lead(run: DemoRun, summary: Summary) -> str:
     count = {3: "Three", 4: "Four"}.get(len(summary.sites), str(len(summary.sites)))
+    merged = "model parameters and sums for scaling were" if run.dataset == "heart" else "model parameters were"
     framework = {"keras": "Keras", "pytorch": "PyTorch"}[run.framework]
     seeds = "once" if summary.seeds == 1 else f"{summary.seeds} times, each with another split of the rows"
     return (
-        f"{count} hospitals trained one {framework} model together, {seeds}. Each kept its rows to itself: only model "
-        f"parameters and sums for scaling were merged, in {summary.rounds} rounds. All of it took "
+        f"{count} hospitals trained one {framework} model together, {seeds}. Each kept its rows to itself: only "
+        f"{merged} merged, in {summary.rounds} rounds. All of it took "
         f"{summary.seconds:.0f} seconds on one machine, with a network node, a learning node and a certificate "
         "authority for every hospital."
     )
@@ -218,10 +220,10 @@ def _write_method(run: DemoRun) -> str:
     if run.dataset == "heart":
         data = (
             f"Of each hospital's patients {heart.TEST_SHARE:.0%} are test rows and {heart.WATCH_SHARE:.0%} are held "
-            "out to watch the loss, both stratified by diagnosis. Numbers are scaled by mean and spread, gaps become the "
-            "mean and a column of their own says that something was missing. The alone model knows only its own "
-            "hospital's mean and spread; for the swarm model the hospitals agreed on them by merging sums and counts; the pooled "
-            "model computes them from all rows."
+            "out to watch the loss, both stratified by diagnosis. Numbers are scaled by mean and spread, gaps become "
+            "the mean and a column of their own says that something was missing. The alone model knows only its own "
+            "hospital's mean and spread; for the swarm model the hospitals agreed on them by merging sums and counts; "
+            "the pooled model computes them from all rows."
         )
     else:
         data = (
