@@ -1,11 +1,14 @@
 """What a transition may know besides state and message, and how it says no."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from swarmlearning.types import Code, NodeId, NodeName
+
+MAX_LOG: Final = 1000
+"""Longest log of a refused message, characters."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,9 +30,10 @@ class Rejected(Exception):
     """The message cannot be carried out; nothing changes. Becomes the transaction's result code and log."""
 
     def __init__(self, code: Code, log: str) -> None:
-        super().__init__(log)
+        # The log may quote what a stranger sent: one line, and short.
+        self.log = "".join("?" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in log[:MAX_LOG])
         self.code = code
-        self.log = log
+        super().__init__(self.log)
 
 
 class State(Protocol):

@@ -1,4 +1,4 @@
-"""Draws by hash: everyone computes the same, nobody needs to be asked. Spec: docs/spec/training.md, T-D.
+"""Draws by hash: everyone computes the same, nobody needs to be asked. Spec: docs/spec/training.md, T-40, T-41.
 
 A proposer can bias a draw by choosing the block, so nothing that needs unbiased chance rests on one.
 """
@@ -21,7 +21,7 @@ MAX_SHARDS: Final = 16
 
 
 def draw_seed(training: Training, round_: Round, attempt: int, previous_hash: bytes) -> bytes:
-    """Seed of the draws of one attempt, 32 bytes."""
+    """T-40: seed of the draws of one attempt, 32 bytes."""
     commitments = b"".join(sorted(c.commitment for c in round_.checkins))
     where = f"{training.name}\x00{training.run}\x00{round_.number}\x00{attempt}\x00".encode()
     return sha256(previous_hash, where, commitments)
@@ -33,7 +33,7 @@ def draw_order(seed: bytes, nodes: Sequence[NodeId]) -> list[NodeId]:
 
 
 def count_shards(topology: str, size: int, participants: int, contributors: int) -> int:
-    """Into how many shards a round's parameters are dealt: a constant of size and numbers (T-D2)."""
+    """Into how many shards a round's parameters are dealt: a constant of size and numbers (T-41)."""
     if contributors < 2 or topology == "leader":
         return 1
     if topology == "auto" and (size < SHARD_MIN_BYTES or participants < SHARD_MIN_PEERS):

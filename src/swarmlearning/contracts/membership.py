@@ -3,6 +3,7 @@
 from typing import Final, TypeVar
 
 from swarmlearning.contracts.context import Context, Rejected, State
+from swarmlearning.contracts.limits import check_endpoint
 from swarmlearning.contracts.messages import RegisterNode, RevokeCertificate, registration_bytes
 from swarmlearning.contracts.records import BlockTime, Genesis, Node, Organisation, Training
 from swarmlearning.encoding import decode, encode
@@ -13,6 +14,9 @@ from swarmlearning.types import Code, ContractName, NodeId, NodeName, Role, Trus
 MAX_CERTIFICATE_BYTES: Final = 8192
 MAX_REVOKED: Final = 1000
 """Most revoked certificates an organisation's record holds."""
+
+MAX_NODES: Final = 1000
+"""Most nodes that one organisation registers."""
 
 R = TypeVar("R")
 
@@ -80,6 +84,20 @@ def load_signer(state: State, key: bytes) -> Node | None:
     return None if node is None else load_node(state, NodeId(node.decode()))
 
 
+def count_up(state: State, what: str, domain: TrustDomain, most: int) -> None:
+    """M-6: count one more thing that an organisation brought into the state for good.
+
+    Raises:
+        Rejected: it has brought in `most` already.
+    """
+    key = f"count/{what}/{domain}"
+    before = state.get(key)
+    count = 1 + (decode(before, int) if before is not None else 0)
+    if count > most:
+        raise Rejected(Code.CONFLICT, f"{domain} has {most} {what} on the ledger, the most there can be")
+    state.put(key, encode(count))
+
+
 def list_organisations(state: State) -> list[Organisation]:
     """All members, by trust domain."""
     found = (load_organisation(state, TrustDomain(key.removeprefix("org/"))) for key in state.keys("org/"))
@@ -112,7 +130,7 @@ def require_signer(state: State, signer: bytes) -> Node:
 
 
 def register_node(state: State, context: Context, message: RegisterNode, signer: bytes, network: str) -> None:
-    """M-1, M-2: bind a signing key to a node by a certificate of its own organisation and that certificate's key.
+    """M-1, M-2, M-5: bind a signing key to a node by a certificate of its own organisation and that certificate's key.
 
     Raises:
         Rejected: the certificate does not verify, names another node, is revoked, or the proof does not hold.
@@ -122,6 +140,8 @@ def register_node(state: State, context: Context, message: RegisterNode, signer:
         raise Rejected(
             Code.MALFORMED, f"certificate of {len(message.certificate)} bytes, at most {MAX_CERTIFICATE_BYTES}"
         )
+    if message.endpoint is not None:
+        check_endpoint(message.endpoint)
     organisation = load_organisation(state, name.domain)
     if organisation is None:
         raise Rejected(Code.NOT_ALLOWED, f"{name.domain} is not a member of network {network}")
@@ -142,7 +162,9 @@ def register_node(state: State, context: Context, message: RegisterNode, signer:
     if holder is not None and holder.node != message.node:
         raise Rejected(Code.CONFLICT, f"this signing key is already registered by {holder.node}")
     before = load_node(state, message.node)
-    if before is not None and before.key != signer:
+    if before is None:
+        count_up(state, "nodes", name.domain, MAX_NODES)
+    elif before.key != signer:
         state.delete(signer_key(before.key))
     record = Node(
         node=message.node,

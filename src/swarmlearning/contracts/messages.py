@@ -125,7 +125,10 @@ class Unreachable(Message, frozen=True, kw_only=True):
 
 
 class Suspect(Message, frozen=True, kw_only=True):
-    """The sender saw neither bytes nor progress of the leader of `shard` for a lease."""
+    """The sender saw neither bytes nor progress of `leader` for a lease.
+
+    It names the leader of `shard`, or while that is not merged a witness that has not committed.
+    """
 
     contract: ContractName
     run: int

@@ -9,8 +9,8 @@ from swarmlearning.types import ContractName, Endpoint, NodeId, Role, TrustDomai
 MICRO: Final = 1_000_000
 """Metrics stand on the ledger as integers in millionths."""
 
-MAX_PEERS: Final = 1024
-"""Most peers enrolled in one training contract."""
+MAX_PEERS: Final = 256
+"""Most peers enrolled in one training contract: with the longest names its record still fits into one message."""
 
 MAX_WEIGHT: Final = 1_000_000
 """Largest weight of a contribution. The product's `nodeWeightage` is 1-100."""
@@ -97,8 +97,8 @@ class PeerState(enum.StrEnum):
     """What a peer has last done."""
 
     LIVE = "live"  # enrolled, or has sent a message since it missed a round
-    PAUSED = "paused"  # missed the close of a round; its next message makes it live again
-    FINISHED = "finished"  # its own training is over; its SL goes on serving
+    PAUSED = "paused"  # missed the close of a round; its next accepted message makes it live again
+    FINISHED = "finished"  # its own training is over; its SL goes on checking in and serving
     LEFT = "left"  # left politely; may enrol again
 
 
@@ -169,9 +169,10 @@ class Report(Record, frozen=True, kw_only=True):
 
 
 class Suspicion(Record, frozen=True, kw_only=True):
-    """`reporter` saw neither bytes nor progress from the leader of `shard` for a lease."""
+    """`reporter` saw neither bytes nor progress from `suspect`, in charge of `shard`, for a lease."""
 
     reporter: NodeId
+    suspect: NodeId
     shard: int
 
 
@@ -199,7 +200,7 @@ class Round(Record, frozen=True, kw_only=True):
     opened_ms: int
     """All `*_ms` of a round are elapsed time (`BlockTime.elapsed_ms`)."""
     quorum_ms: int | None
-    """When `min_peers` had checked in: the grace period runs from here."""
+    """Since when it could close but for the grace period that it gives the others (T-13)."""
     checkins: tuple[CheckedIn, ...] = ()
     """By node id."""
     merging: bool = False
@@ -221,8 +222,11 @@ class Round(Record, frozen=True, kw_only=True):
     suspicions: tuple[Suspicion, ...] = ()
     holdings: tuple[Holding, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    """By node id; each once, with the newest reason."""
     closing: bool = False
-    """All live peers had finished when it closed: the training is complete with this round."""
+    """Nobody was training any more when it closed: the training is complete with this round."""
+    setback: str = ""
+    """Why it collects check-ins again, or why the round before closed void; for people."""
 
 
 class Result(Record, frozen=True, kw_only=True):
@@ -262,7 +266,7 @@ class Phase(enum.StrEnum):
     UNINITIALIZED = "uninitialized"  # created or reset; nobody has enrolled
     COLLECTING = "collecting"  # a round is open for check-ins
     MERGING = "merging"  # a round has closed; its participants exchange and merge
-    COMPLETED = "completed"  # every live peer finished and the last result is final
+    COMPLETED = "completed"  # nobody trains any more, and the last result there will be is final
 
 
 class Training(Record, frozen=True, kw_only=True):

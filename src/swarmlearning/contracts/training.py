@@ -1,15 +1,22 @@
-"""The training contract: creation, enrolment, check-in, close, end. Spec: docs/spec/training.md, T-1 to T-19.
+"""The training contract: creation, enrolment, check-in, finishing, leaving. Spec: docs/spec/training.md, T-1 to T-16.
 
-Pure: every function takes a training and gives back the next one. The merging phase is in `rounds`.
+Pure: every function takes a training and gives back the next one. When a round closes is in `closing`, how it merges
+in `rounds`.
 """
 
-from typing import Final
-
-import msgspec
 from msgspec.structs import replace
 
+from swarmlearning.contracts.closing import close_if_ready
 from swarmlearning.contracts.context import Context, Rejected
-from swarmlearning.contracts.messages import CheckIn, CreateContract, Enrol, Finish, Leave, ResetContract, Tick
+from swarmlearning.contracts.limits import (
+    HASH_BYTES,
+    MAX_TEXT,
+    check_endpoint,
+    check_manifest,
+    check_progress,
+    check_settings,
+)
+from swarmlearning.contracts.messages import CheckIn, CreateContract, Enrol, Finish, Leave, ResetContract
 from swarmlearning.contracts.records import (
     MAX_PEERS,
     MAX_WEIGHT,
@@ -18,25 +25,12 @@ from swarmlearning.contracts.records import (
     PeerState,
     Phase,
     Progress,
-    Round,
     Settings,
     Training,
 )
-from swarmlearning.contracts.rounds import (
-    HASH_BYTES,
-    collect_again,
-    get_settings,
-    merge_peers,
-    open_next_round,
-    required_peers,
-    start_merging,
-)
+from swarmlearning.contracts.rounds import get_settings, merge_peers, open_next_round
 from swarmlearning.errors import InvalidName
-from swarmlearning.types import Code, NodeId, check_contract_name, short_name
-
-MAX_TEXT: Final = 200
-_INT_LIMIT: Final = 1 << 62
-
+from swarmlearning.types import Code, NodeId, check_contract_name, check_label
 
 # --- creation and reset ---------------------------------------------------------------------------------------------
 
@@ -47,14 +41,16 @@ def create_contract(context: Context, message: CreateContract) -> Training:
     Raises:
         Rejected: malformed name or settings.
     """
+    if len(message.organisations) > MAX_PEERS:
+        raise Rejected(Code.MALFORMED, f"{len(message.organisations)} organisations, at most {MAX_PEERS}")
     try:
         check_contract_name(message.contract)
+        for domain in message.organisations:
+            check_label("trust domain", domain)
     except InvalidName as error:
         raise Rejected(Code.MALFORMED, str(error)) from error
     if message.settings is not None:
         check_settings(message.settings)
-    if len(message.organisations) > MAX_PEERS:
-        raise Rejected(Code.MALFORMED, f"{len(message.organisations)} organisations, at most {MAX_PEERS}")
     return Training(
         name=message.contract,
         creator=context.name.domain,
@@ -65,44 +61,24 @@ def create_contract(context: Context, message: CreateContract) -> Training:
     )
 
 
-def check_settings(settings: Settings) -> None:
-    """T-2: settings lie within their limits.
-
-    Raises:
-        Rejected: one does not; the log names it.
-    """
-    limits = (
-        ("sync_frequency", settings.sync_frequency, 1, 1_000_000_000),
-        ("witnesses", settings.witnesses, 0, 2),
-        ("grace_ms", settings.grace_ms, 0, 86_400_000),
-        ("lease_ms", settings.lease_ms, 100, 86_400_000),
-        ("round_max_ms", settings.round_max_ms, 1_000, 7 * 86_400_000),
-    )
-    for name, value, low, high in limits:
-        if not low <= value <= high:
-            raise Rejected(Code.MALFORMED, f"setting {name} = {value}: expected {low} to {high}")
-    if not settings.merge_method or len(settings.merge_method) > 64 or not settings.merge_method.isascii():
-        raise Rejected(Code.MALFORMED, "setting merge_method: expected a name of 1-64 ASCII characters")
-
-
 def reset_contract(training: Training, context: Context, message: ResetContract) -> Training:
-    """T-3: a new run. The creator's organisation alone; while a training runs, a majority of the enrolled.
+    """T-3: a new run. By the creator's organisation while fewer than two train, else by a majority of the enrolled.
 
     Raises:
         Rejected: stale run, or not the sender's to say.
     """
-    if message.run != training.run:
-        raise Rejected(Code.STALE, f"{training.name} is at run {training.run}, not {message.run}")
-    enrolled = [peer.node for peer in training.peers if peer.state is not PeerState.LEFT]
-    if training.phase in (Phase.COLLECTING, Phase.MERGING) and enrolled:
-        if context.sender not in enrolled:
-            raise Rejected(Code.NOT_ALLOWED, f"{training.name} is running: a majority of its enrolled peers resets it")
-        votes = {*training.reset_votes, context.sender} & set(enrolled)
-        if 2 * len(votes) <= len(enrolled):
-            return replace(training, reset_votes=tuple(sorted(votes)))
-    elif context.name.domain != training.creator:
-        raise Rejected(Code.NOT_ALLOWED, f"{training.name} was created by {training.creator}, only it resets it")
-    return _new_run(training)
+    require_run(training, message.run)
+    enrolled = {peer.node for peer in training.peers if peer.state is not PeerState.LEFT}
+    running = training.phase in (Phase.COLLECTING, Phase.MERGING) and len(enrolled) > 1
+    if context.name.domain == training.creator and not running:
+        return _new_run(training)
+    if context.sender not in enrolled:
+        who = "a majority of its enrolled peers" if running else f"{training.creator}, who created it,"
+        raise Rejected(Code.NOT_ALLOWED, f"{training.name} is {training.phase.value}: {who} resets it")
+    votes = {*training.reset_votes, context.sender} & enrolled
+    if 2 * len(votes) > len(enrolled):
+        return _new_run(training)
+    return replace(training, reset_votes=tuple(sorted(votes)))
 
 
 def _new_run(training: Training) -> Training:
@@ -139,8 +115,8 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
         raise Rejected(Code.MALFORMED, f"min_peers = {message.min_peers}: expected 1 to {MAX_PEERS}")
     if not 1 <= message.weight <= MAX_WEIGHT:
         raise Rejected(Code.MALFORMED, f"weight = {message.weight}: expected 1 to {MAX_WEIGHT}")
-    if len(message.manifest.hash) != HASH_BYTES or not 0 <= message.manifest.size <= 1 << 40:
-        raise Rejected(Code.MALFORMED, "manifest: expected a hash of 32 bytes and a size of at most 2^40 bytes")
+    check_manifest(message.manifest)
+    check_endpoint(message.endpoint)
     if training.settings is not None and training.settings != message.settings:
         raise Rejected(Code.CONFLICT, "settings: " + describe_settings(training.settings, message.settings))
     if training.manifest is not None and training.manifest != message.manifest:
@@ -149,12 +125,17 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
             f"model: the contract's manifest is {training.manifest.hash.hex()[:16]} ({training.manifest.size} bytes), "
             f"this peer's is {message.manifest.hash.hex()[:16]} ({message.manifest.size} bytes)",
         )
-    known = {peer.node: peer for peer in training.peers}
-    before = known.get(context.sender)
-    if before is None and len(known) >= MAX_PEERS:
+    before = next((peer for peer in training.peers if peer.node == context.sender), None)
+    if before is None and len(training.peers) >= MAX_PEERS:
         raise Rejected(Code.CONFLICT, f"{training.name} has {MAX_PEERS} peers, the most there can be")
+    training = replace(training, settings=message.settings, manifest=message.manifest)
+    return _seat(training, context, message, before)
+
+
+def _seat(training: Training, context: Context, message: Enrol, before: Peer | None) -> Training:
+    """T-8: write down the enrolment. A program that enrols anew has started anew: its check-in is taken back."""
     current = training.round.number if training.round else 0
-    known[context.sender] = Peer(
+    peer = Peer(
         node=context.sender,
         endpoint=message.endpoint,
         state=PeerState.LIVE,
@@ -166,15 +147,20 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
         rounds_contributed=before.rounds_contributed if before else 0,
         progress=before.progress if before else Progress(),
     )
-    training = replace(
-        training,
-        settings=message.settings,
-        manifest=message.manifest,
-        peers=tuple(known[node] for node in sorted(known)),
-    )
+    others = [other for other in training.peers if other.node != context.sender]
+    training = replace(training, peers=tuple(sorted([*others, peer], key=lambda p: p.node)))
     if training.phase is Phase.UNINITIALIZED:
         return open_next_round(training, context, complete=False)
-    return training
+    if training.phase is Phase.MERGING:
+        return training
+    return close_if_ready(_withdraw_offer(training, context.sender), context, waited=False)
+
+
+def _withdraw_offer(training: Training, node: NodeId) -> Training:
+    if training.round is None:
+        return training
+    kept = tuple(c for c in training.round.checkins if c.node != node)
+    return replace(training, round=replace(training.round, checkins=kept))
 
 
 def describe_settings(contract: Settings, mine: Settings) -> str:
@@ -203,17 +189,6 @@ def require_peer(training: Training, context: Context) -> Peer:
         if peer.node == context.sender and peer.state is not PeerState.LEFT:
             return peer
     raise Rejected(Code.NOT_ALLOWED, f"{context.name.short} is not enrolled in {training.name}")
-
-
-def check_progress(progress: Progress) -> None:
-    """T-9: what a peer tells of itself stays within limits.
-
-    Raises:
-        Rejected: it does not.
-    """
-    numbers = [v for v in msgspec.structs.astuple(progress) if isinstance(v, int)]
-    if any(abs(v) > _INT_LIMIT for v in numbers) or len(progress.metric_name) > 64:
-        raise Rejected(Code.MALFORMED, "progress: numbers up to 2^62 and a metric name of at most 64 characters")
 
 
 def check_in(training: Training, context: Context, message: CheckIn) -> Training:
@@ -289,10 +264,10 @@ def finish(training: Training, context: Context, message: Finish) -> Training:
 
 
 def leave(training: Training, context: Context, message: Leave) -> Training:
-    """T-16: a peer leaves politely. In a merging round its offer stands as long as it can be fetched.
+    """T-16: a peer leaves politely. In a merging round it stays a participant, whose offer and charge stand.
 
     Raises:
-        Rejected: stale run or not enrolled.
+        Rejected: stale run, not enrolled, or a reason that is too long.
     """
     require_run(training, message.run)
     require_peer(training, context)
@@ -300,109 +275,10 @@ def leave(training: Training, context: Context, message: Leave) -> Training:
         raise Rejected(Code.MALFORMED, f"reason of {len(message.reason)} characters, at most {MAX_TEXT}")
     if training.phase is Phase.COMPLETED:
         return training
-    peers = merge_peers(training.peers, context.sender, state=PeerState.LEFT)
-    training = replace(training, peers=peers)
-    if all(peer.state is PeerState.LEFT for peer in peers):
+    training = replace(training, peers=merge_peers(training.peers, context.sender, state=PeerState.LEFT))
+    if all(peer.state is PeerState.LEFT for peer in training.peers):
         # Nobody is left: a training that never had a result starts over, one that had is complete.
         return _new_run(training) if training.last is None else open_next_round(training, context, complete=True)
-    if training.phase is Phase.COLLECTING and training.round is not None:
-        kept = tuple(c for c in training.round.checkins if c.node != context.sender)
-        training = replace(training, round=replace(training.round, checkins=kept))
-        return close_if_ready(training, context, waited=False)
-    return training
-
-
-# --- closing a round ------------------------------------------------------------------------------------------------
-
-
-def has_quorum(training: Training, round_: Round) -> bool:
-    """T-12: enough have checked in, and among them one that still trains, if any does."""
-    live = [peer for peer in training.peers if peer.state is PeerState.LIVE]
-    checked = {c.node for c in round_.checkins}
-    training_in = not live or any(peer.node in checked for peer in live)
-    return len(checked) >= required_peers(training) and training_in
-
-
-def missing_peers(training: Training) -> list[NodeId]:
-    """Who is live and has not checked in to the open round."""
-    if training.round is None:
-        return []
-    checked = {c.node for c in training.round.checkins}
-    present = (PeerState.LIVE, PeerState.FINISHED)
-    return [peer.node for peer in training.peers if peer.state in present and peer.node not in checked]
-
-
-def close_if_ready(training: Training, context: Context, *, waited: bool) -> Training:
-    """T-13, T-14: close the round when all live peers have checked in, or enough have and the grace period is over."""
-    round_ = training.round
-    if training.phase is not Phase.COLLECTING or round_ is None:
+    if training.phase is Phase.MERGING:
         return training
-    quorum = has_quorum(training, round_)
-    if quorum and round_.quorum_ms is None:
-        round_ = replace(round_, quorum_ms=context.elapsed_ms)
-    elif not quorum:
-        round_ = replace(round_, quorum_ms=None)
-    training = replace(training, round=round_)
-    everyone = not missing_peers(training) and bool(round_.checkins)
-    over = all(peer.state is not PeerState.LIVE for peer in training.peers)
-    since = context.elapsed_ms - (context.elapsed_ms if round_.quorum_ms is None else round_.quorum_ms)
-    graced = quorum and waited and since >= get_settings(training).grace_ms
-    if not (quorum and (everyone or graced)) and not (over and everyone):
-        return training
-    absent = set(missing_peers(training))
-    peers = tuple(
-        replace(peer, state=PeerState.PAUSED) if peer.node in absent and peer.state is PeerState.LIVE else peer
-        for peer in training.peers
-    )
-    training = replace(training, peers=peers)
-    weighted = sum(1 for c in round_.checkins if c.weight > 0)
-    drawing = training.last is None and get_settings(training).start == "draw"
-    if not quorum or weighted < (1 if drawing else 2):
-        training = replace(training, voids=training.voids + 1)
-        return open_next_round(training, context, complete=over)
-    return start_merging(training, context, closing=over)
-
-
-def tick(training: Training, context: Context, message: Tick) -> Training:
-    """T-17, T-18: somebody's wait is over; block time must agree.
-
-    Raises:
-        Rejected: stale, not running, or too early.
-    """
-    require_run(training, message.run)
-    round_ = training.round
-    if round_ is None or (message.round, message.attempt) != (round_.number, round_.attempt):
-        raise Rejected(Code.STALE, f"{training.name} is not at round {message.round}, attempt {message.attempt}")
-    if training.phase is Phase.COLLECTING:
-        after = close_if_ready(training, context, waited=True)
-        if after.round == round_ and after.phase is Phase.COLLECTING:
-            raise Rejected(Code.TOO_EARLY, f"round {round_.number}: {explain_wait(training)}")
-        return after
-    waited = context.elapsed_ms - round_.attempt_ms
-    if waited < get_settings(training).round_max_ms:
-        raise Rejected(Code.TOO_EARLY, f"round {round_.number}, attempt {round_.attempt}: {waited} ms since it began")
-    stored = {holding.node for holding in round_.holdings}
-    absent = frozenset(round_.participants) - stored
-    return collect_again(training, context, "did not store the result in time", absent if stored else frozenset())
-
-
-def explain_wait(training: Training) -> str:
-    """What the open round waits for, for people."""
-    round_ = training.round
-    if round_ is None:
-        return "no round is open"
-    checked, needed = len(round_.checkins), required_peers(training)
-    names = ", ".join(short_name(node) for node in missing_peers(training))
-    enrolled = sum(1 for peer in training.peers if peer.state is not PeerState.LEFT)
-    if enrolled < needed:
-        here = ", ".join(short_name(peer.node) for peer in training.peers if peer.state is not PeerState.LEFT)
-        return f"{enrolled} of at least {needed} peers have enrolled ({here})"
-    text = f"{checked} of at least {needed} peers have checked in"
-    return f"{text}; missing: {names}" if names else text
-
-
-def wake_peer(training: Training, node: NodeId) -> Training:
-    """T-19: a paused peer's message makes it live again."""
-    if any(peer.node == node and peer.state is PeerState.PAUSED for peer in training.peers):
-        return replace(training, peers=merge_peers(training.peers, node, state=PeerState.LIVE))
-    return training
+    return close_if_ready(_withdraw_offer(training, context.sender), context, waited=False)

@@ -5,7 +5,7 @@ from typing import Final, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from swarmlearning.contracts import membership, rounds, training
+from swarmlearning.contracts import closing, disputes, membership, rounds, training
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.messages import (
     EXPIRY_WINDOW,
@@ -31,11 +31,17 @@ from swarmlearning.contracts.messages import (
 from swarmlearning.contracts.records import Genesis, Phase, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import DecodeError, InvalidName, VerificationError
+from swarmlearning.identity.certificate import parse_certificate
 from swarmlearning.identity.signing import verify_signature
 from swarmlearning.types import Code, NodeName, Role
 
 VERSION: Final = 1
 """Newest version of `transition` that this release knows."""
+
+MAX_CONTRACTS: Final = 1000
+"""Most training contracts that one organisation creates."""
+
+_FAR_AHEAD_MS: Final = 1 << 40
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,10 +96,12 @@ def admit(state: State, genesis: Genesis, signed: Signed, height: int) -> None:
 
 
 def forget_nonces(state: State, height: int) -> None:
-    """Remove the marks of transactions that expired before `height`: expiry itself refuses them from now on."""
-    for key in list(state.keys("nonce/")):
-        if int(key.split("/")[1]) >= height:
-            break
+    """TX-8: remove the marks of transactions that expired with the block before: expiry itself refuses them now.
+
+    Blocks have no gaps, so one height's marks are all there are to remove; looking at them only keeps a block's cost
+    apart from how many marks there are.
+    """
+    for key in list(state.keys(f"nonce/{height - 1:016d}/")):
         state.delete(key)
 
 
@@ -148,7 +156,9 @@ def transition(version: int, state: State, context: Context, signed: Signed, net
             membership.require_role(context, Role.SL, Role.SN, Role.OPERATOR)
             if state.get(membership.training_key(message.contract)) is not None:
                 raise Rejected(Code.CONFLICT, f"contract {message.contract} exists already")
-            return _save(state, training.create_contract(context, message))
+            created = training.create_contract(context, message)
+            membership.count_up(state, "contracts", context.name.domain, MAX_CONTRACTS)
+            return _save(state, created)
         case _:
             before = membership.load_training(state, message.contract)
             if before is None:
@@ -173,7 +183,7 @@ def _advance(before: Training, context: Context, message: _TrainingMessage) -> T
     allowed = {ResetContract: (Role.SL, Role.SN, Role.OPERATOR), Tick: (Role.SL, Role.SN)}
     membership.require_role(context, *allowed.get(type(message), (Role.SL,)))
     if before.phase not in (Phase.UNINITIALIZED, Phase.COMPLETED) and message.run == before.run:
-        before = training.wake_peer(before, context.sender)
+        before = closing.wake_peer(before, context.sender)
     match message:
         case ResetContract():
             return training.reset_contract(before, context, message)
@@ -182,15 +192,15 @@ def _advance(before: Training, context: Context, message: _TrainingMessage) -> T
         case CheckIn():
             return training.check_in(before, context, message)
         case Tick():
-            return training.tick(before, context, message)
+            return closing.tick(before, context, message)
         case MergeCommit():
             return rounds.commit_merge(before, context, message)
         case Stored():
             return rounds.record_stored(before, context, message)
         case Unreachable():
-            return rounds.report_unreachable(before, context, message)
+            return disputes.report_unreachable(before, context, message)
         case Suspect():
-            return rounds.suspect_leader(before, context, message)
+            return disputes.suspect_leader(before, context, message)
         case Finish():
             return training.finish(before, context, message)
         case Leave():
@@ -199,6 +209,22 @@ def _advance(before: Training, context: Context, message: _TrainingMessage) -> T
             assert_never(message)
 
 
-def is_timely(message: AnyMessage) -> bool:
-    """Whether only a block's time can judge the message, so that it cannot be judged before it is ordered."""
-    return isinstance(message, Tick)
+def hopeful_times(message: AnyMessage, time_ms: int, elapsed_ms: int) -> tuple[int, int]:
+    """TX-9: block time and elapsed time by which a message is judged before it is ordered, milliseconds.
+
+    Nobody knows yet the time of the block it will be in. So a wait counts as over, and a certificate as begun: in a
+    network where nothing else happens only the blocks that such messages are in let time pass.
+
+    Args:
+        message: to be judged.
+        time_ms: of the last block.
+        elapsed_ms: at the last block.
+    """
+    if isinstance(message, Tick):
+        return time_ms, elapsed_ms + _FAR_AHEAD_MS
+    if isinstance(message, RegisterNode):
+        try:
+            return max(time_ms, parse_certificate(message.certificate).not_before_ms), elapsed_ms
+        except VerificationError:
+            return time_ms, elapsed_ms  # refused, whatever the time
+    return time_ms, elapsed_ms

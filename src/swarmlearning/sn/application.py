@@ -12,18 +12,18 @@ from swarmlearning.contracts.transition import (
     VERSION,
     admit,
     forget_nonces,
+    hopeful_times,
     identify,
-    is_timely,
     nonce_key,
     open_tx,
     transition,
 )
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import Broken, DecodeError, Refused, VerificationError
+from swarmlearning.errors import Broken, DecodeError, InvalidName, Refused, VerificationError
 from swarmlearning.identity.verify import verify_issuer
 from swarmlearning.ledger.boundary import Applied, Event, Header, Info, TxResult
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeName
+from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeName, Role, check_label
 
 MAX_GAP_MS: Final = 60_000
 """A gap between two blocks counts as at most this for deadlines, milliseconds."""
@@ -66,8 +66,11 @@ class SwarmApplication:
 
         Raises:
             DecodeError: malformed, or made for a version of the contracts that this release does not know.
+            Broken: it has started already.
         """
         record = decode_genesis(genesis)
+        if self._genesis is not None:
+            raise Broken("the application was given a second genesis")
         overlay = Overlay(self.store)
         overlay.put(membership.GENESIS_KEY, encode(record))
         overlay.put(membership.TIME_KEY, encode(BlockTime(time_ms=record.created_ms, elapsed_ms=0)))
@@ -80,7 +83,7 @@ class SwarmApplication:
         return self.store.root()
 
     def check(self, tx: bytes) -> TxResult:
-        """Judge a transaction by committed state: what would fail now is not ordered, unless only time can tell."""
+        """TX-9: judge a transaction by committed state: what would fail now, whatever the time, is not ordered."""
         height = self.store.height + 1
         overlay = Overlay(self.store)
         now = membership.load_time(overlay)
@@ -89,9 +92,9 @@ class SwarmApplication:
         try:
             signed = open_tx(tx)
             admit(overlay, self.genesis, signed, height)
-            context = identify(overlay, signed, height, (now.time_ms, now.elapsed_ms), bytes(32))
-            if not is_timely(signed.payload.message):
-                transition(VERSION, overlay, context, signed, self.genesis.network)
+            times = hopeful_times(signed.payload.message, now.time_ms, now.elapsed_ms)
+            context = identify(overlay, signed, height, times, bytes(32))
+            transition(self.genesis.version, overlay, context, signed, self.genesis.network)
         except Rejected as rejected:
             return TxResult(code=rejected.code, log=rejected.log)
         return TxResult(code=Code.OK)
@@ -194,7 +197,7 @@ class SwarmApplication:
 
 
 def decode_genesis(data: bytes) -> Genesis:
-    """A validated genesis.
+    """M-7: a validated genesis.
 
     Raises:
         DecodeError: malformed, without organisations, with a foreign sentinel, or of an unknown version.
@@ -205,10 +208,19 @@ def decode_genesis(data: bytes) -> Genesis:
     domains = [organisation.domain for organisation in genesis.organisations]
     if not domains or len(set(domains)) != len(domains):
         raise DecodeError("genesis: expected at least one organisation, each once")
-    sentinel = NodeName.parse(genesis.sentinel)
-    if sentinel.domain not in domains or sentinel.network != genesis.network or len(genesis.sentinel_key) != 32:
-        raise DecodeError(f"genesis: sentinel {genesis.sentinel} is not a node of a founding organisation")
+    try:
+        for domain in domains:
+            check_label("trust domain", domain)
+        sentinel = NodeName.parse(genesis.sentinel)
+    except InvalidName as error:
+        raise DecodeError(f"genesis: {error}") from error
+    if (sentinel.network, sentinel.role) != (genesis.network, Role.SN) or sentinel.domain not in domains:
+        raise DecodeError(f"genesis: sentinel {sentinel.id} is not an SN of a founding organisation")
+    if len(genesis.sentinel_key) != 32 or genesis.created_ms < 0:
+        raise DecodeError("genesis: expected a sentinel key of 32 bytes and a time after 1970")
     for organisation in genesis.organisations:
+        if not organisation.issuers:
+            raise DecodeError(f"genesis: {organisation.domain} has no CA certificate")
         for issuer in organisation.issuers:
             try:
                 verify_issuer(issuer)

@@ -73,7 +73,7 @@ class SnClient:
         Raises:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
-        names = decode(await self._call(CALL_CONTRACTS, b""), tuple[str, ...])
+        names = decode(await self._call(CALL_CONTRACTS, b""), tuple[str, ...], limit=MAX_RECORD_BYTES)
         return tuple(ContractName(name) for name in names)
 
     async def directory(self) -> Directory:
@@ -82,7 +82,7 @@ class SnClient:
         Raises:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
-        return decode(await self._call(CALL_DIRECTORY, b""), Directory)
+        return decode(await self._call(CALL_DIRECTORY, b""), Directory, limit=MAX_RECORD_BYTES)
 
     async def submit(self, tx: bytes) -> Submitted:
         """Submit a transaction and wait until the SN has committed the block that holds it.

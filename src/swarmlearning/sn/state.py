@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from swarmlearning.encoding import merkle_root, sha256
+from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken
 
 BUCKETS: Final = 1024
@@ -17,10 +17,45 @@ BUCKETS: Final = 1024
 
 _EMPTY: Final = sha256(b"")
 
+Tree = list[list[bytes]]
+"""A Merkle tree (RFC 6962 section 2.1, SHA-256) over the buckets, level by level from the leaves to the root."""
+
 
 def bucket_of(key: str) -> int:
     """The bucket a key is hashed into."""
     return int.from_bytes(sha256(key.encode())[:2], "big") % BUCKETS
+
+
+_BUCKETS_IN_USE: Final = "SELECT DISTINCT bucket FROM state"
+_UPSERT: Final = "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+
+
+def _by_bucket(changes: dict[str, bytes | None]) -> dict[int, dict[str, bytes | None]]:
+    found: dict[int, dict[str, bytes | None]] = {}
+    for key, value in changes.items():
+        found.setdefault(bucket_of(key), {})[key] = value
+    return found
+
+
+def _grow_tree(leaves: int) -> Tree:
+    """The tree over `leaves` empty buckets; a power of two."""
+    tree = [[sha256(b"\x00", _EMPTY)] * leaves]
+    while len(tree[-1]) > 1:
+        below = tree[-1]
+        tree.append([sha256(b"\x01", below[0], below[1])] * (len(below) // 2))
+    return tree
+
+
+def _rehash(tree: Tree, buckets: dict[int, bytes]) -> dict[tuple[int, int], bytes]:
+    """The nodes of the tree, by (level, index), that change when these buckets' hashes do; the tree stays as it is."""
+    nodes = {(0, index): sha256(b"\x00", bucket) for index, bucket in buckets.items()}
+    touched = set(buckets)
+    for level, below in enumerate(tree[:-1]):
+        touched = {index // 2 for index in touched}
+        for index in touched:
+            left, right = (nodes.get((level, i), below[i]) for i in (2 * index, 2 * index + 1))
+            nodes[level + 1, index] = sha256(b"\x01", left, right)
+    return nodes
 
 
 class StateStore:
@@ -43,9 +78,8 @@ class StateStore:
             self._db.execute("CREATE INDEX IF NOT EXISTS by_bucket ON state (bucket, key)")
             self._db.execute("CREATE TABLE IF NOT EXISTS committed (id INT PRIMARY KEY CHECK (id = 0), height INT)")
             self._db.execute("INSERT OR IGNORE INTO committed VALUES (0, -1)")
-            self._hashes = [_EMPTY] * BUCKETS
-            for bucket in {row[0] for row in self._db.execute("SELECT DISTINCT bucket FROM state")}:
-                self._hashes[bucket] = self._hash_bucket(bucket, {})
+            self._tree = _grow_tree(BUCKETS)
+            self._adopt({row[0]: {} for row in self._db.execute(_BUCKETS_IN_USE).fetchall()})
         except sqlite3.DatabaseError as error:
             raise Broken(
                 f"state {path}: {error}; move the file away and restart, it is rebuilt from the blocks"
@@ -69,13 +103,16 @@ class StateStore:
 
     def root(self, changes: dict[str, bytes | None] | None = None) -> bytes:
         """State root, 32 bytes, as it would be with `changes` (None deletes)."""
-        hashes = list(self._hashes)
-        by_bucket: dict[int, dict[str, bytes | None]] = {}
-        for key, value in (changes or {}).items():
-            by_bucket.setdefault(bucket_of(key), {})[key] = value
-        for bucket, changed in by_bucket.items():
-            hashes[bucket] = self._hash_bucket(bucket, changed)
-        return merkle_root(hashes)
+        if not changes:
+            return self._tree[-1][0]
+        return self._nodes(_by_bucket(changes))[len(self._tree) - 1, 0]
+
+    def _nodes(self, changed: dict[int, dict[str, bytes | None]]) -> dict[tuple[int, int], bytes]:
+        return _rehash(self._tree, {bucket: self._hash_bucket(bucket, changes) for bucket, changes in changed.items()})
+
+    def _adopt(self, changed: dict[int, dict[str, bytes | None]]) -> None:
+        for (level, index), node in self._nodes(changed).items():
+            self._tree[level][index] = node
 
     def _hash_bucket(self, bucket: int, changed: dict[str, bytes | None]) -> bytes:
         rows = self._db.execute("SELECT key, value FROM state WHERE bucket = ?", (bucket,))
@@ -89,22 +126,22 @@ class StateStore:
         return sha256(*parts) if parts else _EMPTY
 
     def commit(self, height: int, changes: dict[str, bytes | None]) -> None:
-        """Make `changes` (None deletes) and `height` durable, at once or not at all."""
-        touched = {bucket_of(key) for key in changes}
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            for key, value in changes.items():
-                if value is None:
-                    self._db.execute("DELETE FROM state WHERE key = ?", (key,))
-                else:
-                    self._db.execute(
-                        "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                        (key, value, bucket_of(key)),
-                    )
-            self._db.execute("UPDATE committed SET height = ?", (height,))
-            self._db.execute("COMMIT")
-        for bucket in touched:
-            self._hashes[bucket] = self._hash_bucket(bucket, {})
+        """Make `changes` (None deletes) and `height` durable, at once or not at all.
+
+        Raises:
+            Broken: the disk is full or damaged; nothing was changed.
+        """
+        gone = [(key,) for key, value in changes.items() if value is None]
+        kept = [(key, value, bucket_of(key)) for key, value in changes.items() if value is not None]
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany("DELETE FROM state WHERE key = ?", gone)
+                self._db.executemany(_UPSERT, kept)
+                self._db.execute("UPDATE committed SET height = ?", (height,))
+        except sqlite3.Error as error:
+            raise Broken(f"state, height {height}: {error}; free space on the disk, or replace it") from error
+        self._adopt({bucket: {} for bucket in _by_bucket(changes)})
 
     def close(self) -> None:
         """Close the file."""

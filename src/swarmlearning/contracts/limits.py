@@ -1,0 +1,90 @@
+"""Limits on everything a message brings in, so that no sender can make the state grow or mislead a terminal.
+
+Deterministic on every machine: nothing here depends on the Unicode tables of a Python version.
+"""
+
+from typing import Final
+
+import msgspec
+
+from swarmlearning.contracts.context import Rejected
+from swarmlearning.contracts.records import Manifested, Progress, Settings
+from swarmlearning.errors import InvalidName
+from swarmlearning.types import Code, Endpoint, NodeName, Role
+
+MAX_TEXT: Final = 200
+"""Longest free text on the ledger, characters."""
+
+HASH_BYTES: Final = 32
+
+MAX_MODEL_BYTES: Final = 1 << 40
+
+_INT_LIMIT: Final = 1 << 62
+
+
+def clean_text(text: str) -> str:
+    """T-9: at most `MAX_TEXT` characters of `text`, control characters replaced: others will show it on terminals."""
+    return "".join("?" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text[:MAX_TEXT])
+
+
+def check_settings(settings: Settings) -> None:
+    """T-2: settings lie within their limits.
+
+    Raises:
+        Rejected: one does not; the log names it.
+    """
+    limits = (
+        ("sync_frequency", settings.sync_frequency, 1, 1_000_000_000),
+        ("witnesses", settings.witnesses, 0, 2),
+        ("grace_ms", settings.grace_ms, 0, 86_400_000),
+        ("lease_ms", settings.lease_ms, 100, 86_400_000),
+        ("round_max_ms", settings.round_max_ms, 1_000, 7 * 86_400_000),
+    )
+    for name, value, low, high in limits:
+        if not low <= value <= high:
+            raise Rejected(Code.MALFORMED, f"setting {name} = {value}: expected {low} to {high}")
+    method = settings.merge_method
+    if not 1 <= len(method) <= 64 or any(not 33 <= ord(c) <= 126 for c in method):
+        raise Rejected(Code.MALFORMED, "setting merge_method: expected a name of 1-64 printable ASCII characters")
+
+
+def check_progress(progress: Progress) -> None:
+    """T-9: what a peer tells of itself stays within limits.
+
+    Raises:
+        Rejected: it does not.
+    """
+    numbers = [v for v in msgspec.structs.astuple(progress) if isinstance(v, int)]
+    name = progress.metric_name
+    if any(abs(v) > _INT_LIMIT for v in numbers) or len(name) > 64 or clean_text(name) != name:
+        raise Rejected(
+            Code.MALFORMED, "progress: expected numbers up to 2^62 and a metric name of at most 64 characters"
+        )
+
+
+def check_manifest(manifest: Manifested) -> None:
+    """T-6: a model is named by a hash and has a size that somebody can hold.
+
+    Raises:
+        Rejected: it is not, or has not.
+    """
+    if len(manifest.hash) != HASH_BYTES or not 0 <= manifest.size <= MAX_MODEL_BYTES:
+        raise Rejected(Code.MALFORMED, "manifest: expected a hash of 32 bytes and a size of at most 2^40 bytes")
+
+
+def check_endpoint(endpoint: Endpoint) -> None:
+    """M-5: an address is short and printable, and a relay is an SN.
+
+    Raises:
+        Rejected: it is not.
+    """
+    if any(not 33 <= ord(c) <= 126 for c in endpoint.host):
+        raise Rejected(Code.MALFORMED, "endpoint: expected a DNS name or an IP address of printable ASCII characters")
+    if not endpoint.via:
+        return
+    try:
+        relay = NodeName.parse(endpoint.via)
+    except InvalidName as error:
+        raise Rejected(Code.MALFORMED, f"endpoint via: {error}") from error
+    if relay.role is not Role.SN:
+        raise Rejected(Code.MALFORMED, f"endpoint via {relay.short}: expected an SN, not {relay.role.value}")
