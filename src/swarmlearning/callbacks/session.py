@@ -15,7 +15,7 @@ import msgspec
 
 from swarmlearning.callbacks.exchange import Arrays, ExchangeFile, read_result
 from swarmlearning.callbacks.launch import Door, Loopback, find_door, open_door
-from swarmlearning.callbacks.logs import WaitLog, default_logger
+from swarmlearning.callbacks.logs import WaitLog, default_logger, show_errors_plainly
 from swarmlearning.callbacks.stats import AgreedStats, Category, Columns, Number, parse_columns
 from swarmlearning.callbacks.wire import ControlChannel
 from swarmlearning.contracts.records import Progress, Settings
@@ -132,6 +132,7 @@ class SwarmSession:
             ConfigurationError: the environment names no SL and no way to start one.
             InvalidName: the contract's name is malformed.
         """
+        show_errors_plainly()
         check_contract_name(config.contract)
         self.config = config
         self.node = NodeId("")
