@@ -118,8 +118,18 @@ def test_garbage_on_every_open_port_leaves_all_nodes_alive(running: Running) -> 
     assert "Traceback" not in logs
 
 
+def ask_without_certificate(context: ssl.SSLContext, port: int) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        connection.sendall(b"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        if not connection.recv(100):
+            raise ConnectionError("closed without an answer")
+
+
 def test_a_connection_without_a_client_certificate_is_refused_on_every_port(running: Running) -> None:
-    for name, port in running.ports().items():
+    for port in running.ports().values():
         context = ssl.create_default_context()
         context.check_hostname = False
         genesis = load_genesis(running.network.genesis)
@@ -127,14 +137,8 @@ def test_a_connection_without_a_client_certificate_is_refused_on_every_port(runn
             for issuer in organisation.issuers:
                 context.load_verify_locations(cadata=issuer)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        with (
-            pytest.raises((ssl.SSLError, ConnectionError)),
-            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
-            context.wrap_socket(plain) as connection,
-        ):
-            connection.sendall(b"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-            if not connection.recv(100):
-                raise ConnectionError(f"{name} closed")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask_without_certificate(context, port)
 
 
 def test_an_sl_whose_ca_the_network_does_not_know_gets_one_line(running: Running, tmp_path: Path) -> None:
