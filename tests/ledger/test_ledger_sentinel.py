@@ -130,6 +130,19 @@ def test_when_too_many_wait_further_ones_wait_outside_and_are_ordered_in_the_end
     run_virtual(work())
 
 
+def test_the_queue_is_bounded_in_bytes_and_room_comes_back() -> None:
+    async def work() -> None:
+        async with EmbeddedSwarm(1, max_pending_bytes=1000, max_tx_bytes=500) as swarm:
+            ledger = swarm.ledger(0)
+            txs = [b"%d=" % i + bytes(400) for i in range(10)]
+            await asyncio.gather(*(ledger.submit(tx, timeout_s=LIMIT_S) for tx in txs))
+            assert sorted(swarm.log(0)) == sorted(txs)
+            blocks = [ledger.block(h) for h in range(1, ledger.height + 1)]
+            assert all(block is not None and sum(map(len, block.txs)) <= 1000 for block in blocks)
+
+    run_virtual(work())
+
+
 def test_a_full_queue_is_a_wait_that_ends() -> None:
     async def work() -> None:
         swarm = EmbeddedSwarm(1, max_pending_txs=1)
