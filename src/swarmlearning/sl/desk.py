@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from swarmlearning.contracts.records import Training
+from swarmlearning.contracts.records import Result, Training
 from swarmlearning.errors import Unreachable
 from swarmlearning.merge.method import MergeMethod
 from swarmlearning.parameters.chunks import Commitment
 from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.sl.exchange import Pull, Shard
-from swarmlearning.sl.store import ResultStore, scratch
+from swarmlearning.sl.store import OpenResult, ResultStore, scratch
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
 from swarmlearning.types import ContractName, NodeId, short_name
@@ -42,7 +43,8 @@ class Offer:
 class MergedShard:
     """A shard that we merged ourselves, until the round is final."""
 
-    def __init__(self, root: bytes, leaves: bytes, buffer: memoryview) -> None:
+    def __init__(self, shard: Shard, root: bytes, leaves: bytes, buffer: memoryview) -> None:
+        self.shard = shard
         self.root = root
         self.leaves = leaves
         """Of this shard's chunks."""
@@ -65,7 +67,22 @@ class Desk:
         store: ResultStore,
         scratch_dir: Path,
         run_blocking: RunBlocking,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
+        """Set up an empty desk.
+
+        Args:
+            node: who we are.
+            contract: the training.
+            manifest: of its model.
+            method: merges.
+            client: asks other SLs.
+            submitter: tells the ledger.
+            store: results on disk.
+            scratch_dir: for parameters on their way.
+            run_blocking: runs what computes or waits for a disk.
+            random_bytes: the secrets behind commitments.
+        """
         self.node = node
         self.contract = contract
         self.manifest = manifest
@@ -74,17 +91,20 @@ class Desk:
         self.submitter = submitter
         self.store = store
         self.run_blocking = run_blocking
+        self.random_bytes = random_bytes
         self._scratch_dir = scratch_dir
         self.training: Training | None = None
         self.changed = asyncio.Condition()
         self.run = 0
         """The run that our program has enrolled in; 0 before."""
         self.offer: Offer | None = None
-        self.pulls: dict[tuple[int, int, NodeId], tuple[Pull, memoryview]] = {}
-        """By round, shard, contributor: what was pulled and verified is kept across attempts."""
+        """What our last check-in promised."""
+        self.pulls: dict[tuple[int, Shard, bytes], tuple[Pull, memoryview]] = {}
+        """By round, shard and commitment: what was pulled and verified is kept across attempts. By commitment and not
+        by contributor, because a round that collects again gets other parameters of the same peer."""
         self.merged: dict[tuple[int, int], MergedShard] = {}
         """By round, shard."""
-        self.fetched: dict[tuple[int, bytes], tuple[Pull, memoryview]] = {}
+        self.fetched: dict[tuple[Shard, bytes], tuple[Pull, memoryview]] = {}
         """By shard, root: merged shards on their way to disk."""
         self.steps: dict[tuple[int, int], int] = {}
         """By round, shard: grows while we work on it as its leader."""
@@ -107,9 +127,13 @@ class Desk:
             raise Unreachable(f"no word from the SN about {self.contract} yet")
         return self.training
 
-    def scratch(self) -> memoryview:
-        """Room for one model."""
-        return scratch(self._scratch_dir, self.size)
+    def scratch(self, chunks: Iterable[int]) -> memoryview:
+        """Room for one model, of which only `chunks` will be written.
+
+        Raises:
+            Broken: the disk has no room.
+        """
+        return scratch(self._scratch_dir, self.size, chunks)
 
     def address_of(self, node: NodeId) -> Address:
         """Where an enrolled peer is reached.
@@ -127,20 +151,35 @@ class Desk:
         key = (round_, shard)
         self.steps[key] = self.steps.get(key, 0) + 1
 
-    def merged_shard(self, run: int, round_: int, shard: Shard) -> tuple[bytes, memoryview] | None:
-        """Leaves and buffer of a merged shard that we can serve: our own work, or a stored result."""
-        if run == self.run:
-            own = self.merged.get((round_, shard.shard))
-            if own is not None:
-                return own.leaves, own.buffer
-        result = self.store.get(self.contract, run, round_)
-        if result is None or len(result.record.roots) != shard.shards:
-            return None
-        return result.leaves(shard.shard), result.buffer
+    def stored(self, result: Result) -> OpenResult | None:
+        """A final result of our run, if it is on disk."""
+        found = self.store.get(self.contract, self.run, result.round)
+        return found if found is not None and found.record.sha256 == result.sha256 else None
 
-    def forget_rounds(self, upto: int) -> None:
-        """Drop chunks received and merged in rounds up to and including `upto`: they are final."""
+    def merged_shard(self, run: int, round_: int, number: int) -> MergedShard | None:
+        """A merged shard that we can serve: our own work, or a stored result. May hash a whole model."""
+        own = self.merged.get((round_, number)) if run == self.run else None
+        if own is not None:
+            return own
+        result = self.store.get(self.contract, run, round_)
+        if result is None or not 0 <= number < len(result.record.roots):
+            return None
+        shard = Shard(size=self.size, shards=len(result.record.roots), shard=number)
+        return MergedShard(shard, result.record.roots[number], result.leaves(number), result.buffer)
+
+    def inherit(self, before: "Desk") -> None:
+        """Go on with what an earlier program's desk promised and did: its offer stands until its round is over."""
+        if before.manifest == self.manifest:
+            self.offer, self.pulls, self.merged, self.steps = before.offer, before.pulls, before.merged, before.steps
+
+    def tidy(self, record: Training) -> None:
+        """R-15: drop what is final: chunks received at once, what we merged ourselves once the result is on disk."""
+        if record.last is None:
+            return
+        upto = record.last.round
+        here = self.stored(record.last) is not None
         self.pulls = {key: value for key, value in self.pulls.items() if key[0] > upto}
-        self.merged = {key: value for key, value in self.merged.items() if key[0] > upto}
         self.steps = {key: value for key, value in self.steps.items() if key[0] > upto}
-        self.fetched = {}
+        self.merged = {
+            key: value for key, value in self.merged.items() if key[0] > upto or (key[0] == upto and not here)
+        }

@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import (
@@ -43,6 +43,8 @@ from swarmlearning.sl.control import (
 )
 from swarmlearning.sl.desk import log
 from swarmlearning.sl.participation import Participation, SyncOutcome
+
+T = TypeVar("T")
 
 SOCKET_NAME: Final = "sl.sock"
 
@@ -134,10 +136,8 @@ class Door:
         try:
             check_user(writer)
             await _Visit(reader, writer, self._wait_max_s).run(self._begin)
-        except (DecodeError, ConnectionError, asyncio.IncompleteReadError) as error:
-            log.warning("a program's connection ended: %s", error)
         except SwarmError as error:
-            log.warning("%s", error)
+            log.warning("a program's connection ended: %s", error)
         finally:
             self.programs -= 1
             writer.close()
@@ -192,26 +192,27 @@ class _Visit:
         self._next: asyncio.Task[Request | None] | None = None
 
     async def _read(self) -> Request | None:
-        """The next request; None if the program has closed."""
-        head = await self._reader.read(4)
-        while 0 < len(head) < 4:
-            more = await self._reader.read(4 - len(head))
-            if not more:
-                return None
-            head += more
-        if not head:
+        """The next request; None if the program is gone, however it went.
+
+        Raises:
+            DecodeError: C-1: something else than a request came.
+        """
+        try:
+            length = int.from_bytes(await self._reader.readexactly(4), "big")
+            if not 0 < length <= MAX_CONTROL_BYTES:
+                raise DecodeError(f"control frame of {length} bytes; expected 1 to {MAX_CONTROL_BYTES}")
+            frame = await self._reader.readexactly(length)
+        except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        length = int.from_bytes(head, "big")
-        if not 0 < length <= MAX_CONTROL_BYTES:
-            raise DecodeError(f"control frame of {length} bytes; expected 1 to {MAX_CONTROL_BYTES}")
-        frame = await self._reader.readexactly(length)
         request: Request = decode(frame, Request, limit=MAX_CONTROL_BYTES)  # type: ignore[arg-type]  # a union
         return request
 
     async def _send(self, reply: Reply) -> None:
+        """Send a reply; that the program is gone shows at the next read."""
         data = encode(reply)
-        self._writer.write(len(data).to_bytes(4, "big") + data)
-        await self._writer.drain()
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(len(data).to_bytes(4, "big") + data)
+            await self._writer.drain()
 
     async def run(self, begin: Begin) -> None:
         """Answer requests until the program closes or the training is over for it."""
@@ -223,9 +224,9 @@ class _Visit:
         except SwarmError as error:
             await self._send(Failed(kind=kind_of(error), message=str(error)))
             return
-        finished = False
+        finished = participation is None
         try:
-            while not finished:
+            while participation is not None and not finished:
                 request = await (self._next or asyncio.ensure_future(self._read()))
                 self._next = None
                 if request is None:
@@ -234,7 +235,7 @@ class _Visit:
         finally:
             if self._next is not None:
                 self._next.cancel()
-            if not finished and not participation.ended.is_set():
+            if participation is not None and not finished and not participation.ended.is_set():
                 # C-6: the program died or gave up. What it offered stands until the round is over.
                 await self._leave(participation, "the program ended without finishing")
 
@@ -244,7 +245,8 @@ class _Visit:
         except SwarmError as error:
             log.warning("cannot leave %s: %s", participation.desk.contract, error)
 
-    async def _open(self, request: Request, begin: Begin) -> Participation:
+    async def _open(self, request: Request, begin: Begin) -> Participation | None:
+        """Begin a participation; None if the program went while it was enrolled."""
         if not isinstance(request, Open):
             raise ConfigurationError(f"expected Open as the first request, got {type(request).__name__}")
         if request.version != CONTROL_VERSION:
@@ -254,10 +256,17 @@ class _Visit:
             )
         participation = await begin(request)
         try:
-            number, result = await participation.open()
-        except SwarmError:
-            participation.ended.set()
+            opened = await self._await(participation, participation.open(), keep=False)
+        except Unreachable:
+            participation.abandon()
             raise
+        except SwarmError as error:
+            await self._leave(participation, f"could not begin: {error}")
+            raise
+        if opened is None:
+            await self._leave(participation, "the program ended before it was enrolled")
+            return None
+        number, result = opened
         desk = participation.desk
         peers = tuple(peer.node for peer in desk.record.peers)
         await self._send(
@@ -290,9 +299,7 @@ class _Visit:
         await self._tell(participation, outcome)
         return outcome.kind == "over"
 
-    async def _await(
-        self, participation: Participation, work: Coroutine[Any, Any, SyncOutcome], *, keep: bool
-    ) -> SyncOutcome | None:
+    async def _await(self, participation: Participation, work: Coroutine[Any, Any, T], *, keep: bool) -> T | None:
         """Wait for an outcome, saying what is waited for; None if the program closed meanwhile.
 
         Args:
@@ -315,8 +322,8 @@ class _Visit:
                 if task.done():
                     return task.result()
                 if self._next.done():
-                    gone = True
                     if self._next.result() is None:
+                        gone = True
                         return None
                     raise DecodeError("the program sent a request before its last one was answered")
                 record = participation.desk.training
@@ -355,7 +362,7 @@ class _Visit:
         )
 
 
-def _swallow(task: "asyncio.Task[SyncOutcome]") -> None:
+def _swallow(task: "asyncio.Task[Any]") -> None:
     """Retrieve the outcome that nobody waits for any more."""
     if not task.cancelled() and task.exception() is not None:
-        log.warning("%s", task.exception())
+        log.debug("nobody waits any more for: %s", task.exception())

@@ -11,7 +11,7 @@ from swarmlearning.contracts.messages import Stored, Suspect
 from swarmlearning.contracts.records import Result
 from swarmlearning.contracts.rounds import shard_sources
 from swarmlearning.errors import NonFinite, PeerError, Refused, Unreachable, VerificationError
-from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_length, result_root
+from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_count, chunk_length, result_root
 from swarmlearning.parameters.manifest import find_nonfinite
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.exchange import STREAM_RESULT, Pull, ResultRequest, Shard
@@ -37,13 +37,14 @@ async def store_and_say(desk: Desk, action: StoreResult) -> None:
     lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
     existing = desk.store.get(desk.contract, desk.run, action.round)
     if existing is None or existing.record.roots != action.roots:
-        buffer = await desk.run_blocking(desk.scratch)
+        buffer = await desk.run_blocking(desk.scratch, range(chunk_count(desk.size)))
         sources = [shard_sources(round_, shard) for shard in range(round_.shards)]
         failed = await _fetch_shards(desk, action.round, action.roots, sources, buffer, lease_s)
         if failed is not None:
             await _suspect(desk, action, failed)
             return
         existing = await desk.run_blocking(desk.store.save, desk.contract, desk.run, action.round, action.roots, buffer)
+        desk.fetched.clear()
     current = round_of(desk, action.round)
     await desk.submitter.require(
         Stored(
@@ -65,19 +66,17 @@ async def catch_up(desk: Desk, result: Result) -> OpenResult:
         VerificationError: the result is not the one on the ledger.
     """
     lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
-    buffer = await desk.run_blocking(desk.scratch)
+    buffer = await desk.run_blocking(desk.scratch, range(chunk_count(desk.size)))
     others = [node for node in (*result.holders, *result.participants) if node != desk.node]
     sources = [list(dict.fromkeys(others)) for _ in result.roots]
     failed = await _fetch_shards(desk, result.round, result.roots, sources, buffer, lease_s)
     if failed is not None:
-        names = ", ".join(short_name(node) for node in others) or "nobody"
+        names = ", ".join(short_name(node) for node in sources[failed]) or "nobody"
         raise Unreachable(f"round {result.round} of {desk.contract}: its result is held by {names}; none serves it now")
-    stored = await desk.run_blocking(desk.store.save, desk.contract, desk.run, result.round, result.roots, buffer)
-    if stored.record.sha256 != result.sha256:
-        raise VerificationError(
-            f"round {result.round} of {desk.contract}: the ledger has the model {result.sha256.hex()[:16]}, "
-            f"its chunks give {stored.record.sha256.hex()[:16]}"
-        )
+    stored = await desk.run_blocking(
+        desk.store.save, desk.contract, desk.run, result.round, result.roots, buffer, result.sha256
+    )
+    desk.fetched.clear()
     return stored
 
 
@@ -136,9 +135,9 @@ async def _fetch_shard(
 ) -> memoryview | None:
     """One merged shard from any of `sources`, in turn until a lease has passed in silence; None if none serves."""
     loop = asyncio.get_running_loop()
-    key = (shard.shard, root)
+    key = (shard, root)
     if key not in desk.fetched:
-        buffer = await desk.run_blocking(desk.scratch)
+        buffer = await desk.run_blocking(desk.scratch, shard.indices)
         desk.fetched[key] = (Pull(desk.manifest, shard, root, buffer, salted=False), buffer)
     pull, buffer = desk.fetched[key]
     silent_since, wait_s = loop.time(), RETRY_FIRST_S

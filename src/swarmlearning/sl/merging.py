@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 from swarmlearning.contracts.messages import MergeCommit, Unreachable
 from swarmlearning.contracts.records import Phase, Round
+from swarmlearning.contracts.rounds import charged_nodes
 from swarmlearning.errors import NonFinite, PeerError, Refused, VerificationError
 from swarmlearning.errors import Unreachable as UnreachableError
 from swarmlearning.merge.shard import merge_shard
@@ -56,37 +57,17 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
         Unreachable: the SN does not answer.
     """
     round_ = round_of(desk, action.round)
-    key = (action.round, action.shard)
     shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
     lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
     try:
         buffers = await _pull_all(desk, action, shard, lease_s)
     except _NotServed as fault:
-        log.warning(
-            "round %d: %s cannot be merged: %s (%s)",
-            action.round,
-            short_name(fault.contributor),
-            fault.reason,
-            fault.detail,
-        )
-        current = round_of(desk, action.round)
-        await desk.submitter.require(
-            Unreachable(
-                contract=desk.contract,
-                run=desk.run,
-                round=action.round,
-                attempt=current.attempt,
-                shard=action.shard,
-                contributor=fault.contributor,
-                reason=fault.reason,
-                detail=fault.detail[:200],
-            )
-        )
+        await _report(desk, action, fault)
         return
     weights = {c.node: c.weight for c in round_.checkins}
     merged = await desk.run_blocking(_merge, desk, action, shard, buffers, [weights[c] for c in action.contributors])
-    desk.merged[key] = merged
-    current = round_of(desk, action.round)
+    current = _still_charged(desk, action)
+    desk.merged[action.round, action.shard] = merged
     await desk.submitter.require(
         MergeCommit(
             contract=desk.contract,
@@ -99,9 +80,45 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
     )
 
 
+def _still_charged(desk: Desk, action: MergeShard) -> Round:
+    """The round, if it still wants this very merge: what was merged of other contributors must not be committed.
+
+    Raises:
+        Refused: the record has moved on.
+    """
+    current = round_of(desk, action.round)
+    if current.contributors != action.contributors or desk.node not in charged_nodes(current, action.shard):
+        raise Refused(f"round {action.round}: shard {action.shard} is merged otherwise now", code="stale")
+    return current
+
+
+async def _report(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
+    """R-9: say which contributor's chunks cannot be had."""
+    log.warning(
+        "round %d: %s cannot be merged: %s (%s)",
+        action.round,
+        short_name(fault.contributor),
+        fault.reason,
+        fault.detail,
+    )
+    current = _still_charged(desk, action)
+    await desk.submitter.require(
+        Unreachable(
+            contract=desk.contract,
+            run=desk.run,
+            round=action.round,
+            attempt=current.attempt,
+            shard=action.shard,
+            contributor=fault.contributor,
+            reason=fault.reason,
+            detail=fault.detail[:200],
+        )
+    )
+
+
 def _merge(desk: Desk, action: MergeShard, shard: Shard, buffers: list[memoryview], weights: list[int]) -> MergedShard:
     """Merge the shard's chunks; computes, so it runs away from the event loop."""
-    into = desk.scratch()
+    into = desk.scratch(shard.indices)
     leaves = bytearray()
     merged = merge_shard(desk.manifest, desk.method, buffers, weights, shard.indices)
     for count, (index, chunk) in enumerate(merged):
@@ -110,7 +127,7 @@ def _merge(desk: Desk, action: MergeShard, shard: Shard, buffers: list[memoryvie
         if count % STEP_CHUNKS == 0:
             desk.step(action.round, action.shard)
     root = merged_root(bytes(leaves), shard.size, shard=shard.shard, shards=shard.shards)
-    return MergedShard(root, bytes(leaves), into)
+    return MergedShard(shard, root, bytes(leaves), into)
 
 
 async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float) -> list[memoryview]:
@@ -124,7 +141,7 @@ async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float
 
     async def one(contributor: NodeId) -> memoryview:
         if contributor == desk.node:
-            if desk.offer is None:
+            if desk.offer is None or desk.offer.commitment.root != _promise_of(round_of(desk, action.round), desk.node):
                 # We restarted after our check-in and cannot keep its promise; others will find the same.
                 raise Refused("this node no longer holds the parameters it checked in with", code="stale")
             return desk.offer.buffer
@@ -140,15 +157,20 @@ async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _promise_of(round_: Round, contributor: NodeId) -> bytes:
+    """The commitment that a contributor checked in with."""
+    return next(c.commitment for c in round_.checkins if c.node == contributor)
+
+
 async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: NodeId, lease_s: float) -> memoryview:
     """One contributor's chunks; tries again, keeping what was verified, until half a lease has passed in silence."""
     loop = asyncio.get_running_loop()
     round_ = round_of(desk, action.round)
-    key = (action.round, action.shard, contributor)
+    root = _promise_of(round_, contributor)
+    key = (action.round, shard, root)
     known = desk.pulls.get(key)
     if known is None:
-        root = next(c.commitment for c in round_.checkins if c.node == contributor)
-        buffer = await desk.run_blocking(desk.scratch)
+        buffer = await desk.run_blocking(desk.scratch, shard.indices)
         known = desk.pulls[key] = (Pull(desk.manifest, shard, root, buffer, salted=True), buffer)
     pull, buffer = known
     silent_since, wait_s = loop.time(), RETRY_FIRST_S

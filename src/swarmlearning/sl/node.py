@@ -103,10 +103,10 @@ class SlNode:
         self._client = HttpClient(self._trust, identity)
         self._desks: dict[ContractName, Desk] = {}
         self._participations: dict[ContractName, Participation] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[ContractName, asyncio.Task[None]] = {}
         self._server = Server(ExchangeService(self._desks), self._trust, identity)
         self._door = Door(config.control, self._begin, wait_max_s=config.wait_max_s)
-        self._store = ResultStore(config.exchange)
+        self._store = ResultStore(config.exchange, self.credential.node.id)
         self._sn: SnClient
         self._submitter: Submitter
         self._endpoint: Endpoint
@@ -199,11 +199,14 @@ class SlNode:
     async def stop(self) -> None:
         """Stop everything."""
         self._door.stop()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._end(*self._running.values())
         await self._server.stop()
         await self._client.close()
+
+    async def _end(self, *tasks: "asyncio.Task[None]") -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _begin(self, request: Open) -> Participation:
         """Make a participation of a program's request, and keep it running.
@@ -221,24 +224,28 @@ class SlNode:
         except DecodeError as error:
             raise ConfigurationError(str(error)) from error
         own = map_program_file(self.config.exchange, request.file, manifest.size)
+        method = merge_method(request.settings.merge_method)
         keep_manifest(self.config.exchange, request.manifest, manifest)
+        if known is not None:
+            # The program before has left, but its SL may still do its share of a round: from now on the new one does.
+            await self._end(self._running[contract])
         desk = Desk(
             node=self.credential.node.id,
             contract=contract,
             manifest=manifest,
-            method=merge_method(request.settings.merge_method),
+            method=method,
             client=self._client,
             submitter=self._submitter,
             store=self._store,
             scratch_dir=self.config.data,
             run_blocking=to_thread,
         )
+        if known is not None:
+            desk.inherit(known.desk)
         participation = Participation(desk, self._sn, request, self._endpoint, own)
         self._participations[contract] = participation
         self._desks[contract] = desk
-        task = asyncio.ensure_future(self._keep(participation, self.config.exchange / request.file))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[contract] = asyncio.ensure_future(self._keep(participation, self.config.exchange / request.file))
         return participation
 
     async def _keep(self, participation: Participation, file: Path) -> None:
@@ -253,11 +260,18 @@ class SlNode:
 
 
 def keep_manifest(directory: Path, encoded: bytes, manifest: Manifest) -> None:
-    """Leave the manifest beside the results, so that they can be read without the program."""
+    """Leave the manifest beside the results, so that they can be read without the program.
+
+    Raises:
+        ConfigurationError: the directory cannot be written.
+    """
     path = directory / f"manifest-{manifest.hash.hex()[:24]}.bin"
     partial = path.with_suffix(".part")
-    partial.write_bytes(encoded)
-    partial.replace(path)
+    try:
+        partial.write_bytes(encoded)
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"exchange directory {directory} cannot be written: {error.strerror}") from error
 
 
 def remove(file: Path) -> None:

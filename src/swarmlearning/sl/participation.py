@@ -6,35 +6,22 @@ again after a pause, as long as the record still wants it.
 """
 
 import asyncio
-import contextlib
-import secrets
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Literal
 
 import msgspec
 
-from swarmlearning.contracts.messages import CheckIn, CreateContract, Enrol, Finish, Leave
-from swarmlearning.contracts.records import Manifested, PeerState, Phase, Progress, Result, Training
-from swarmlearning.contracts.training import explain_wait
-from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import (
-    Broken,
-    Closed,
-    ModelMismatch,
-    NonFinite,
-    PeerError,
-    Refused,
-    SettingsMismatch,
-    SwarmError,
-    Unreachable,
-)
-from swarmlearning.parameters.chunks import Commitment, commit
-from swarmlearning.parameters.manifest import decode_manifest, describe_difference, find_nonfinite
+from swarmlearning.contracts.closing import explain_wait
+from swarmlearning.contracts.messages import CheckIn, Finish, Leave
+from swarmlearning.contracts.records import Phase, Progress, Result, Training
+from swarmlearning.errors import Closed, NonFinite, PeerError, Refused, SwarmError, Unreachable
+from swarmlearning.parameters.chunks import SECRET_BYTES, Commitment, commit
+from swarmlearning.parameters.manifest import find_nonfinite
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, Offer, log
-from swarmlearning.sl.exchange import CALL_MANIFEST, ManifestRequest
+from swarmlearning.sl.enrolling import enrol, find_contract
 from swarmlearning.sl.fetching import catch_up, store_and_say
-from swarmlearning.sl.guarding import guard_leader, tick_later
+from swarmlearning.sl.guarding import guard_shard, tick_later
 from swarmlearning.sl.merging import merge_and_commit
 from swarmlearning.sl.plan import (
     Action,
@@ -78,6 +65,8 @@ class _Demand:
     def __init__(self, kind: Literal["sync", "finish"], progress: Progress) -> None:
         self.kind: Literal["sync", "finish"] = kind
         self.progress = progress
+        self.offer: Offer | None = None
+        """What its file holds, committed to; the same in every round that it is offered in."""
         self.round: int | None = None
         """The round it has checked in to."""
         self.outcome: asyncio.Future[SyncOutcome] = asyncio.get_running_loop().create_future()
@@ -102,27 +91,38 @@ class Participation:
         self._endpoint = endpoint
         self._own = own
         self._demand: _Demand | None = None
-        self._adopted = b""
+        self._adopted = -1
+        self._asked_run = 0
+        """The run that we asked to enrol in."""
         self._interval = request.settings.sync_frequency
         self._jobs: dict[Action, asyncio.Task[None]] = {}
         self._done: set[Action] = set()
         self._poke = asyncio.Event()
         self._failure: SwarmError | None = None
+        self._silence = ""
+        """Why the SN does not answer; empty while it does."""
+        self._trouble = ""
+        """The last step that failed, and why; empty once one succeeds."""
         self.ended = asyncio.Event()
         """The training is complete, or we left it."""
 
     # --- the program's door -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow the record and act on it until cancelled."""
+        """Follow the record and act on it, until this training is over for us or cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow())
-                group.create_task(self._steer())
+                follow = group.create_task(self._follow())
+                await self._steer()
+                follow.cancel()
         finally:
-            for job in self._jobs.values():
+            self.ended.set()
+            jobs = list(self._jobs.values())
+            for job in jobs:
                 job.cancel()
-            await asyncio.gather(*self._jobs.values(), return_exceptions=True)
+            await asyncio.gather(*jobs, return_exceptions=True)
+            if self._demand is not None and not self._demand.outcome.done():
+                self._demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
 
     async def open(self) -> tuple[int, OpenResult | None]:
         """Enrol; returns the round that the first sync goes to, and the newest final result for a late program.
@@ -130,43 +130,25 @@ class Participation:
         Raises:
             SettingsMismatch, ModelMismatch: this program differs from the contract; says in what.
             Refused: the ledger refused the enrolment.
-            Unreachable: the SN does not answer.
+            Unreachable: the SN does not answer, or nobody serves the newest result.
         """
-        desk, request = self.desk, self._request
-        if await self._sn.training(desk.contract) is None:
-            with contextlib.suppress(Refused):  # another peer may have been faster
-                await desk.submitter.require(CreateContract(contract=desk.contract))
-                log.info("created contract %s", desk.contract)
-        record = await self._sn.training(desk.contract)
-        if record is None:
-            raise Broken(f"contract {desk.contract} was created and is not there")
-        manifested = Manifested(hash=desk.manifest.hash, size=desk.size)
-        enrolment = Enrol(
-            contract=desk.contract,
-            run=record.run,
-            settings=request.settings,
-            manifest=manifested,
-            min_peers=request.min_peers,
-            weight=request.weight,
-            endpoint=self._endpoint,
-            restored=request.restored,
-        )
-        try:
-            await desk.submitter.require(enrolment)
-        except Refused as refused:
-            raise await self._explain_refusal(refused) from refused
-        newest = await self._sn.training(desk.contract)
-        if newest is None:
-            raise Broken(f"contract {desk.contract} is gone")
-        desk.run = newest.run
-        self._take(newest)
-        result = None
-        if newest.last is not None:
-            result = desk.store.get(desk.contract, newest.run, newest.last.round)
-            if result is None or result.record.sha256 != newest.last.sha256:
-                result = await catch_up(desk, newest.last)
-            self._adopted = newest.last.sha256
-        return newest.round.number if newest.round else 0, result
+        desk = self.desk
+        self._asked_run = (await find_contract(desk, self._sn)).run
+        record = await enrol(desk, self._sn, self._asked_run, self._request, self._endpoint)
+        desk.run = record.run
+        self._take(record)
+        while (newest := desk.record.last) is not None:
+            result = desk.stored(newest)
+            if result is None:
+                try:
+                    result = await catch_up(desk, newest)
+                except Unreachable:
+                    if desk.record.last == newest:
+                        raise
+                    continue  # it was replaced while we asked for it, and holders keep two
+            self._adopted = newest.round
+            return desk.record.round.number if desk.record.round else newest.round + 1, result
+        return desk.record.round.number if desk.record.round else 0, None
 
     async def sync(self, progress: Progress) -> SyncOutcome:
         """Offer what the program's file holds, and wait for the round's result.
@@ -186,54 +168,57 @@ class Participation:
         return await self._ask("finish", progress)
 
     async def leave(self, reason: str) -> None:
-        """Leave the training politely.
+        """Leave the training politely; a round that is merging goes on with us.
 
         Raises:
-            Refused: the ledger refused it.
-            Unreachable: the SN does not answer.
+            Refused: the SN refused to pass it on.
+            Unreachable: the SN does not answer; the others find out when we miss a round.
         """
-        if not self.ended.is_set():
-            await self.desk.submitter.send(Leave(contract=self.desk.contract, run=self.desk.run, reason=reason[:200]))
-            self.ended.set()
-        if self._demand is not None and not self._demand.outcome.done():
-            self._demand.outcome.cancel()
-        self._demand = None
+        demand, self._demand = self._demand, None
+        if demand is not None and not demand.outcome.done():
+            demand.outcome.cancel()
+        run = self.desk.run or self._asked_run
+        try:
+            if run and not self.ended.is_set():
+                await self.desk.submitter.send(Leave(contract=self.desk.contract, run=run, reason=reason[:200]))
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Give up without a word: the ledger finds out when we miss a round."""
+        self.ended.set()
+        self._poke.set()
 
     async def _ask(self, kind: Literal["sync", "finish"], progress: Progress) -> SyncOutcome:
-        if self._failure is not None:
-            raise self._failure
         if self._demand is not None:
             raise Closed("the program asked again before its last request was answered")
         bad = await self.desk.run_blocking(find_nonfinite, self.desk.manifest, self._own)
         if bad is not None:
             raise NonFinite(f"tensor {bad} of {short_name(self.desk.node)} holds NaN or infinity; it is not offered")
-        self.desk.offer = None
-        self._demand = _Demand(kind, progress)
+        if self._failure is not None:
+            raise self._failure
+        if self.ended.is_set():
+            raise Closed(f"the training {self.desk.contract} is over for this program")
+        demand = self._demand = _Demand(kind, progress)
         self._poke.set()
         try:
-            return await self._demand.outcome
+            return await demand.outcome
         finally:
-            self._demand = None
+            if self._demand is demand:
+                self._demand = None
 
     def explain(self) -> str:
         """What the program waits for, for people."""
+        text = self._explain_record()
+        if self._silence:
+            return f"the SN does not answer ({self._silence}); asking again. Last known: {text}"
+        return f"{text}. Last trouble: {self._trouble}" if self._trouble else text
+
+    def _explain_record(self) -> str:
         record = self.desk.training
         if record is None:
             return "no word from the SN yet"
-        round_ = record.round
-        training = [short_name(peer.node) for peer in record.peers if peer.state is PeerState.LIVE]
-        if self._demand is not None and self._demand.kind == "finish" and training:
-            return f"for those that still train: {', '.join(training)}"
-        if record.phase is Phase.COLLECTING and round_ is not None:
-            return f"round {round_.number}: {explain_wait(record)}"
-        if record.phase is Phase.MERGING and round_ is not None:
-            merged = sum(bool(root) for root in round_.merged)
-            if merged < round_.shards:
-                names = ", ".join(sorted({short_name(node) for node in round_.leaders}))
-                return f"round {round_.number}: {merged} of {round_.shards} shards merged; led by {names}"
-            held = ", ".join(short_name(n) for n in round_.participants if all(h.node != n for h in round_.holdings))
-            return f"round {round_.number}: merged; to be stored by {held}"
-        return f"{record.name} is {record.phase.value}"
+        return f"round {record.round.number}: {explain_wait(record)}" if record.round else explain_wait(record)
 
     # --- following the ledger ------------------------------------------------------------------------------------
 
@@ -242,11 +227,17 @@ class Participation:
         while True:
             version = self.desk.training.version if self.desk.training else 0
             try:
+                if self._silence:
+                    await self._sn.status()
+                    log.info("the SN answers again")
+                    self._silence = ""
                 watch: AsyncIterator[Training] = self._sn.watch(self.desk.contract, version)
                 async for record in watch:
                     self._take(record)
             except (Unreachable, PeerError) as error:
-                log.warning("the SN does not answer: %s", error)
+                if not self._silence:
+                    log.warning("the SN does not answer: %s", error)
+                self._silence = str(error)
             await asyncio.sleep(WATCH_RETRY_S)
 
     def _take(self, record: Training) -> None:
@@ -257,32 +248,41 @@ class Participation:
         self._poke.set()
 
     async def _steer(self) -> None:
-        """Whenever something changed, start what is wanted and stop what is not."""
+        """Whenever something changed, start what is wanted and stop what is not; ends when nothing ever will be."""
         while True:
             await self._poke.wait()
             self._poke.clear()
             async with self.desk.changed:
                 self.desk.changed.notify_all()
             record = self.desk.training
-            if record is None or not self.desk.run:
-                continue
-            self._check_standing(record)
-            self._settle_void(record)
-            wanted = plan(record, self._local(record))
+            wanted: list[Action] = []
+            if record is not None and self.desk.run:
+                self._check_standing(record)
+                self._settle_void(record)
+                self.desk.tidy(record)
+                wanted = plan(record, self._local(record))
             for action in [action for action in self._jobs if action not in wanted]:
                 self._jobs.pop(action).cancel()
             self._done.intersection_update(wanted)
             for action in wanted:
                 if action not in self._jobs and action not in self._done:
                     self._jobs[action] = asyncio.ensure_future(self._do(action))
+            if self.ended.is_set() and not self._jobs and not self._is_needed(record):
+                return
+
+    def _is_needed(self, record: Training | None) -> bool:
+        """Whether a round goes on that our offer is in: it stands after we left, so the record must stay new."""
+        round_ = record.round if record is not None and record.run == self.desk.run else None
+        return round_ is not None and self.desk.node in round_.participants
 
     def _local(self, record: Training) -> Local:
-        stored = self.desk.store.get(self.desk.contract, record.run, record.last.round) if record.last else None
+        stored = self.desk.stored(record.last) if record.last else None
         return Local(
             node=self.desk.node,
             run=self.desk.run,
             demand=self._demand.kind if self._demand else "",
             adopted=self._adopted,
+            offered=self.desk.offer.commitment.root if self.desk.offer else b"",
             stored=frozenset([(stored.record.round, stored.record.sha256)] if stored else []),
         )
 
@@ -319,16 +319,18 @@ class Participation:
         try:
             await self._step(action)
             self._done.add(action)
+            self._trouble = ""
         except SwarmError as error:
-            if isinstance(error, Refused) and error.code in ("stale", "conflict", "too_early"):
+            if isinstance(error, Refused) and error.code in ("stale", "too_early"):
                 log.debug("%s: %s", type(action).__name__, error)
-            elif isinstance(error, NonFinite) and self._demand is not None and not self._demand.outcome.done():
-                self._demand.outcome.set_exception(error)
             else:
-                log.warning("%s: %s", self.explain(), error)
+                if self._trouble != str(error):
+                    log.warning("%s: %s", self._explain_record(), error)
+                self._trouble = str(error)
             await asyncio.sleep(RETRY_S)
         except Exception:  # noqa: BLE001  # a task's boundary: a bug in one step must not end the others silently
             log.exception("%s failed", type(action).__name__)
+            self._trouble = f"{type(action).__name__} failed, which is a bug: see the log"
             await asyncio.sleep(RETRY_S)
         finally:
             if self._jobs.get(action) is asyncio.current_task():
@@ -344,7 +346,7 @@ class Participation:
             case StoreResult():
                 return store_and_say(self.desk, action)
             case GuardShard():
-                return guard_leader(self.desk, action)
+                return guard_shard(self.desk, action)
             case TickLater():
                 rank = [peer.node for peer in self.desk.record.peers].index(self.desk.node)
                 return tick_later(self.desk, action, rank)
@@ -358,18 +360,19 @@ class Participation:
                 return self._end(action.result)
 
     async def _check_in(self, action: CheckInNow) -> None:
-        demand = self._demand
+        demand, newest_result = self._demand, self.desk.record.last
         if demand is None:
             return
         offer: Offer | None = None
         if action.mode in ("active", "snapshot"):
-            offer = self.desk.offer or await self._commit(self._own)
+            offer = demand.offer = demand.offer or await self._commit(self._own)
         elif action.mode == "last":
-            newest = self.desk.record.last
-            stored = self.desk.store.get(self.desk.contract, self.desk.run, newest.round) if newest else None
+            stored = self.desk.stored(newest_result) if newest_result else None
             if stored is None:
                 raise Refused("the newest result is not here yet", code="stale")
             offer = await self._commit(stored.buffer)
+        self._require_open(action)
+        # Before the ledger knows of it: whoever is told to ask for it may be faster than our SN's answer.
         self.desk.offer = offer
         progress = msgspec.structs.replace(
             demand.progress, bytes_received=self.desk.bytes_received, bytes_sent=self.desk.bytes_sent
@@ -381,7 +384,7 @@ class Participation:
                 run=self.desk.run,
                 round=action.round,
                 attempt=action.attempt,
-                base=self._adopted,
+                base=newest_result.sha256 if newest_result else b"",
                 commitment=offer.commitment.root if offer else b"",
                 weight=self._request.weight if offer else 0,
                 mode=action.mode,
@@ -389,8 +392,19 @@ class Participation:
             )
         )
 
+    def _require_open(self, action: CheckInNow) -> None:
+        """What was promised for a round that has closed meanwhile must still be there when it is asked for.
+
+        Raises:
+            Refused: the round is not open any more.
+        """
+        record = self.desk.record
+        at = (record.round.number, record.round.attempt) if record.round else None
+        if record.phase is not Phase.COLLECTING or at != (action.round, action.attempt):
+            raise Refused(f"round {action.round}, attempt {action.attempt} is not open any more", code="stale")
+
     async def _commit(self, buffer: memoryview) -> Offer:
-        secret = secrets.token_bytes(32)
+        secret = self.desk.random_bytes(SECRET_BYTES)
         commitment: Commitment = await self.desk.run_blocking(commit, buffer, secret)
         return Offer(buffer, commitment, secret)
 
@@ -406,12 +420,10 @@ class Participation:
 
     async def _deliver(self, result: Result) -> None:
         """Give the program the newest final result; once it has finished, only note it."""
-        stored = self.desk.store.get(self.desk.contract, self.desk.run, result.round)
-        self._adopted = result.sha256
-        self.desk.forget_rounds(result.round)
+        stored = self.desk.stored(result)
+        self._adopted = result.round
         demand = self._demand
         if demand is not None and demand.kind == "sync" and not demand.outcome.done():
-            self.desk.offer = None
             demand.outcome.set_result(
                 SyncOutcome(
                     kind="synced", round=result.round, result=result, stored=stored, next_interval=self._interval
@@ -419,10 +431,8 @@ class Participation:
             )
 
     async def _end(self, result: Result | None) -> None:
-        stored = self.desk.store.get(self.desk.contract, self.desk.run, result.round) if result else None
-        if result is not None:
-            self._adopted = result.sha256
-            self.desk.forget_rounds(result.round)
+        stored = self.desk.stored(result) if result else None
+        self._adopted = result.round if result else -1
         self.ended.set()
         demand = self._demand
         if demand is not None and not demand.outcome.done():
@@ -435,35 +445,3 @@ class Participation:
                     next_interval=self._interval,
                 )
             )
-
-    # --- explaining a refused enrolment ------------------------------------------------------------------------------
-
-    async def _explain_refusal(self, refused: Refused) -> SwarmError:
-        """The error for the user: what differs, on both sides."""
-        text = str(refused)
-        if refused.code != "conflict":
-            return refused
-        if text.startswith("settings: "):
-            return SettingsMismatch(f"contract {self.desk.contract}: {text.removeprefix('settings: ')}")
-        if not text.startswith("model: "):
-            return refused
-        difference = await self._compare_manifests()
-        return ModelMismatch(f"contract {self.desk.contract}: {difference or text.removeprefix('model: ')}")
-
-    async def _compare_manifests(self) -> str:
-        """The first tensor that differs from an enrolled peer's, or "" where none answers."""
-        record = await self._sn.training(self.desk.contract)
-        if record is None or record.manifest is None:
-            return ""
-        self.desk.training = record
-        body = encode(ManifestRequest(contract=self.desk.contract))
-        for peer in record.peers:
-            if peer.state is PeerState.LEFT or peer.node == self.desk.node:
-                continue
-            with contextlib.suppress(Unreachable, PeerError):
-                address = self.desk.address_of(peer.node)
-                data = await self.desk.client.call(address, CALL_MANIFEST, body, timeout_s=5.0)
-                theirs = decode_manifest(decode(data, bytes))
-                if theirs.hash == record.manifest.hash:
-                    return f"{describe_difference(self.desk.manifest, theirs)} ({short_name(peer.node)})"
-        return ""

@@ -8,8 +8,9 @@ from typing import Literal
 
 import msgspec
 
+from swarmlearning.contracts.closing import wait_ms
 from swarmlearning.contracts.records import Peer, PeerState, Phase, Result, Training
-from swarmlearning.contracts.rounds import dropped_nodes
+from swarmlearning.contracts.rounds import dropped_nodes, pending_nodes
 from swarmlearning.types import NodeId
 
 
@@ -20,8 +21,11 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     run: int
     demand: Literal["", "sync", "finish"]
     """What its ML program waits for: the next result, or the end."""
-    adopted: bytes
-    """SHA-256 of the newest result that the program (or, once finished, the SL) has; empty before the first."""
+    adopted: int
+    """Round of the newest result that the program (or, once finished, the SL) has; -1 before the first. A round and
+    not a hash: two rounds may have the same result, and each answers its own sync."""
+    offered: bytes
+    """Commitment of the parameters that this SL can serve; empty if it holds none."""
     stored: frozenset[tuple[int, bytes]]
     """Results on disk: (round, SHA-256)."""
 
@@ -51,12 +55,12 @@ class StoreResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuardShard(msgspec.Struct, frozen=True, kw_only=True):
-    """Watch that the leader of a shard moves."""
+    """Watch that somebody whom a shard waits for, its leader or a witness, moves."""
 
     round: int
     attempt: int
     shard: int
-    leader: NodeId
+    suspect: NodeId
 
 
 class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +84,6 @@ class TickLater(msgspec.Struct, frozen=True, kw_only=True):
 
     round: int
     attempt: int
-    phase: Phase
     after_ms: int
 
 
@@ -104,14 +107,14 @@ def find_peer(training: Training, node: NodeId) -> Peer | None:
 def plan(training: Training, local: Local) -> list[Action]:
     """What to do now, in no particular order."""
     peer = find_peer(training, local.node)
-    if training.run != local.run:
-        return []
-    if peer is None:  # we left, but finish what we were charged with
-        return [action for action in _plan_merging(training, local) if isinstance(action, MergeShard)]
+    if training.run != local.run or peer is None:
+        return []  # R-16: what a peer that left has offered stays with `serving`
     newest = training.last
-    behind = newest is not None and newest.sha256 != local.adopted
+    behind = newest is not None and newest.round != local.adopted
     have = newest is not None and (newest.round, newest.sha256) in local.stored
     if training.phase is Phase.COMPLETED:
+        if not local.demand:
+            return []
         return [End(result=newest)] if newest is None or have else [CatchUp(result=newest)]
     actions: list[Action] = []
     if local.demand and newest is not None and behind:
@@ -120,6 +123,9 @@ def plan(training: Training, local: Local) -> list[Action]:
         actions.append(SayFinished())
     if training.phase is Phase.COLLECTING:
         actions += _plan_collecting(training, local, peer, behind=behind)
+    wait = wait_ms(training)
+    if wait is not None and training.round is not None:
+        actions.append(TickLater(round=training.round.number, attempt=training.round.attempt, after_ms=wait))
     return actions + _plan_merging(training, local)
 
 
@@ -131,17 +137,14 @@ def _plan_collecting(training: Training, local: Local, peer: Peer, *, behind: bo
     mine = next((c for c in round_.checkins if c.node == local.node), None)
     finished = peer.state is PeerState.FINISHED
     ready = local.demand == "sync" or (local.demand == "finish" and finished)
-    # An offer made before the peer finished stands until the round closes; it is made again only after a change.
-    if ready and not behind and mine is None:
+    # R-5: an offer that stands is not made again, unless we restarted and cannot keep what it promised.
+    kept = mine is not None and mine.commitment in (b"", local.offered)
+    if ready and not behind and not kept:
         mode: Literal["active", "snapshot", "inactive", "last"] = "active"
         if finished:
             offers = {"inactive": "inactive", "snapshot": "snapshot", "active": "last" if training.last else "inactive"}
             mode = offers[settings.checkin_mode]  # type: ignore[assignment]  # the table's values are the modes
         actions.append(CheckInNow(round=round_.number, attempt=round_.attempt, mode=mode))
-    if round_.quorum_ms is not None:
-        actions.append(
-            TickLater(round=round_.number, attempt=round_.attempt, phase=Phase.COLLECTING, after_ms=settings.grace_ms)
-        )
     return actions
 
 
@@ -152,19 +155,17 @@ def _plan_merging(training: Training, local: Local) -> list[Action]:
     if local.node not in round_.participants:
         return []
     actions: list[Action] = []
+    dropped = local.node in dropped_nodes(round_)
     for shard in range(round_.shards):
-        charged = local.node == round_.leaders[shard] or local.node in round_.witnesses[shard]
-        committed = any(c.node == local.node and c.shard == shard for c in round_.commits)
-        if charged and not committed and local.node not in dropped_nodes(round_):
+        pending = pending_nodes(round_, shard)
+        if local.node in pending:
             actions.append(MergeShard(round=round_.number, shard=shard, contributors=round_.contributors))
-        if not round_.merged[shard] and round_.leaders[shard] != local.node:
-            actions.append(
-                GuardShard(round=round_.number, attempt=round_.attempt, shard=shard, leader=round_.leaders[shard])
-            )
+        actions += [
+            GuardShard(round=round_.number, attempt=round_.attempt, shard=shard, suspect=suspect)
+            for suspect in pending
+            if suspect != local.node and not dropped  # nobody counts a dropped peer's suspicion
+        ]
     held = any(h.node == local.node for h in round_.holdings)
     if all(round_.merged) and not held:
         actions.append(StoreResult(round=round_.number, roots=round_.merged, attempt=round_.attempt))
-    actions.append(
-        TickLater(round=round_.number, attempt=round_.attempt, phase=Phase.MERGING, after_ms=settings.round_max_ms)
-    )
     return actions

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-from swarmlearning.contracts.records import Phase, Training
+from swarmlearning.contracts.records import Phase, Round, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
 from swarmlearning.parameters.chunks import salt
@@ -89,7 +89,7 @@ class ExchangeService:
             )
         if not 0 <= request.shard < round_.shards:
             raise Refused(f"shard {request.shard}: the round has {round_.shards}", code="malformed")
-        if caller.node != round_.leaders[request.shard] and caller.node not in round_.witnesses[request.shard]:
+        if not _is_charged(round_, caller, request.shard):
             raise Refused(f"{caller.name.short} neither leads nor witnesses shard {request.shard}", code="not-allowed")
         promised = next((c.commitment for c in round_.checkins if c.node == desk.node), b"")
         offer = desk.offer
@@ -99,6 +99,9 @@ class ExchangeService:
         start = _check_start(request.start, shard)
         leaves, secret = offer.commitment.leaves, offer.secret
         for frame in send_frames(shard, leaves, offer.buffer, start, lambda index: salt(secret, index)):
+            now = desk.record.round
+            if now is None or now.number != request.round or not _is_charged(now, caller, request.shard):
+                raise Refused(f"{caller.name.short} has lost shard {request.shard} meanwhile", code="stale")
             desk.bytes_sent += len(frame)
             yield frame
 
@@ -128,27 +131,24 @@ class ExchangeService:
                 return
 
     async def _result(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
-        """E-5: a merged shard, to peers enrolled in the contract."""
+        """E-6: a merged shard, to peers enrolled in the contract."""
         request = decode(body, ResultRequest)
         desk = self._desk(caller, request.contract)
-        record = desk.record
-        self._require_enrolled(record, caller)
-        shards = self._shards_of(record, request.round)
-        if not 0 <= request.shard < shards:
-            raise Refused(f"round {request.round}: this SL knows of no shard {request.shard}", code="not-found")
-        shard = Shard(size=desk.size, shards=shards, shard=request.shard)
-        found = desk.merged_shard(request.run, request.round, shard)
+        self._require_enrolled(desk.record, caller)
+        found = await desk.run_blocking(desk.merged_shard, request.run, request.round, request.shard)
         if found is None:
             raise Refused(f"round {request.round}, shard {request.shard}: not held here", code="not-found")
-        leaves, buffer = found
-        for frame in send_frames(shard, leaves, buffer, _check_start(request.start, shard), None):
+        start = _check_start(request.start, found.shard)
+        for frame in send_frames(found.shard, found.leaves, found.buffer, start, None):
             desk.bytes_sent += len(frame)
             yield frame
 
-    def _shards_of(self, record: Training, number: int) -> int:
-        if record.round is not None and record.round.number == number:
-            return record.round.shards
-        return len(record.last.roots) if record.last is not None and record.last.round == number else 0
+
+def _is_charged(round_: Round, caller: Caller, shard: int) -> bool:
+    """E-2: whether the caller leads or witnesses the shard in the current attempt."""
+    if not round_.merging or not 0 <= shard < round_.shards:
+        return False
+    return caller.node == round_.leaders[shard] or caller.node in round_.witnesses[shard]
 
 
 def _check_start(start: int, shard: Shard) -> int:

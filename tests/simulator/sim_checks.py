@@ -1,0 +1,119 @@
+"""What must hold after every simulated run, judged from the ledger's history and not by the code under test."""
+
+import numpy as np
+from sim_swarm import SwarmSimulator
+
+from swarmlearning.contracts.records import PeerState, Phase, Result, Round, Training
+from swarmlearning.encoding import sha256
+from swarmlearning.parameters.manifest import read_arrays
+from swarmlearning.sl.exchange import ChunkRequest, ResultRequest
+from swarmlearning.types import NodeId
+
+
+def check_run(swarm: SwarmSimulator, *, finishing: set[int], honest: bool = True) -> None:
+    """Check a run.
+
+    Args:
+        swarm: after `run`.
+        finishing: peers that must end with the swarm's model; all others must not.
+        honest: whether merged values must be the mean of what was contributed.
+    """
+    check_end(swarm, finishing)
+    check_history(swarm)
+    for before, result in final_rounds(swarm):
+        check_adopted(swarm, result)
+        if honest:
+            check_merged(swarm, before, result)
+    check_entitled(swarm)
+    assert swarm.network.failures == []
+    assert swarm.left_over == []
+
+
+def check_end(swarm: SwarmSimulator, finishing: set[int]) -> None:
+    """Everybody who finishes has the one model that is on the ledger."""
+    assert swarm.last.phase is Phase.COMPLETED, swarm.last
+    assert {i for i, ended in swarm.ended.items() if ended.outcome is not None} == finishing, swarm.ended
+    ledger = swarm.last.last
+    for index in finishing:
+        outcome = swarm.ended[index].outcome
+        assert outcome is not None
+        assert outcome.result == ledger
+        if ledger is not None:
+            assert outcome.stored is not None
+            assert sha256(outcome.stored.buffer) == ledger.sha256
+
+
+def final_rounds(swarm: SwarmSimulator) -> list[tuple[Training, Result]]:
+    """Each final result with the last record before it became final."""
+    found = []
+    for before, after in zip(swarm.history, swarm.history[1:], strict=False):
+        if after.last is not None and after.last != before.last:
+            found.append((before, after.last))
+    return found
+
+
+def check_history(swarm: SwarmSimulator) -> None:
+    """Rounds and attempts only grow; what is final stays; a round's number is not used twice."""
+    results: dict[int, Result] = {}
+    for before, after in zip(swarm.history, swarm.history[1:], strict=False):
+        assert after.run == before.run
+        if before.round is not None and after.round is not None:
+            at = [(r.number, r.attempt) for r in (before.round, after.round)]
+            assert at[0] <= at[1]
+        if after.last is not None:
+            assert results.setdefault(after.last.round, after.last) == after.last
+    for before, result in final_rounds(swarm):
+        assert before.round is not None
+        assert 2 * len(result.holders) > len(result.participants)
+        assert set(result.contributors) <= set(result.participants)
+
+
+def check_adopted(swarm: SwarmSimulator, result: Result) -> None:
+    """Nobody adopted anything else for a round than what became final."""
+    for ended in swarm.ended.values():
+        got = ended.merged.get(result.round)
+        assert got is None or sha256(got) == result.sha256
+
+
+def check_merged(swarm: SwarmSimulator, before: Training, result: Result) -> None:
+    """The merged values are the weighted mean of what the contributors committed to, computed naively."""
+    round_ = before.round
+    assert round_ is not None
+    got = next((e.merged[result.round] for e in swarm.ended.values() if result.round in e.merged), None)
+    if got is None:
+        return  # nobody was given this round (all were behind)
+    manifest = swarm.manifest()
+    offers = {c.node: c for c in round_.checkins}
+    given = [offers[node] for node in result.contributors]
+    arrays = [read_arrays(manifest, memoryview(swarm.commitments[c.commitment])) for c in given]
+    total = sum(c.weight for c in given)
+    merged = read_arrays(manifest, memoryview(got))
+    for name in ("kernel", "bias"):
+        mean = sum(a[name].astype(np.float64) * c.weight for a, c in zip(arrays, given, strict=True)) / total
+        assert np.allclose(merged[name], mean, rtol=1e-6, atol=1e-6), f"round {result.round}: {name}"
+
+
+def check_entitled(swarm: SwarmSimulator) -> None:
+    """Nobody was served anything that the ledger did not entitle it to at some moment."""
+    charged: set[tuple[int, int, int, NodeId]] = set()
+    contributing: set[tuple[int, int, NodeId]] = set()
+    enrolled: set[NodeId] = set()
+    for record in swarm.history:
+        enrolled |= {peer.node for peer in record.peers if peer.state is not PeerState.LEFT}
+        round_ = record.round
+        if record.phase is Phase.MERGING and round_ is not None:
+            charged |= {(round_.number, round_.attempt, s, n) for s, n in _charges(round_)}
+            contributing |= {(round_.number, round_.attempt, node) for node in round_.contributors}
+    for server, caller, request in swarm.served:
+        match request:
+            case ChunkRequest():
+                assert (request.round, request.attempt, request.shard, caller) in charged, (caller, request)
+                assert (request.round, request.attempt, server) in contributing, (server, request)
+            case ResultRequest():
+                assert caller in enrolled, (caller, request)
+
+
+def _charges(round_: Round) -> list[tuple[int, NodeId]]:
+    return [
+        (shard, node) for shard in range(round_.shards) for node in (round_.leaders[shard], *round_.witnesses[shard])
+    ]

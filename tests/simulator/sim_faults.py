@@ -1,0 +1,218 @@
+"""What may go wrong in a simulation: a plan of faults, each of which counts how often it fired."""
+
+import asyncio
+import enum
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from swarmlearning.contracts.messages import Message, Payload, Tx
+from swarmlearning.encoding import decode
+from swarmlearning.errors import DecodeError, Unreachable
+from swarmlearning.transport.api import Frame
+from swarmlearning.types import NodeId
+
+
+class Fault(enum.Enum):
+    """Kinds of faults. The network's first, then nodes that die, then nodes that lie."""
+
+    DROP = enum.auto()  # a request or a reply is lost; the client waits until its own limit
+    BREAK = enum.auto()  # the connection breaks
+    DELAY = enum.auto()  # a message takes much longer
+    DUPLICATE = enum.auto()  # a call arrives twice
+    REORDER = enum.auto()  # a call is overtaken by a later one
+    CORRUPT = enum.auto()  # bytes of a frame change on the way
+    PARTITION = enum.auto()  # two groups do not reach each other for a while
+    SLOW_LINK = enum.auto()  # every frame that a node serves takes long
+    CRASH_SL = enum.auto()  # an SL and its program die at its k-th transaction
+    CRASH_SN = enum.auto()  # an SN dies at a time, and comes back
+    DEAD_CONTRIBUTOR = enum.auto()  # an SL dies after its check-in stands
+    DEAD_LEADER = enum.auto()  # an SL dies before it commits what it merged
+    DEAD_LEADER_AFTER = enum.auto()  # an SL dies after its commit stands
+    WRONG_MERGE = enum.auto()  # a leader commits something else than the mean
+    NAN = enum.auto()  # a contributor commits to NaN and serves it
+    OTHER_BYTES = enum.auto()  # a contributor serves other bytes than it committed to
+    NEVER_SERVES = enum.auto()  # a leader commits and does not serve the merged shard
+    NEVER_STORES = enum.auto()  # a participant never says that it has stored
+    SILENT_LEADER = enum.auto()  # a leader pulls nothing and commits nothing, but lives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One planned fault."""
+
+    fault: Fault
+    node: int = 0
+    """Whose organisation it is about."""
+    chance: float = 1.0
+    """Of each message, for faults of the network."""
+    at_s: float = 0.0
+    """When it begins."""
+    until_s: float = 1e9
+    """When it ends; CRASH_SN: when the node comes back."""
+    point: int = 1
+    """CRASH_SL: at which of its transactions."""
+    after: bool = False
+    """CRASH_SL: whether the transaction is still delivered."""
+    restart_s: float | None = None
+    """Nodes that die: after how long the SL and its program start again; None: never."""
+    group: frozenset[int] = frozenset()
+    """PARTITION: organisations on one side."""
+
+
+@dataclass(kw_only=True)
+class Hooks:
+    """What the simulator lets faults do."""
+
+    index_of: Callable[[NodeId], int]
+    now: Callable[[], float]
+    crash_sl: Callable[[int, float | None], None]
+    repeat: Callable[[NodeId, NodeId, str, bytes], None]
+    spoil: Callable[[int], None]
+    """Change the bytes that an SL has committed to."""
+
+
+@dataclass(kw_only=True)
+class SimFaults:
+    """Carries out a plan on the in-memory network; every message takes a little, by the seed."""
+
+    plan: tuple[Planned, ...]
+    rng: random.Random
+    hooks: Hooks | None = None
+    fired: Counter[Fault] = field(default_factory=Counter)
+    latency_s: tuple[float, float] = (0.001, 0.02)
+    transactions: Counter[int] = field(default_factory=Counter)
+    """How many each SL has sent."""
+    died: list[Planned] = field(default_factory=list)
+    """Nodes die once of each planned fault."""
+    passed: Counter[tuple[NodeId, NodeId]] = field(default_factory=Counter)
+
+    def count(self, fault: Fault) -> None:
+        """Note that a fault fired."""
+        self.fired[fault] += 1
+
+    def find(self, fault: Fault, node: int) -> Planned | None:
+        """The planned fault of this kind about `node` that is on now."""
+        now = self.hooks.now() if self.hooks else 0.0
+        for planned in self.plan:
+            if planned.fault is fault and planned.node == node and planned.at_s <= now < planned.until_s:
+                return planned
+        return None
+
+    async def on_request(self, frm: NodeId, to: NodeId, method: str, body: bytes) -> bytes | None:
+        """See `transport.memory.Faults`."""
+        await asyncio.sleep(self.rng.uniform(*self.latency_s))
+        self._check_partition(frm, to)
+        for planned in self._network_faults():
+            if self.rng.random() >= planned.chance or method.startswith("watch"):
+                continue
+            match planned.fault:
+                case Fault.DROP:
+                    self.count(Fault.DROP)
+                    return None
+                case Fault.BREAK:
+                    self.count(Fault.BREAK)
+                    raise Unreachable("simulated: the connection broke")
+                case Fault.DELAY:
+                    self.count(Fault.DELAY)
+                    await asyncio.sleep(self.rng.uniform(0.2, 2.0))
+                case Fault.DUPLICATE if not method.startswith("exchange/") and self.hooks:
+                    self.count(Fault.DUPLICATE)
+                    self.hooks.repeat(frm, to, method, body)
+                case Fault.REORDER:
+                    before = self.passed[frm, to]
+                    await asyncio.sleep(self.rng.uniform(0.05, 0.5))
+                    self.fired[Fault.REORDER] += self.passed[frm, to] > before
+        self.passed[frm, to] += 1
+        if method == "tx":
+            self._on_transaction(frm, message_of(body))
+        self._on_exchange(to, method)
+        return body
+
+    async def on_frame(self, frm: NodeId, to: NodeId, method: str, index: int, frame: Frame) -> Frame | None:
+        """See `transport.memory.Faults`."""
+        await asyncio.sleep(self.rng.uniform(*self.latency_s))
+        self._check_partition(frm, to)
+        index_of = self.hooks.index_of(frm) if self.hooks else 0
+        if self.find(Fault.SLOW_LINK, index_of) and method.startswith("exchange/"):
+            self.count(Fault.SLOW_LINK)
+            await asyncio.sleep(1.0)
+        for planned in self._network_faults():
+            if self.rng.random() >= planned.chance or method.startswith("watch"):
+                continue
+            if planned.fault is Fault.DROP:
+                self.count(Fault.DROP)
+                return None
+            if planned.fault is Fault.CORRUPT and method in ("exchange/chunks", "exchange/result"):
+                self.count(Fault.CORRUPT)
+                changed = bytearray(frame)
+                changed[self.rng.randrange(len(changed))] ^= 1 << self.rng.randrange(8)
+                return changed
+        return frame
+
+    def _network_faults(self) -> list[Planned]:
+        now = self.hooks.now() if self.hooks else 0.0
+        return [p for p in self.plan if p.at_s <= now < p.until_s]
+
+    def _check_partition(self, frm: NodeId, to: NodeId) -> None:
+        if self.hooks is None:
+            return
+        sides = self.hooks.index_of(frm), self.hooks.index_of(to)
+        for planned in self._network_faults():
+            if planned.fault is Fault.PARTITION and (sides[0] in planned.group) != (sides[1] in planned.group):
+                self.count(Fault.PARTITION)
+                raise Unreachable("simulated: the network is partitioned")
+
+    def _on_transaction(self, frm: NodeId, message: Message) -> None:
+        if self.hooks is None:
+            return
+        who = self.hooks.index_of(frm)
+        self.transactions[who] += 1
+        kind = type(message).__name__
+        if (p := self.find(Fault.CRASH_SL, who)) and self.transactions[who] == p.point:
+            self._die(p, who, after=p.after)
+        if kind == "CheckIn" and (p := self.find(Fault.DEAD_CONTRIBUTOR, who)):
+            self._die(p, who, after=True)
+        if kind == "CheckIn" and self.find(Fault.OTHER_BYTES, who):
+            self.hooks.spoil(who)
+        if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER, who)):
+            self._die(p, who, after=False)
+        if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER_AFTER, who)):
+            self._die(p, who, after=True)
+        if kind == "Stored" and self.find(Fault.NEVER_STORES, who):
+            self.count(Fault.NEVER_STORES)
+            raise Unreachable("simulated: this node never says that it stored")
+        if kind in ("MergeCommit", "Unreachable") and self.find(Fault.SILENT_LEADER, who):
+            self.count(Fault.SILENT_LEADER)
+            raise Unreachable("simulated: this node does not lead")
+
+    def _die(self, planned: Planned, who: int, *, after: bool) -> None:
+        if self.hooks is None or planned in self.died:
+            return
+        self.died.append(planned)
+        self.count(planned.fault)
+        if after:  # the message is on its way; the node dies before any answer
+            asyncio.get_running_loop().call_later(0.2, self.hooks.crash_sl, who, planned.restart_s)
+        else:
+            self.hooks.crash_sl(who, planned.restart_s)
+            raise Unreachable("simulated: the node died")
+
+    def _on_exchange(self, to: NodeId, method: str) -> None:
+        if self.hooks is None or method not in ("exchange/result", "exchange/progress"):
+            return
+        if method == "exchange/result" and self.find(Fault.NEVER_SERVES, self.hooks.index_of(to)):
+            self.count(Fault.NEVER_SERVES)
+            raise Unreachable("simulated: this node does not serve results")
+
+
+def message_of(body: bytes) -> Message:
+    """The message in a transaction.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    try:
+        return decode(decode(body, Tx).payload, Payload).message
+    except DecodeError as error:
+        raise AssertionError(f"a node sent what is no transaction: {error}") from error

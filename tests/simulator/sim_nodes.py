@@ -1,0 +1,259 @@
+"""The nodes of a simulated swarm: an SN and an SL, each with the real code on a simulated network."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from sim_identity import NETWORK, certificate, node_name, proof, signing_key
+from sim_loop import wall_clock
+
+from swarmlearning.contracts.messages import RegisterNode, registration_bytes
+from swarmlearning.encoding import decode
+from swarmlearning.errors import PeerError, SwarmError, Unreachable
+from swarmlearning.ledger.boundary import Event
+from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
+from swarmlearning.merge.mean import Mean
+from swarmlearning.merge.method import MergeMethod
+from swarmlearning.parameters.chunks import Commitment, commit
+from swarmlearning.parameters.dtypes import Array
+from swarmlearning.parameters.manifest import Manifest, find_nonfinite
+from swarmlearning.sl.control import Open
+from swarmlearning.sl.desk import Desk
+from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT, ChunkRequest, ResultRequest
+from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.serving import ExchangeService
+from swarmlearning.sl.store import ResultStore
+from swarmlearning.sn.application import SwarmApplication
+from swarmlearning.sn.client import SnClient, Submitter
+from swarmlearning.sn.service import SnService
+from swarmlearning.sn.state import StateStore
+from swarmlearning.transport.api import Address, Call, Caller, Client, Frame, Stream
+from swarmlearning.transport.memory import MemoryNetwork
+from swarmlearning.types import ContractName, Endpoint, NodeId, Role
+
+T = TypeVar("T")
+
+
+def sn_api(index: int) -> Address:
+    """Where the SN of organisation `index` answers its own."""
+    return Address(node=node_name(index, Role.SN).id, endpoint=Endpoint(host=f"org{index:02}", port=30304))
+
+
+def sn_p2p(index: int) -> Address:
+    """Where it answers other SNs."""
+    return Address(node=node_name(index, Role.SN).id, endpoint=Endpoint(host=f"org{index:02}", port=30303))
+
+
+def sl_endpoint(index: int) -> Endpoint:
+    """Where the SL of organisation `index` answers other SLs."""
+    return Endpoint(host=f"org{index:02}", port=30305)
+
+
+class _Service:
+    """Handlers by name."""
+
+    def __init__(self, calls: Mapping[str, Call], streams: Mapping[str, Stream] | None = None) -> None:
+        self.calls = dict(calls)
+        self.streams = dict(streams or {})
+
+
+class SimSn:
+    """One organisation's SN. Keeps its ledger in memory, or in `directory`, where it survives a crash."""
+
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        index: int,
+        genesis: bytes,
+        rng: random.Random,
+        directory: Path | None,
+        on_commit: Callable[[SwarmApplication], None],
+    ) -> None:
+        self.index = index
+        self.name = node_name(index, Role.SN)
+        self._network = network
+        self._genesis = genesis
+        self._rng = rng
+        self._directory = directory
+        self._on_commit = on_commit
+        self._task: asyncio.Task[None] | None = None
+        self.app: SwarmApplication
+        self.ledger: EmbeddedLedger
+
+    async def start(self) -> None:
+        """Start on what is on disk; everything in memory is new."""
+        directory = self._directory
+        if directory is not None:
+            directory.mkdir(exist_ok=True)
+
+        def on_commit(_events: tuple[Event, ...]) -> None:
+            self._on_commit(self.app)
+
+        self.app = SwarmApplication(StateStore(directory / "state.sqlite" if directory else None), on_commit)
+        sentinel = node_name(0, Role.SN)
+        config = EmbeddedConfig(
+            network=NETWORK,
+            genesis=self._genesis,
+            data_dir=directory,
+            node=self.name.id,
+            sentinel=sentinel.id,
+            sentinel_key=signing_key(sentinel).public,
+            sentinel_address=None if self.index == 0 else sn_p2p(0),
+        )
+        key = signing_key(sentinel) if self.index == 0 else None
+        client = self._network.client(self.name)
+        self.ledger = EmbeddedLedger(config, self.app, key, client, wall_clock, self._rng)
+        await self.ledger.start()
+        service = SnService(self.name, self.app, self.ledger, wall_clock)
+        self._network.serve(self.name, sn_p2p(self.index).endpoint, _Service(self.ledger.calls))
+        self._network.serve(self.name, sn_api(self.index).endpoint, _Service(service.calls, service.streams))
+        self._task = asyncio.ensure_future(self.ledger.run())
+
+    async def stop(self) -> None:
+        """End at once."""
+        self._network.stop(self.name)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self.ledger.stop()
+        self.app.store.close()
+
+
+class Witnessed(Protocol):
+    """What the simulation writes down of what SLs do."""
+
+    commitments: dict[bytes, bytes]
+    """What each commitment was made of."""
+
+    def on_served(self, server: NodeId, caller: NodeId, request: ChunkRequest | ResultRequest) -> None:
+        """A frame was served."""
+        ...
+
+
+class WrongMean:
+    """A dishonest leader's merge: everything one more than the mean."""
+
+    name = "mean"
+    coordinatewise = True
+
+    def __init__(self, on_use: Callable[[], None]) -> None:
+        self._honest = Mean()
+        self._on_use = on_use
+
+    def merge_block(self, blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
+        self._on_use()
+        self._honest.merge_block(blocks, weights, out)
+        np.add(out, 1, out=out, casting="unsafe")
+
+
+class SimSl:
+    """One organisation's SL: what `sl.node` wires together, without TLS, threads and the local door."""
+
+    def __init__(self, network: MemoryNetwork, index: int, rng: random.Random, disk: Path, log: Witnessed) -> None:
+        self.index = index
+        self.name = node_name(index, Role.SL)
+        self.desks: dict[ContractName, Desk] = {}
+        self.participation: Participation | None = None
+        self.method: MergeMethod = Mean()
+        self.hides_nan: Callable[[], None] | None = None
+        """Set on a dishonest node that does not check its own parameters."""
+        self._network = network
+        self._rng = rng
+        self._disk = disk
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+        self._client: Client
+        self._sn: SnClient
+        self._submitter: Submitter
+        self.store: ResultStore
+
+    async def start(self) -> None:
+        """Open the disk, register, serve."""
+        self._disk.mkdir(exist_ok=True)
+        self.store = ResultStore(self._disk, self.name.id, sync=False)
+        self._client = self._network.client(self.name)
+        self._sn = SnClient(self._client, sn_api(self.index))
+        key = signing_key(self.name)
+        self._submitter = Submitter(self._sn, NETWORK, key, self._rng.randbytes)
+        self._serve()
+        message = RegisterNode(
+            node=self.name.id,
+            certificate=certificate(self.name.id),
+            proof=proof(self.name.id, registration_bytes(NETWORK, self.name.id, key.public)),
+            endpoint=sl_endpoint(self.index),
+        )
+        while True:  # as `swarm sl` does: its SN may still be starting
+            try:
+                await self._submitter.require(message)
+                return
+            except (Unreachable, PeerError):
+                await asyncio.sleep(0.5)
+
+    def _serve(self) -> None:
+        service = ExchangeService(self.desks)
+        streams = dict(service.streams)
+        for method, kind in ((STREAM_CHUNKS, ChunkRequest), (STREAM_RESULT, ResultRequest)):
+            streams[method] = self._logged(streams[method], kind)
+        self._network.serve(self.name, sl_endpoint(self.index), _Service(service.calls, streams))
+
+    def _logged(self, stream: Stream, kind: type[ChunkRequest] | type[ResultRequest]) -> Stream:
+        async def logged(caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+            frames = stream(caller, body)
+            async with contextlib.aclosing(frames):  # type: ignore[type-var]  # handlers are generators
+                async for frame in frames:
+                    self._log.on_served(self.name.id, caller.node, decode(body, kind))
+                    yield frame
+
+        return logged
+
+    async def _run_blocking(self, function: Callable[..., T], *args: Any) -> T:
+        if function is find_nonfinite and self.hides_nan is not None:
+            self.hides_nan()
+            return None  # type: ignore[return-value]  # what an honest check says of finite parameters
+        result = function(*args)
+        if function is commit:
+            assert isinstance(result, Commitment)
+            self._log.commitments[result.root] = bytes(args[0])
+        return result
+
+    async def begin(self, request: Open, manifest: Manifest, own: memoryview) -> Participation:
+        """What `sl.node` does when a program opens."""
+        before = self.participation
+        await self._end_participation()
+        desk = Desk(
+            node=self.name.id,
+            contract=request.contract,
+            manifest=manifest,
+            method=self.method,
+            client=self._client,
+            submitter=self._submitter,
+            store=self.store,
+            scratch_dir=self._disk,
+            run_blocking=self._run_blocking,
+            random_bytes=self._rng.randbytes,
+        )
+        if before is not None:
+            desk.inherit(before.desk)
+        self.participation = Participation(desk, self._sn, request, sl_endpoint(self.index), own)
+        self.desks[request.contract] = desk
+        self._task = asyncio.ensure_future(self.participation.run())
+        return self.participation
+
+    async def _end_participation(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SwarmError):
+                await self._task
+            self._task = None
+
+    async def stop(self) -> None:
+        """End at once; only the disk stays."""
+        self._network.stop(self.name)
+        await self._end_participation()
+        self.participation = None
+        self.desks.clear()
