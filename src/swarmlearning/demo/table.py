@@ -27,11 +27,12 @@ def render_table(summary: Summary) -> Table:
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
+        pad_edge=False,
     )
     table.add_column("hospital", no_wrap=True)
     table.add_column("rows", justify="right")
-    for heading in ("alone", "swarm", "alone,\nits own rows", "swarm,\nits own rows"):
-        table.add_column(heading, justify="right")
+    for heading in ("alone", "swarm", "alone,\nown rows", "swarm,\nown rows"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for site in summary.sites:
         mark = " *" if site.caution or site.undefined else ""
         table.add_row(
