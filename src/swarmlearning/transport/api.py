@@ -66,6 +66,9 @@ class Client(Protocol):
             Unreachable: no connection, connection lost, or no reply within `timeout_s` seconds.
             VerificationError: the server did not prove to be `to.node`.
             Refused: the server's handler raised, or refuses us.
+            DecodeError: what came back is not this protocol, or beyond its limits.
+            NotYetAvailable: the address has a `via`.
+            Closed: this client was closed.
         """
         ...
 
@@ -78,6 +81,9 @@ class Client(Protocol):
             Unreachable: as for `call`, or no frame within `idle_s` seconds.
             VerificationError: the server did not prove to be `to.node`.
             Refused: the server's handler raised, or refuses us.
+            DecodeError: what came back is not this protocol, or beyond its limits.
+            NotYetAvailable: the address has a `via`.
+            Closed: this client was closed.
         """
         ...
 
