@@ -30,11 +30,11 @@ def render_table(summary: Summary) -> Table:
         pad_edge=False,
     )
     table.add_column("hospital", no_wrap=True)
-    table.add_column("rows", justify="right")
+    table.add_column("rows", justify="right", no_wrap=True)
     for heading in ("alone", "swarm", "alone,\nown rows", "swarm,\nown rows"):
         table.add_column(heading, justify="right", no_wrap=True)
     for site in summary.sites:
-        mark = " *" if site.caution or site.undefined else ""
+        mark = "*" if site.caution or site.undefined else ""
         table.add_row(
             site.name,
             str(site.n_train),
