@@ -46,7 +46,7 @@ p { max-width: 46rem; margin: .5rem 0; }
 .tile.pooled { border-color: var(--pooled); }
 .verdict { grid-column: 1 / -1; margin: 0; }
 .scroll { overflow-x: auto; }
-svg { display: block; width: 100%; height: auto; margin-top: .6rem; }
+svg { display: block; width: 100%; min-width: 36rem; height: auto; margin-top: .6rem; }
 table { border-collapse: collapse; margin-top: 1rem; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .5rem .7rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
 tbody th, thead tr:first-child th:first-child { text-align: left; }
