@@ -32,7 +32,8 @@ def check_run(swarm: SwarmSimulator, *, finishing: set[int], honest: bool = True
 def check_end(swarm: SwarmSimulator, finishing: set[int]) -> None:
     """Everybody who finishes has the one model that is on the ledger."""
     assert swarm.last.phase is Phase.COMPLETED, swarm.last
-    assert {i for i, ended in swarm.ended.items() if ended.outcome is not None} == finishing, swarm.ended
+    shown = {i: (ended.outcome is not None, ended.left, repr(ended.error)) for i, ended in swarm.ended.items()}
+    assert {i for i, ended in swarm.ended.items() if ended.outcome is not None} == finishing, shown
     ledger = swarm.last.last
     for index in finishing:
         outcome = swarm.ended[index].outcome

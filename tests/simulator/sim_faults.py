@@ -137,7 +137,7 @@ class SimFaults:
         index_of = self.hooks.index_of(frm) if self.hooks else 0
         if self.find(Fault.SLOW_LINK, index_of) and method.startswith("exchange/"):
             self.count(Fault.SLOW_LINK)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.6)
         for planned in self._network_faults():
             if self.rng.random() >= planned.chance or method.startswith("watch"):
                 continue

@@ -3,9 +3,10 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sim_faults import Fault, Hooks, Planned, SimFaults
@@ -134,6 +135,7 @@ class SwarmSimulator:
         ]
         self._running: dict[int, asyncio.Task[None]] = {}
         self._chores: set[asyncio.Task[None]] = set()
+        self._echoes: set[asyncio.Task[None]] = set()
 
     # --- what faults and nodes call -----------------------------------------------------------------------------
 
@@ -187,7 +189,9 @@ class SwarmSimulator:
             except SwarmError:
                 return  # the second copy may come too late for anybody to answer
 
-        self._chore(again())
+        task = asyncio.ensure_future(again())
+        self._echoes.add(task)
+        task.add_done_callback(self._echoes.discard)
 
     def _address(self, to: NodeId, method: str) -> Address:
         index = self._index_of(to)
@@ -204,7 +208,7 @@ class SwarmSimulator:
     def _index_of(self, node: NodeId) -> int:
         return int(NodeName.parse(node).domain[3:5])
 
-    def _chore(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
@@ -266,6 +270,8 @@ class SwarmSimulator:
                 task.result()
 
     async def _stop(self) -> None:
+        for echo in list(self._echoes):
+            echo.cancel()
         for sl in self.sls:
             await sl.stop()
         self.tip = self.sns[0].app.store.root()

@@ -1,5 +1,6 @@
 """Whole trainings on virtual time, without faults. Spec: docs/spec/round.md."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -95,16 +96,12 @@ def test_a_slow_peer_that_missed_rounds_catches_up(tmp_path: Path) -> None:
 def test_a_peer_may_leave_at_any_time(tmp_path: Path, program: Program, topology: str) -> None:
     stays = Program(min_peers=2)
     settings = replace(SETTINGS, topology=topology)
-    swarm = SwarmSimulator(13, tmp_path, [stays, stays, replace_min(program)], settings=settings, size=40_000).run()
+    swarm = SwarmSimulator(
+        13, tmp_path, [stays, stays, dataclasses.replace(program, min_peers=2)], settings=settings, size=40_000
+    ).run()
     check_run(swarm, finishing={0, 1})
     assert swarm.ended[2].left
     assert swarm.last.peers[2].state is PeerState.LEFT
-
-
-def replace_min(program: Program) -> Program:
-    import dataclasses
-
-    return dataclasses.replace(program, min_peers=2)
 
 
 @pytest.mark.parametrize("witnesses", [0, 1])

@@ -41,9 +41,13 @@ class Offer:
 
 
 class MergedShard:
-    """A shard that we merged ourselves, until the round is final."""
+    """A merged shard that can be served: our own work until the round is final, or a part of a stored result."""
 
-    def __init__(self, shard: Shard, root: bytes, leaves: bytes, buffer: memoryview) -> None:
+    def __init__(
+        self, shard: Shard, root: bytes, leaves: bytes, buffer: memoryview, made_of: tuple[bytes, ...] = ()
+    ) -> None:
+        self.made_of = made_of
+        """Commitments of those whose chunks were merged; empty for a stored result."""
         self.shard = shard
         self.root = root
         self.leaves = leaves

@@ -29,10 +29,11 @@ STREAM_RESULT: Final = "exchange/result"
 CALL_MANIFEST: Final = "exchange/manifest"
 CALL_PROGRESS: Final = "exchange/progress"
 
-GROUP: Final = 16
-"""Chunks in a frame: about 1 MiB."""
+GROUP: Final = 4
+"""Chunks in a frame: about 256 KiB. Silence is counted by frames, so that a frame must fit through the slowest link
+within half a lease: with the default lease, 50 KB/s."""
 
-LEAVES_FRAME: Final = 4 << 20
+LEAVES_FRAME: Final = 256 << 10
 """Bytes of leaves in a frame."""
 
 

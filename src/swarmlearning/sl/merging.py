@@ -59,13 +59,18 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
     round_ = round_of(desk, action.round)
     shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
     lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
-    try:
-        buffers = await _pull_all(desk, action, shard, lease_s)
-    except _NotServed as fault:
-        await _report(desk, action, fault)
-        return
-    weights = {c.node: c.weight for c in round_.checkins}
-    merged = await desk.run_blocking(_merge, desk, action, shard, buffers, [weights[c] for c in action.contributors])
+    made_of = tuple(_promise_of(round_, contributor) for contributor in action.contributors)
+    merged = desk.merged.get((action.round, action.shard))
+    # Merged before, but the commit failed: doing it all again would look like progress for ever.
+    if merged is None or merged.shard != shard or merged.made_of != made_of:
+        try:
+            buffers = await _pull_all(desk, action, shard, lease_s)
+        except _NotServed as fault:
+            await _report(desk, action, fault)
+            return
+        weights = {c.node: c.weight for c in round_.checkins}
+        given = [weights[c] for c in action.contributors]
+        merged = await desk.run_blocking(_merge, desk, action, shard, buffers, given, made_of)
     current = _still_charged(desk, action)
     desk.merged[action.round, action.shard] = merged
     await desk.submitter.require(
@@ -116,7 +121,14 @@ async def _report(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
     )
 
 
-def _merge(desk: Desk, action: MergeShard, shard: Shard, buffers: list[memoryview], weights: list[int]) -> MergedShard:
+def _merge(
+    desk: Desk,
+    action: MergeShard,
+    shard: Shard,
+    buffers: list[memoryview],
+    weights: list[int],
+    made_of: tuple[bytes, ...],
+) -> MergedShard:
     """Merge the shard's chunks; computes, so it runs away from the event loop."""
     into = desk.scratch(shard.indices)
     leaves = bytearray()
@@ -127,7 +139,7 @@ def _merge(desk: Desk, action: MergeShard, shard: Shard, buffers: list[memoryvie
         if count % STEP_CHUNKS == 0:
             desk.step(action.round, action.shard)
     root = merged_root(bytes(leaves), shard.size, shard=shard.shard, shards=shard.shards)
-    return MergedShard(shard, root, bytes(leaves), into)
+    return MergedShard(shard, root, bytes(leaves), into, made_of)
 
 
 async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float) -> list[memoryview]:

@@ -49,6 +49,15 @@ WATCH_RETRY_S: Final = 1.0
 """Pause before the SN is asked again after it fell silent, seconds."""
 
 
+PASSING: Final = frozenset({"stale", "busy", "Closed", "Unreachable", "WaitExpired"})
+"""Codes of refusals that may not be repeated: the record moved on, or the SN itself waits for the ledger."""
+
+
+def is_passing(error: SwarmError) -> bool:
+    """Whether the same request may succeed a little later."""
+    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.code in PASSING)
+
+
 class SyncOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a sync or the end gave."""
 
@@ -127,28 +136,42 @@ class Participation:
     async def open(self) -> tuple[int, OpenResult | None]:
         """Enrol; returns the round that the first sync goes to, and the newest final result for a late program.
 
+        Waits while the SN or the ledger does not answer, or nobody serves that result; `explain` says so.
+
         Raises:
             SettingsMismatch, ModelMismatch: this program differs from the contract; says in what.
             Refused: the ledger refused the enrolment.
-            Unreachable: the SN does not answer, or nobody serves the newest result.
         """
-        desk = self.desk
-        self._asked_run = (await find_contract(desk, self._sn)).run
-        record = await enrol(desk, self._sn, self._asked_run, self._request, self._endpoint)
-        desk.run = record.run
-        self._take(record)
-        while (newest := desk.record.last) is not None:
-            result = desk.stored(newest)
-            if result is None:
-                try:
-                    result = await catch_up(desk, newest)
-                except Unreachable:
-                    if desk.record.last == newest:
-                        raise
-                    continue  # it was replaced while we asked for it, and holders keep two
-            self._adopted = newest.round
-            return desk.record.round.number if desk.record.round else newest.round + 1, result
-        return desk.record.round.number if desk.record.round else 0, None
+        while not self.desk.run:
+            try:
+                self._asked_run = (await find_contract(self.desk, self._sn)).run
+                record = await enrol(self.desk, self._sn, self._asked_run, self._request, self._endpoint)
+                self.desk.run = record.run
+                self._take(record)
+            except SwarmError as error:
+                await self._pause_if_passing(error)
+        while True:
+            record = self.desk.record
+            newest = record.last
+            number = record.round.number if record.round else newest.round + 1 if newest else 0
+            if newest is None:
+                return number, None
+            try:
+                result = self.desk.stored(newest) or await catch_up(self.desk, newest)
+            except SwarmError as error:
+                await self._pause_if_passing(error)
+            else:
+                self._adopted = newest.round
+                return number, result
+
+    async def _pause_if_passing(self, error: SwarmError) -> None:
+        """Wait a little if what failed may work next time."""
+        if not is_passing(error):
+            raise error
+        if self._trouble != str(error):
+            log.warning("%s: %s", self.desk.contract, error)
+        self._trouble = str(error)
+        await asyncio.sleep(RETRY_S)
 
     async def sync(self, progress: Progress) -> SyncOutcome:
         """Offer what the program's file holds, and wait for the round's result.
