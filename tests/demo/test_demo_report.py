@@ -224,6 +224,7 @@ def test_the_table_fits_a_terminal_of_80_columns(summary: Summary) -> None:
         figures = [site.auc_alone, site.auc_swarm, site.auc_alone_own, site.auc_swarm_own]
         (line,) = [line for line in lines if line.lstrip().startswith(f"{site.name} ")]
         assert all(f"{figure:.3f} ±." in line for figure in figures)
+        assert "…" not in line
         assert f" {site.n_train} " in line
 
 

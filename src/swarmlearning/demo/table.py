@@ -28,6 +28,7 @@ def render_table(summary: Summary) -> Table:
         title_justify="left",
         caption_justify="left",
         pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("hospital", no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
