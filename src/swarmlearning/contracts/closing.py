@@ -101,6 +101,8 @@ def _close(training: Training, context: Context) -> Training:
         void = f"{len(round_.checkins)} of at least {needed} peers had checked in"
     elif weighted < (1 if is_drawing(training) else 2):
         void = f"{weighted} of its {len(round_.checkins)} peers offered parameters"
+    elif all(c.node in training.distrusted for c in round_.checkins):
+        void = "others had contradicted the results of all its peers, so nobody could lead"
     if void:
         training = replace(training, voids=training.voids + 1)
         return open_next_round(training, context, complete=over, setback=f"round {round_.number} closed void: {void}")

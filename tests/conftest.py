@@ -1,0 +1,20 @@
+"""Hypothesis profiles, and helpers that tests of several rooms share.
+
+`ci` is the default: few examples, always the same ones. `fuzz` draws many from another seed each time; choose it with
+`HYPOTHESIS_PROFILE=fuzz`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "fuzz", deadline=None, max_examples=2000, stateful_step_count=80, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Test folders are no packages; what `tests/sn` needs of the contracts' helpers is found here.
+sys.path.append(str(Path(__file__).parent / "contracts"))

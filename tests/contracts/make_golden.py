@@ -1,0 +1,155 @@
+"""Regenerates the golden vectors: `python tests/contracts/make_golden.py`.
+
+One file a version of the transition. A changed vector means that nodes of two releases would disagree about the state
+of one ledger: raise the version instead. Transactions are given whole, so that a reader in another language can check.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parent))
+
+from chain_world import START_MS, Chain, certificate, key_of, member, registration
+
+from swarmlearning.contracts import membership
+from swarmlearning.contracts.draw import draw_order
+from swarmlearning.contracts.messages import (
+    AnyMessage,
+    CheckIn,
+    CreateContract,
+    Enrol,
+    Finish,
+    Leave,
+    MergeCommit,
+    ResetContract,
+    RevokeCertificate,
+    Stored,
+    Suspect,
+    Tick,
+    Unreachable,
+)
+from swarmlearning.contracts.records import Manifested, Progress, Settings, Training
+from swarmlearning.contracts.transition import VERSION
+from swarmlearning.encoding import encode, sha256
+from swarmlearning.identity.verify import fingerprint
+from swarmlearning.parameters.chunks import result_root
+from swarmlearning.sn.state import Overlay
+from swarmlearning.types import ContractName, Endpoint, NodeName, Role
+
+GOLDEN = Path(__file__).parent / "golden" / f"transition-v{VERSION}.json"
+STUDY = ContractName("study")
+SETTINGS = Settings(sync_frequency=16, start="merge", topology="sharded", witnesses=1, round_max_ms=60_000)
+
+
+class Story:
+    """Three hospitals, and everything that the contracts can do, block by block."""
+
+    def __init__(self) -> None:
+        self.chain = Chain(3)
+        self.sls = [member(i) for i in range(3)]
+        self.blocks: list[dict[str, object]] = []
+
+    def training(self) -> Training:
+        found = membership.load_training(Overlay(self.chain.app.store), STUDY)
+        assert found is not None
+        return found
+
+    def by_id(self, node: str) -> NodeName:
+        return NodeName.parse(node)
+
+    def block(self, *said: tuple[NodeName, AnyMessage], step_ms: int = 1000) -> None:
+        chain = self.chain
+        txs = [chain.sign(name, message) for name, message in said]
+        results = chain.apply(*txs, step_ms=step_ms)
+        self.blocks.append(
+            {
+                "messages": [type(message).__name__ for _, message in said],
+                "txs": [tx.hex() for tx in txs],
+                "codes": [int(result.code) for result in results],
+                "app_hash": chain.blocks[-1][2].app_hash.hex(),
+            }
+        )
+
+    def at(self) -> dict[str, Any]:
+        """What messages of the open round name."""
+        training = self.training()
+        round_ = training.round
+        assert round_ is not None
+        return {"contract": STUDY, "run": training.run, "round": round_.number, "attempt": round_.attempt}
+
+    def check_in(self) -> None:
+        last = self.training().last
+        base = last.sha256 if last else b""
+        progress = Progress(epoch=1, loss_micro=250_000, metric_name="auc")
+        for sl in self.sls:
+            offer = CheckIn(**self.at(), base=base, commitment=sha256(sl.id.encode()), weight=1, mode="active",
+                            progress=progress)  # fmt: skip
+            self.block((sl, offer))
+
+    def merge(self) -> None:
+        """Everybody in charge commits; the witnesses of shard 0 too."""
+        round_ = self.training().round
+        assert round_ is not None
+        for shard in range(round_.shards):
+            for node in (round_.leaders[shard], *round_.witnesses[shard]):
+                commit = MergeCommit(**self.at(), shard=shard, root=sha256(b"shard %d" % shard))
+                self.block((self.by_id(node), commit))
+
+    def tell(self) -> None:
+        operator = member(0, Role.OPERATOR)
+        self.block(*((name, registration(name)) for name in (*self.sls, operator)))
+        self.block((self.sls[0], CreateContract(contract=STUDY, settings=SETTINGS)))
+        manifest = Manifested(hash=bytes(range(32)), size=1_000_000)
+        for sl in self.sls:
+            enrol = Enrol(contract=STUDY, run=1, settings=SETTINGS, manifest=manifest, min_peers=2, weight=1,
+                          endpoint=Endpoint(host="127.0.0.1", port=30305))  # fmt: skip
+            self.block((sl, enrol))
+        self.check_in()
+        round_ = self.training().round
+        assert round_ is not None
+        accuser = round_.leaders[0]
+        accused = next(node for node in round_.contributors if node != accuser)
+        report = Unreachable(**self.at(), shard=0, contributor=accused, reason="unreachable", detail="no route")
+        self.block((self.by_id(accuser), report))
+        round_ = self.training().round
+        assert round_ is not None
+        suspect = Suspect(**self.at(), shard=1, leader=round_.leaders[1])
+        self.block(*((sl, suspect) for sl in self.sls))
+        self.merge()
+        merged = self.training().round
+        assert merged is not None
+        stored = Stored(**self.at(), result_root=result_root(merged.merged), sha256=sha256(b"model"))
+        self.block(*((sl, stored) for sl in self.sls))
+        self.check_in()
+        self.block((self.sls[0], Tick(**self.at())), step_ms=90_000)
+        self.block((self.sls[0], Finish(contract=STUDY, run=1)), (self.sls[1], ResetContract(contract=STUDY, run=1)))
+        self.block(*((sl, Leave(contract=STUDY, run=1, reason="done")) for sl in self.sls))
+        self.block((self.sls[0], ResetContract(contract=STUDY, run=1)))
+        mark = fingerprint(certificate(self.sls[0], self.sls[0].domain))
+        self.block((operator, RevokeCertificate(fingerprint=mark)))
+
+
+def vectors() -> dict[str, object]:
+    """The story, its hashes, and the final state of the training."""
+    story = Story()
+    before = story.chain.app.info().app_hash
+    story.tell()
+    nodes = [sl.id for sl in story.sls]
+    return {
+        "version": VERSION,
+        "start_ms": START_MS,
+        "genesis": story.chain.genesis.hex(),
+        "genesis_app_hash": before.hex(),
+        "signing_keys": [key_of(sl).public.hex() for sl in story.sls],
+        "draw_of_zeros": draw_order(bytes(32), nodes),
+        "blocks": story.blocks,
+        "training_sha256": sha256(encode(story.training())).hex(),
+    }
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text(json.dumps(vectors(), indent=1) + "\n")
