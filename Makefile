@@ -47,8 +47,9 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-all
-	$(BIN)/python benchmarks/merge.py $(ARGS)
-	$(BIN)/python benchmarks/transport.py $(ARGS)
+	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python benchmarks/transport.py
+	$(BIN)/python benchmarks/rounds.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs $(ARGS)

@@ -45,8 +45,9 @@ def write_errors() -> str:
     lines = [
         "# Errors and exit statuses",
         "",
-        "Written from `swarmlearning/errors.py` by `tools/make_reference.py`. Every message is one line: what was expected, what was got, what",
-        "to do. A program that uses the callback ends with the same line and status; with the logger `SwarmCallback` at DEBUG the trace is shown too.",
+        "Written from `swarmlearning/errors.py` by `tools/make_reference.py`. Every message is one line: what was",
+        "expected, what was got, what to do. A program that uses the callback ends with the same line and status; with",
+        "the logger `SwarmCallback` at DEBUG the trace is shown too.",
         "",
         "```text",
         *(line.removeprefix("    ") for line in tree.splitlines()),
