@@ -290,7 +290,8 @@ def map_program_file(directory: Path, name: str, size: int) -> memoryview:
         raise ConfigurationError(f"parameter file {name[:80]!r}: expected a plain file name in the exchange directory")
     path = directory / name
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Without blocking: a pipe in the file's place would stop the whole node.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigurationError(
             f"parameter file {path}: {error.strerror}; program and SL must name the same SWARM_EXCHANGE_DIR"

@@ -1,0 +1,226 @@
+"""The SL process's part: programs' files, one program a contract, what is left behind. Spec: docs/spec/control.md."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from sl_world import CONTRACT, SETTINGS, address, model, name
+
+from swarmlearning.clock import system_clock
+from swarmlearning.contracts.messages import Payload, Tx
+from swarmlearning.contracts.records import Training
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import ConfigurationError, NotYetAvailable, SwarmError
+from swarmlearning.identity.authority import create_ca, issue_certificate
+from swarmlearning.identity.signing import SigningKey
+from swarmlearning.identity.source import PemSource
+from swarmlearning.sl.control import CONTROL_VERSION, Open
+from swarmlearning.sl.node import SlConfig, SlNode, map_program_file
+from swarmlearning.sl.participation import Participation
+from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, Status, Submitted
+from swarmlearning.sn.client import SnClient, Submitter
+from swarmlearning.transport.api import Address, Caller
+from swarmlearning.transport.memory import MemoryNetwork
+from swarmlearning.types import Code, Endpoint, Role
+
+SIZE = 4096
+
+
+def test_a_programs_file_is_mapped(tmp_path: Path) -> None:
+    (tmp_path / "own").write_bytes(b"x" * SIZE)
+    assert bytes(map_program_file(tmp_path, "own", SIZE)) == b"x" * SIZE
+    (tmp_path / "empty").touch()
+    assert len(map_program_file(tmp_path, "empty", 0)) == 0
+
+
+def of_size(size: int) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(b"x" * size)
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def nothing(path: Path) -> None:
+    assert not path.exists()
+
+
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a missing one": (nothing, "No such file"),
+    "a smaller one": (of_size(SIZE - 1), "4095 bytes, the manifest says 4096"),
+    "a larger one": (of_size(SIZE + 1), "4097 bytes"),
+    "a symbolic link": (link, "symbolic link"),
+    "a directory": (Path.mkdir, "expected a regular file"),
+    "a pipe": (os.mkfifo, "expected a regular file"),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+@pytest.mark.timeout(20)
+def test_another_file_than_agreed_is_refused(tmp_path: Path, what: str) -> None:
+    """C-8, C-9."""
+    make, said = FILES[what]
+    make(tmp_path / "own")
+    with pytest.raises(ConfigurationError, match=said):
+        map_program_file(tmp_path, "own", SIZE)
+
+
+@pytest.mark.parametrize("file", ["../own", "/etc/passwd", "", ".", "..", "a/b", "nul\0", "x" * 256])
+def test_only_a_plain_name_is_a_file_name(tmp_path: Path, file: str) -> None:
+    """C-9."""
+    inner = tmp_path / "exchange"
+    inner.mkdir()
+    (tmp_path / "own").write_bytes(b"x" * SIZE)
+    with pytest.raises(ConfigurationError, match="expected a plain file name"):
+        map_program_file(inner, file, SIZE)
+
+
+class OneSn:
+    """An SN that knows one contract and takes every transaction."""
+
+    def __init__(self) -> None:
+        self.submitted: list[str] = []
+        self.calls = {CALL_CONTRACT: self._contract, CALL_STATUS: self._status, CALL_SUBMIT: self._submit}
+        self.streams: dict[str, Any] = {}
+
+    async def _contract(self, caller: Caller, body: bytes) -> bytes:
+        return encode(Training(name=CONTRACT, creator=name(0).domain, created_height=1, version=1))
+
+    async def _status(self, caller: Caller, body: bytes) -> bytes:
+        sn = name(0, Role.SN).id
+        return encode(
+            Status(
+                node=sn, network="testnet", sentinel=sn, height=1, transactions=0, app_hash=b"", time_ms=0, version="0"
+            )
+        )
+
+    async def _submit(self, caller: Caller, body: bytes) -> bytes:
+        self.submitted.append(type(decode(decode(body, Tx).payload, Payload).message).__name__)
+        return encode(Submitted(height=1, code=Code.OK, log=""))
+
+
+def request(file: str = "own", **changes: Any) -> Open:
+    manifest, _ = model(SIZE // 4)
+    made = Open(
+        version=CONTROL_VERSION,
+        program="train.py",
+        contract=CONTRACT,
+        settings=SETTINGS,
+        min_peers=2,
+        weight=1,
+        restored=False,
+        manifest=encode(manifest),
+        file=file,
+    )
+    return replace(made, **changes)
+
+
+def with_node(tmp: Path, work: Callable[[SlNode, OneSn], Coroutine[Any, Any, None]]) -> None:
+    """Run `work` with an SL whose SN is on a network in memory."""
+
+    async def go() -> None:
+        authority = create_ca(tmp / "ca", "org0.example", at_ms=system_clock())
+        issued = issue_certificate(authority, name(0), ["127.0.0.1"], tmp / "id", at_ms=system_clock())
+        identity = PemSource(issued.certificate, issued.key, cacert=issued.issuer)
+        config = SlConfig(
+            data=tmp / "data",
+            control=tmp / "control",
+            exchange=tmp / "exchange",
+            host="127.0.0.1",
+            port=0,
+            sn=Endpoint(host="sn", port=1),
+            wait_max_s=60,
+            exit_when_done=False,
+        )
+        node, sn, network = SlNode(config, identity), OneSn(), MemoryNetwork()
+        sn_name = name(0, Role.SN)
+        network.serve(sn_name, config.sn, sn)
+        node._sn = SnClient(network.client(name(0)), Address(node=sn_name.id, endpoint=config.sn))
+        node._submitter = Submitter(node._sn, "testnet", SigningKey.create())
+        node._endpoint = address(0).endpoint
+        for file in ("own", "other"):
+            (config.exchange / file).write_bytes(bytes(SIZE))
+        try:
+            await work(node, sn)
+        finally:
+            await node.stop()
+
+    asyncio.run(go())
+
+
+async def begun(node: SlNode, open_: Open) -> Participation:
+    return await node._begin(open_)
+
+
+def test_one_program_at_a_time_takes_part_in_a_contract(tmp_path: Path) -> None:
+    """C-3."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        first = await begun(node, request())
+        with pytest.raises(ConfigurationError, match="another program already takes part in heart"):
+            await begun(node, request("other"))
+        await begun(node, request("other", contract="lung"))
+        await first.leave("done")
+        assert sn.submitted == []  # it had not asked to enrol
+        await begun(node, request("other"))
+
+    with_node(tmp_path, work)
+
+
+def test_the_next_program_keeps_what_the_last_one_promised(tmp_path: Path) -> None:
+    """R-16: its offer stands until its round is over, though another program has the contract now."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        first = await begun(node, request())
+        first.desk.run = 1
+        first.desk.offer = await first._commit(first._own)
+        await first.leave("done")
+        assert sn.submitted == ["Leave"]
+        second = await begun(node, request("other"))
+        assert second.desk.offer is first.desk.offer
+        assert node._desks[CONTRACT] is second.desk
+        assert len(node._running) == 1
+
+    with_node(tmp_path, work)
+
+
+def test_the_programs_file_goes_when_the_training_is_over(tmp_path: Path) -> None:
+    """C-12: also where the program died and could not delete it."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        participation = await begun(node, request())
+        assert (tmp_path / "exchange" / "own").exists()
+        await participation.leave("died")
+        await asyncio.wait_for(node._running[CONTRACT], 5)
+        assert not (tmp_path / "exchange" / "own").exists()
+        assert (tmp_path / "exchange" / "other").exists()
+
+    with_node(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"contract": "no spaces"}, ConfigurationError, "contract name"),
+        ({"manifest": b"garbage"}, ConfigurationError, "Manifest"),
+        ({"file": "../own"}, ConfigurationError, "plain file name"),
+        ({"file": "missing"}, ConfigurationError, "same SWARM_EXCHANGE_DIR"),
+        ({"settings": replace(SETTINGS, merge_method="geomedian")}, NotYetAvailable, "later release"),
+        ({"settings": replace(SETTINGS, merge_method="maen")}, ConfigurationError, "did you mean 'mean'"),
+    ],
+)
+def test_a_malformed_open_is_explained_and_leaves_nothing(
+    tmp_path: Path, changes: dict[str, Any], error: type[SwarmError], said: str
+) -> None:
+    async def work(node: SlNode, sn: OneSn) -> None:
+        with pytest.raises(error, match=said):
+            await begun(node, request(**changes))
+        assert node._desks == {}
+        assert node._running == {}
+        await begun(node, request())  # the next one is welcome
+
+    with_node(tmp_path, work)

@@ -1,0 +1,204 @@
+"""Results on disk: whole or not at all. Spec: docs/spec/round.md, R-12, R-15."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from sl_world import CONTRACT, model, node
+
+from swarmlearning.encoding import sha256
+from swarmlearning.errors import Broken, VerificationError
+from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_count, merged_root, shard_chunks
+from swarmlearning.sl.store import ResultStore, leaves_of, map_readonly, scratch, shard_leaves
+from swarmlearning.types import NodeId
+
+ROOTS = (b"r" * 32,)
+OWNER = node(0)
+
+
+def open_store(tmp_path: Path, owner: NodeId = OWNER) -> ResultStore:
+    return ResultStore(tmp_path, owner, sync=True)
+
+
+def names(tmp_path: Path) -> set[str]:
+    return {path.suffix for path in tmp_path.iterdir()}
+
+
+def test_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:
+    _, buffer = model()
+    saved = open_store(tmp_path).save(CONTRACT, 1, 4, ROOTS, buffer, sha256(buffer))
+    found = open_store(tmp_path).get(CONTRACT, 1, 4)
+    assert found is not None
+    assert found.record == saved.record
+    assert bytes(found.buffer) == bytes(buffer)
+    assert (tmp_path / found.record.file).stat().st_mode & 0o777 == 0o600
+
+
+def test_another_model_than_the_ledgers_is_not_written(tmp_path: Path) -> None:
+    _, buffer = model()
+    with pytest.raises(VerificationError, match="the ledger has the model 7878"):
+        open_store(tmp_path).save(CONTRACT, 1, 4, ROOTS, buffer, b"x" * 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Died(BaseException):
+    """The process died."""
+
+
+@pytest.mark.parametrize("point", range(1, 7))
+def test_a_death_at_any_point_of_a_save_leaves_no_half_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: int
+) -> None:
+    """Points: before and after each rename, and each fsync; the earlier attempt's result of the round stays."""
+    _, old = model(fill=1.0)
+    _, new = model(fill=2.0)
+    first = open_store(tmp_path).save(CONTRACT, 1, 4, ROOTS, old)
+    dying = open_store(tmp_path)
+    calls = 0
+
+    def die_at_point() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == point:
+            raise Died
+
+    replace, fsync = Path.replace, os.fsync
+
+    def replacing(self: Path, target: Path) -> Path:
+        die_at_point()
+        return replace(self, target)
+
+    def syncing(descriptor: int) -> None:
+        die_at_point()
+        fsync(descriptor)
+
+    monkeypatch.setattr(Path, "replace", replacing)
+    monkeypatch.setattr(os, "fsync", syncing)
+    with pytest.raises(Died):
+        dying.save(CONTRACT, 1, 4, (b"n" * 32,), new)
+    monkeypatch.undo()
+    after = open_store(tmp_path).get(CONTRACT, 1, 4)
+    assert after is not None
+    expected = {first.record.sha256: old, sha256(new): new}
+    assert bytes(after.buffer) == bytes(expected[after.record.sha256])
+    assert sha256(after.buffer) == after.record.sha256
+    assert {path.suffix for path in tmp_path.iterdir()} == {".bin", ".meta"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_result_is_not_served(tmp_path: Path) -> None:
+    _, buffer = model()
+    saved = open_store(tmp_path).save(CONTRACT, 1, 4, ROOTS, buffer)
+    path = tmp_path / saved.record.file
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    assert open_store(tmp_path).get(CONTRACT, 1, 4) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_result_is_not_served(tmp_path: Path) -> None:
+    _, buffer = model()
+    saved = open_store(tmp_path).save(CONTRACT, 1, 4, ROOTS, buffer)
+    with (tmp_path / saved.record.file).open("r+b") as file:
+        file.truncate(100)
+    assert open_store(tmp_path).get(CONTRACT, 1, 4) is None
+
+
+def test_a_meta_file_cannot_name_a_file_outside(tmp_path: Path) -> None:
+    _, buffer = model()
+    inner = tmp_path / "exchange"
+    inner.mkdir()
+    saved = open_store(inner).save(CONTRACT, 1, 4, ROOTS, buffer)
+    (tmp_path / saved.record.file).write_bytes(buffer)
+    (inner / saved.record.file).unlink()
+    meta = next(inner.glob("*.meta"))
+    name = saved.record.file.encode()
+    meta.write_bytes(meta.read_bytes().replace(name, b"../" + name[:-3]))
+    assert open_store(inner).get(CONTRACT, 1, 4) is None
+
+
+def test_the_last_two_results_of_a_contract_are_kept(tmp_path: Path) -> None:
+    opened = open_store(tmp_path)
+    held = []
+    for round_ in range(5):
+        _, buffer = model(fill=float(round_))
+        held.append(opened.save(CONTRACT, 1, round_, ROOTS, buffer))
+    assert [opened.get(CONTRACT, 1, round_) is not None for round_ in range(5)] == [False, False, False, True, True]
+    assert len(list(tmp_path.iterdir())) == 4
+    # Whoever still reads an older one reads on.
+    assert sha256(held[0].buffer) == held[0].record.sha256
+
+
+def test_sls_that_share_a_directory_do_not_touch_each_others_results(tmp_path: Path) -> None:
+    _, mine = model(fill=1.0)
+    _, theirs = model(fill=2.0)
+    open_store(tmp_path, node(0)).save(CONTRACT, 1, 0, ROOTS, mine)
+    open_store(tmp_path, node(1)).save(CONTRACT, 1, 0, ROOTS, theirs)
+    for owner, buffer in ((node(0), mine), (node(1), theirs)):
+        found = open_store(tmp_path, owner).get(CONTRACT, 1, 0)
+        assert found is not None
+        assert bytes(found.buffer) == bytes(buffer)
+
+
+def test_two_threads_that_save_one_result_do_not_spoil_it(tmp_path: Path) -> None:
+    """A cancelled step goes on in its thread while the next one saves the same."""
+    _, buffer = model()
+    opened = open_store(tmp_path)
+    saved: list[bytes] = []
+
+    def save() -> None:
+        saved.append(bytes(opened.save(CONTRACT, 1, 0, ROOTS, buffer).buffer))
+
+    threads = [threading.Thread(target=save) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert saved == [bytes(buffer)] * 4
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_is_an_error_and_not_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    with pytest.raises(Broken, match="No space left on device; free space there"):
+        scratch(tmp_path, 1000, range(1))
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", no_room)
+    _, buffer = model()
+    with pytest.raises(Broken, match="cannot store round 0 of heart"):
+        open_store(tmp_path).save(CONTRACT, 1, 0, ROOTS, buffer)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 64])
+def test_scratch_memory_is_writable_and_leaves_no_file(tmp_path: Path, size: int) -> None:
+    memory = scratch(tmp_path, size, range(chunk_count(size)))
+    assert len(memory) == size
+    memory[:] = b"x" * size
+    assert bytes(memory) == b"x" * size
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mapping_demands_the_exact_size(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert bytes(map_readonly(path, 5)) == b"12345"
+    for size in (4, 6):
+        with pytest.raises(OSError, match="has 5 bytes"):
+            map_readonly(path, size)
+
+
+def test_leaves_of_shards_give_their_roots(tmp_path: Path) -> None:
+    _, buffer = model()
+    opened = open_store(tmp_path).save(CONTRACT, 1, 0, (b"a" * 32, b"b" * 32), buffer)
+    everything = leaves_of(buffer)
+    chunks = chunk_count(len(buffer))
+    for shard in range(2):
+        assert opened.leaves(shard) == shard_leaves(everything, 2, shard)
+        assert len(opened.leaves(shard)) == 32 * len(shard_chunks(chunks, 2, shard))
+        merged_root(opened.leaves(shard), len(buffer), shard=shard, shards=2)  # has the right length
