@@ -30,7 +30,7 @@ class Rejected(Exception):
     """The message cannot be carried out; nothing changes. Becomes the transaction's result code and log."""
 
     def __init__(self, code: Code, log: str) -> None:
-        # The log may quote what a stranger sent: one line, and short.
+        # TX-15: the log may quote what a stranger sent: one line, and short.
         self.log = "".join("?" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in log[:MAX_LOG])
         self.code = code
         super().__init__(self.log)

@@ -1,4 +1,4 @@
-"""The contracts as a ledger application: joins `ledger` (order) and `contracts` (meaning). Spec: ledger.md."""
+"""The contracts as a ledger application: joins `ledger` (order) and `contracts` (meaning). Spec: transactions.md."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -26,7 +26,7 @@ from swarmlearning.sn.state import Overlay, StateStore
 from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeName, Role, check_label
 
 MAX_GAP_MS: Final = 60_000
-"""A gap between two blocks counts as at most this for deadlines, milliseconds."""
+"""TX-16: a gap between two blocks counts as at most this for deadlines, milliseconds."""
 
 MAX_GENESIS_BYTES: Final = 8 << 20
 
@@ -130,7 +130,7 @@ class SwarmApplication:
         return ""
 
     def apply(self, header: Header, txs: Sequence[bytes]) -> Applied:
-        """Execute a block on top of the committed state, in memory."""
+        """TX-13, TX-14: execute a block on top of the committed state, in memory."""
         if header.height != self.store.height + 1:
             raise Broken(f"block {header.height} does not follow the committed height {self.store.height}")
         block = Overlay(self.store)
@@ -152,7 +152,7 @@ class SwarmApplication:
         return Applied(results=tuple(results), app_hash=self.store.root(block.changes), events=tuple(events))
 
     def _execute(self, block: Overlay, header: Header, now: BlockTime, tx: bytes) -> tuple[TxResult, list[Event]]:
-        """Carry out one transaction; one that fails leaves only its nonce."""
+        """TX-15: carry out one transaction; one that fails leaves only its nonce."""
         try:
             signed = open_tx(tx)
             admit(block, self.genesis, signed, header.height)

@@ -1,4 +1,4 @@
-"""The application's state: keys and values in SQLite, under a Merkle root over key-hashed buckets. Spec: ledger.md.
+"""The application's state: keys and values in SQLite, under a Merkle root over key-hashed buckets. Spec: transactions.md.
 
 The root covers the whole state; only buckets that a block touches are hashed again. One SQL transaction a block,
 `synchronous=FULL`: after `commit` returns, the block's state survives a power cut.
@@ -102,7 +102,7 @@ class StateStore:
             yield str(row[0])
 
     def root(self, changes: dict[str, bytes | None] | None = None) -> bytes:
-        """State root, 32 bytes, as it would be with `changes` (None deletes)."""
+        """TX-11: state root, 32 bytes, as it would be with `changes` (None deletes)."""
         if not changes:
             return self._tree[-1][0]
         return self._nodes(_by_bucket(changes))[len(self._tree) - 1, 0]
@@ -126,7 +126,7 @@ class StateStore:
         return sha256(*parts) if parts else _EMPTY
 
     def commit(self, height: int, changes: dict[str, bytes | None]) -> None:
-        """Make `changes` (None deletes) and `height` durable, at once or not at all.
+        """TX-12: make `changes` (None deletes) and `height` durable, at once or not at all.
 
         Raises:
             Broken: the disk is full or damaged; nothing was changed.

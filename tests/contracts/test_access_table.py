@@ -1,0 +1,75 @@
+"""The second table of docs/spec/access.md, row by row: which roles may send which message (A-5)."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from contracts_world import CONTRACT, World, name_of, node_of
+
+from swarmlearning.contracts.messages import (
+    AnyMessage,
+    CheckIn,
+    CreateContract,
+    Enrol,
+    Finish,
+    Leave,
+    MergeCommit,
+    RegisterNode,
+    ResetContract,
+    RevokeCertificate,
+    Stored,
+    Suspect,
+    Tick,
+    Unreachable,
+)
+from swarmlearning.types import Code, Role
+
+ACCESS = Path(__file__).parents[2] / "docs" / "spec" / "access.md"
+
+
+def table() -> dict[str, set[Role]]:
+    """Message to roles, as the document says."""
+    rows = re.findall(r"^\| (`[A-Z].*?) \| (.*?) \|", ACCESS.read_text(), re.MULTILINE)
+    found: dict[str, set[Role]] = {}
+    for messages, roles in rows:
+        allowed = set(Role) if roles == "any" else {Role(role) for role in roles.split(", ")}
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", messages), allowed)
+    return found
+
+
+def messages(world: World) -> dict[type[AnyMessage], AnyMessage]:
+    leader = node_of(world.leader())
+    return {
+        CreateContract: CreateContract(contract=type(CONTRACT)("new")),
+        RevokeCertificate: RevokeCertificate(fingerprint=bytes(32)),
+        ResetContract: world.resetting(),
+        Enrol: world.enrolment(),
+        CheckIn: world.offer(0),
+        Tick: world.ticking(),
+        MergeCommit: world.commitment(0),
+        Stored: world.storing(),
+        Unreachable: world.report(0, 0),
+        Suspect: world.suspicion(0, leader),
+        Finish: world.finishing(),
+        Leave: world.leaving(),
+    }
+
+
+def test_the_table_has_every_message_once() -> None:
+    assert set(table()) == {kind.__name__ for kind in get_args(AnyMessage)}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(AnyMessage) if kind is not RegisterNode])
+@pytest.mark.parametrize("role", list(Role))
+def test_only_the_roles_in_the_table_get_past_the_door(kind: type[AnyMessage], role: Role) -> None:
+    world = World()
+    world.merging(3)
+    sender = name_of(5, role)
+    rejected = world.send(sender, messages(world)[kind])
+    by_role = (
+        rejected is not None
+        and rejected.code is Code.NOT_ALLOWED
+        and f"{sender.short} has the role {role.value}, needs" in rejected.log
+    )
+    assert by_role == (role not in table()[kind.__name__])

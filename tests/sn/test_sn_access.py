@@ -1,0 +1,238 @@
+"""Who may ask an SN what, and what its clients make of the answers: docs/spec/access.md, A-1 to A-5."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from chain_world import Chain, key_of, member, registration
+from contracts_world import BIG, HOME, settings
+
+from swarmlearning.contracts.messages import EXPIRY_WINDOW, CreateContract, Enrol, Finish
+from swarmlearning.encoding import encode
+from swarmlearning.errors import PeerError, Refused
+from swarmlearning.ledger.boundary import TxResult
+from swarmlearning.sn.api import (
+    CALL_CONTRACT,
+    CALL_CONTRACTS,
+    CALL_DIRECTORY,
+    CALL_STATUS,
+    CALL_SUBMIT,
+    STREAM_WATCH,
+    WatchRequest,
+)
+from swarmlearning.sn.client import EXPIRY_BLOCKS, SnClient, Submitter
+from swarmlearning.sn.service import SnService
+from swarmlearning.transport.api import Address
+from swarmlearning.transport.memory import MemoryNetwork
+from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, NodeName, Role
+
+SN = member(0, Role.SN)
+HERE = Address(node=SN.id, endpoint=Endpoint(host="sn", port=30304))
+LOOKS = [CALL_STATUS, CALL_CONTRACT, CALL_CONTRACTS, CALL_DIRECTORY]
+BODIES = {CALL_CONTRACT: encode(DEFAULT_CONTRACT)}
+A = ContractName("a")
+
+
+class OneNodeLedger:
+    """A ledger whose every submitted transaction is a block."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self._grown = asyncio.Condition()
+        self.submitted: list[bytes] = []
+
+    @property
+    def height(self) -> int:
+        return self.chain.height
+
+    async def submit(self, tx: bytes, *, timeout_s: float) -> tuple[int, TxResult]:
+        self.submitted.append(tx)
+        judged = self.chain.app.check(tx)
+        if judged.code is not Code.OK:
+            return 0, judged
+        async with self._grown:
+            result = self.chain.apply(tx)[0]
+            self._grown.notify_all()
+        return self.height, result
+
+    async def wait_height(self, above: int) -> int:
+        async with self._grown:
+            await self._grown.wait_for(lambda: self.height > above)
+        return self.height
+
+
+class Office:
+    """An SN of organisation 0, its ledger, and clients of anybody."""
+
+    def __init__(self) -> None:
+        self.chain = Chain(2)
+        self.ledger = OneNodeLedger(self.chain)
+        self.network = MemoryNetwork()
+        service = SnService(SN, self.chain.app, self.ledger, lambda: self.chain.time_ms)
+        self.network.serve(SN, HERE.endpoint, service)
+
+    def client(self, name: NodeName) -> SnClient:
+        return SnClient(self.network.client(name), HERE)
+
+    def submitter(self, name: NodeName) -> Submitter:
+        return Submitter(self.client(name), "heart", key_of(name))
+
+    async def ask(self, name: NodeName, method: str, body: bytes = b"") -> bytes:
+        return await self.network.client(name).call(HERE, method, BODIES.get(method, body), timeout_s=5)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a1_another_organisations_nodes_are_refused_whatever_their_role(role: Role) -> None:
+    async def story() -> None:
+        office = Office()
+        for method in [*LOOKS, CALL_SUBMIT]:
+            with pytest.raises(Refused, match="own organisation's SN") as caught:
+                await office.ask(member(1, role), method)
+            assert caught.value.code == "foreign-organisation"
+        with pytest.raises(Refused):
+            await anext(office.client(member(1, role)).watch(A))
+        assert office.ledger.submitted == []
+
+    run(story())
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a2_every_role_of_the_own_organisation_may_look(role: Role) -> None:
+    async def story() -> None:
+        office = Office()
+        for method in LOOKS:
+            assert await office.ask(member(0, role), method)
+
+    run(story())
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a2_everybody_but_auditors_submits(role: Role) -> None:
+    async def story() -> None:
+        office = Office()
+        tx = office.chain.sign(member(0, role), registration(member(0, role)))
+        if role is Role.AUDITOR:
+            with pytest.raises(Refused) as caught:
+                await office.ask(member(0, role), CALL_SUBMIT, tx)
+            assert caught.value.code == "role"
+            assert office.ledger.submitted == []
+        else:
+            assert (await office.client(member(0, role)).submit(tx)).code is Code.OK
+
+    run(story())
+
+
+def test_a3_a_watch_gives_the_newest_record_and_every_later_one() -> None:
+    async def story() -> None:
+        office = Office()
+        office.chain.register(member(0))
+        office.chain.do(member(0), CreateContract(contract=A))
+        watch = office.client(member(0, Role.AUDITOR)).watch(A)
+        assert (await anext(watch)).version == 1
+        later = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        # Another contract's change is no news here.
+        await office.submitter(member(0)).require(CreateContract(contract=ContractName("b")))
+        message = Enrol(contract=A, run=1, settings=settings(), manifest=BIG, min_peers=2, weight=1, endpoint=HOME)
+        await office.submitter(member(0)).require(message)
+        record = await later
+        assert (record.name, record.version, len(record.peers)) == (A, 2, 1)
+        await watch.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+    run(story())
+
+
+def test_a3_a_watch_tells_nobody_what_it_has_seen_before() -> None:
+    async def story() -> None:
+        office = Office()
+        client = office.network.client(member(0))
+        frames = client.stream(HERE, STREAM_WATCH, encode(WatchRequest(contract=A, version=1)), idle_s=30)
+        office.chain.register(member(0))
+        office.chain.do(member(0), CreateContract(contract=A))
+        first = asyncio.ensure_future(anext(frames))
+        done, _ = await asyncio.wait([first], timeout=0.2)
+        assert not done
+        first.cancel()
+
+    run(story())
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"\xc1rubbish", encode(7)])
+def test_a4_what_cannot_be_decoded_is_refused_in_one_line(body: bytes) -> None:
+    async def story() -> None:
+        office = Office()
+        client = office.network.client(member(0))
+        with pytest.raises(PeerError) as caught:
+            await client.call(HERE, CALL_CONTRACT, body, timeout_s=5)
+        assert "\n" not in str(caught.value)
+        result = await office.client(member(0)).submit(body)
+        assert (result.height, result.code) == (0, Code.MALFORMED)
+
+    run(story())
+
+
+def test_a5_what_a_node_may_do_is_decided_by_who_signed_not_by_who_brought_it() -> None:
+    async def story() -> None:
+        office = Office()
+        office.chain.register(member(1))
+        tx = office.chain.sign(member(1), CreateContract(contract=A))
+        assert (await office.client(member(0)).submit(tx)).code is Code.OK
+        training = await office.client(member(0)).training(A)
+        assert training is not None
+        assert training.creator == member(1).domain
+
+    run(story())
+
+
+def test_looking_gives_what_the_ledger_says() -> None:
+    async def story() -> None:
+        office = Office()
+        office.chain.register(member(0), SN)
+        client = office.client(member(0))
+        status = await client.status()
+        assert (status.node, status.network, status.height, status.transactions) == (SN.id, "heart", 1, 2)
+        assert status.app_hash == office.chain.app.info().app_hash
+        assert await client.contracts() == (DEFAULT_CONTRACT,)
+        assert await client.training(ContractName("none")) is None
+        directory = await client.directory()
+        assert {node.node for node in directory.nodes} == {member(0).id, SN.id}
+        assert [o.domain for o in directory.organisations] == [member(0).domain, member(1).domain]
+
+    run(story())
+
+
+def test_a_submitter_that_slept_through_many_blocks_learns_the_height_and_says_it_again() -> None:
+    async def story() -> None:
+        office = Office()
+        office.chain.register(member(0))
+        submitter = office.submitter(member(0))
+        await submitter.require(CreateContract(contract=A))
+        for _ in range(EXPIRY_BLOCKS + 2):
+            office.chain.apply()
+        office.ledger.submitted.clear()
+        assert await submitter.require(CreateContract(contract=ContractName("b"))) == office.chain.height
+        assert len(office.ledger.submitted) == 2
+        assert EXPIRY_BLOCKS < EXPIRY_WINDOW
+
+    run(story())
+
+
+def test_a_refused_message_is_said_once_and_its_code_is_for_programs() -> None:
+    async def story() -> None:
+        office = Office()
+        office.chain.register(member(0))
+        submitter = office.submitter(member(0))
+        with pytest.raises(Refused, match="there is no contract a") as caught:
+            await submitter.require(Finish(contract=A, run=1))
+        assert caught.value.code == "not_found"
+        assert len(office.ledger.submitted) == 1
+        with pytest.raises(Refused) as caught:
+            await office.submitter(member(0, Role.OPERATOR)).require(CreateContract(contract=A))
+        assert caught.value.code == "unknown_signer"
+
+    run(story())

@@ -1,0 +1,131 @@
+"""The state and its root: docs/spec/transactions.md, TX-11, TX-12; against the definition computed naively."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmlearning.encoding import merkle_root, sha256
+from swarmlearning.errors import Broken
+from swarmlearning.sn.state import BUCKETS, Overlay, StateStore, bucket_of
+
+KEYS = st.sampled_from([f"{kind}/{i}" for kind in ("a", "ab", "b") for i in range(12)])
+VALUES = st.binary(max_size=8)
+CHANGES = st.dictionaries(KEYS, st.none() | VALUES, max_size=10)
+
+
+def naive_root(values: dict[str, bytes]) -> bytes:
+    """TX-11 word by word."""
+    leaves = []
+    for bucket in range(BUCKETS):
+        keys = sorted(key for key in values if int.from_bytes(sha256(key.encode())[:2], "big") % BUCKETS == bucket)
+        leaves.append(sha256(b"".join(sha256(key.encode()) + sha256(values[key]) for key in keys)))
+    return merkle_root(leaves)
+
+
+def merged(values: dict[str, bytes], changes: dict[str, bytes | None]) -> dict[str, bytes]:
+    return {key: value for key, value in ({**values, **changes}).items() if value is not None}
+
+
+@settings(max_examples=15)
+@given(st.lists(CHANGES, max_size=5))
+def test_tx11_the_root_is_that_of_the_definition_after_every_block(blocks: list[dict[str, bytes | None]]) -> None:
+    store, values = StateStore(None), dict[str, bytes]()
+    assert store.root() == naive_root({})
+    for height, changes in enumerate(blocks):
+        before = store.root()
+        ahead = store.root(changes)
+        assert store.root() == before
+        store.commit(height, changes)
+        values = merged(values, changes)
+        assert ahead == store.root() == naive_root(values)
+        assert store.height == height
+        assert {key: store.get(key) for key in store.keys("")} == values
+
+
+@given(st.lists(CHANGES, max_size=4), st.randoms(use_true_random=False))
+def test_tx11_the_root_does_not_depend_on_how_the_state_came_about(
+    blocks: list[dict[str, bytes | None]], random: object
+) -> None:
+    there, values = StateStore(None), dict[str, bytes]()
+    for height, changes in enumerate(blocks):
+        there.commit(height, changes)
+        values = merged(values, changes)
+    at_once = StateStore(None)
+    items = list(values.items())
+    random.shuffle(items)  # type: ignore[attr-defined]  # hypothesis gives a Random
+    at_once.commit(0, dict(items))
+    assert at_once.root() == there.root()
+
+
+def test_tx11_what_stands_where_makes_a_difference() -> None:
+    roots = set()
+    for values in ({"k": b"v"}, {"k": b"w"}, {"l": b"v"}, {"k": b""}, {}, {"k": b"v", "l": b""}):
+        store = StateStore(None)
+        store.commit(0, dict(values))
+        roots.add(store.root())
+    assert len(roots) == 6
+    assert {bucket_of(f"k{i}") for i in range(10_000)} == set(range(BUCKETS))
+
+
+def test_tx12_a_block_is_there_whole_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    store = StateStore(path)
+    store.commit(0, {"a": b"1", "b": b"2"})
+    store.commit(1, {"a": None, "c": b"3"})
+    root = store.root()
+    other = StateStore(path)  # as after a kill: the first was never closed
+    assert (other.height, other.root()) == (1, root)
+    assert list(other.keys("")) == ["b", "c"]
+
+
+def test_tx12_a_block_that_does_not_fit_on_the_disk_changes_nothing(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "state.sqlite")
+    store.commit(0, {"a": b"1"})
+    root = store.root()
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(Broken, match="free space"):
+        store.commit(1, {"a": None, "b": bytes(1 << 20)})
+    assert (store.height, store.root(), store.get("a"), store.get("b")) == (0, root, b"1", None)
+    store.commit(1, {"a": b"2"})
+    assert store.get("a") == b"2"
+
+
+def test_tx12_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(Broken, match=r"state\.sqlite"):
+        StateStore(path)
+
+
+def write(overlay: Overlay, changes: dict[str, bytes | None]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            overlay.delete(key)
+        else:
+            overlay.put(key, value)
+
+
+@given(CHANGES, CHANGES, CHANGES, st.sampled_from(["", "a", "a/", "ab", "z"]))
+def test_overlays_stack_fold_into_each_other_and_the_store_sees_nothing_of_them(
+    base: dict[str, bytes | None],
+    lower: dict[str, bytes | None],
+    upper: dict[str, bytes | None],
+    prefix: str,
+) -> None:
+    store = StateStore(None)
+    store.commit(0, base)
+    block = Overlay(store)
+    tx = Overlay(block)
+    write(block, lower)
+    write(tx, upper)
+    below = merged(merged({}, base), lower)
+    values = merged(below, upper)
+    for overlay, expected in ((block, below), (tx, values)):
+        assert list(overlay.keys(prefix)) == sorted(key for key in expected if key.startswith(prefix))
+        assert {key: overlay.get(key) for key in overlay.keys("")} == expected
+    tx.fold()
+    assert {key: block.get(key) for key in block.keys("")} == values
+    assert {key: store.get(key) for key in store.keys("")} == merged({}, base)
