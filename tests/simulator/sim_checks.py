@@ -25,6 +25,7 @@ def check_run(swarm: SwarmSimulator, *, finishing: set[int], honest: bool = True
         if honest:
             check_merged(swarm, before, result)
     check_entitled(swarm)
+    assert {index: kept for index, kept in swarm.kept.items() if kept and index in finishing} == {}
     assert swarm.network.failures == []
     assert swarm.left_over == []
 

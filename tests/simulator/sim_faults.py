@@ -84,6 +84,8 @@ class SimFaults:
     latency_s: tuple[float, float] = (0.001, 0.02)
     transactions: Counter[int] = field(default_factory=Counter)
     """How many each SL has sent."""
+    sent: list[tuple[int, Message]] = field(default_factory=list)
+    """What each SL has told the ledger, in order."""
     died: list[Planned] = field(default_factory=list)
     """Nodes die once of each planned fault."""
     passed: Counter[tuple[NodeId, NodeId]] = field(default_factory=Counter)
@@ -169,6 +171,7 @@ class SimFaults:
             return
         who = self.hooks.index_of(frm)
         self.transactions[who] += 1
+        self.sent.append((who, message))
         kind = type(message).__name__
         if (p := self.find(Fault.CRASH_SL, who)) and self.transactions[who] == p.point:
             self._die(p, who, after=p.after)

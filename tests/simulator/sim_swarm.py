@@ -115,6 +115,9 @@ class SwarmSimulator:
         self.tip = b""
         """State root of the sentinel at the end."""
         self.left_over: list[str] = []
+        """Tasks that still ran after everything had been stopped."""
+        self.kept: dict[int, int] = {}
+        """How many received or merged shards each SL still held in memory at the end."""
         genesis = encode(self._genesis())
         disk = tmp / f"seed-{seed}"
         disk.mkdir(parents=True, exist_ok=True)
@@ -273,6 +276,8 @@ class SwarmSimulator:
         for echo in list(self._echoes):
             echo.cancel()
         for sl in self.sls:
+            for desk in sl.desks.values():
+                self.kept[sl.index] = len(desk.pulls) + len(desk.merged) + len(desk.fetched)
             await sl.stop()
         self.tip = self.sns[0].app.store.root()
         for sn in self.sns:

@@ -1,12 +1,15 @@
 """Whole trainings on virtual time, without faults. Spec: docs/spec/round.md."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from sim_checks import check_run, final_rounds
+from sim_loop import START_MS
 from sim_swarm import SETTINGS, Program, SwarmSimulator
+from sim_wide import wide
 
 from swarmlearning.contracts.records import PeerState
 from swarmlearning.sl.exchange import ChunkRequest
@@ -31,6 +34,20 @@ def test_a_round_takes_little_more_than_its_messages(tmp_path: Path) -> None:
     swarm = SwarmSimulator(5, tmp_path, [Program(syncs=10, pace_s=0.0)] * 4).run()
     check_run(swarm, finishing={0, 1, 2, 3})
     assert swarm.finished_s < 11 * 0.4  # some 14 messages of 1-20 ms each way follow one another
+
+
+def test_nothing_is_told_to_the_ledger_twice(tmp_path: Path) -> None:
+    """R-3: what shows in the record, or is on its way there, is not done again."""
+    settings = replace(SETTINGS, topology="sharded", witnesses=1)
+    swarm = SwarmSimulator(19, tmp_path, [Program()] * 4, settings=settings, size=5 * 16384).run()
+    check_run(swarm, finishing={0, 1, 2, 3})
+    kinds = Counter(type(message).__name__ for _, message in swarm.faults.sent)
+    # Four peers and four rounds; each of four shards has a leader and a witness.
+    assert kinds["CheckIn"] == 4 * 4
+    assert kinds["MergeCommit"] == 4 * 4 * 2
+    assert 3 * 4 <= kinds["Stored"] <= 4 * 4
+    assert (kinds["RegisterNode"], kinds["Enrol"], kinds["Finish"]) == (4, 4, 4)
+    assert sum(kinds.values()) == sum(kinds[k] for k in ("CheckIn", "MergeCommit", "Stored")) + 12
 
 
 def test_weights_count(tmp_path: Path) -> None:
@@ -59,6 +76,16 @@ def test_a_round_waits_for_min_peers_and_says_so(tmp_path: Path) -> None:
         swarm.run()
 
 
+def test_a_grace_period_of_minutes_takes_minutes(tmp_path: Path) -> None:
+    """R-6: in a silent network block time counts a gap as a minute at most, so somebody must keep it going."""
+    programs = [Program(min_peers=2, syncs=1)] * 2 + [Program(min_peers=2, syncs=1, pace_s=2_000)]
+    settings = replace(SETTINGS, grace_ms=180_000, checkin_mode="active")
+    swarm = SwarmSimulator(20, tmp_path, programs, settings=settings, limit_s=10_000).run()
+    check_run(swarm, finishing={0, 1, 2})
+    _, first = final_rounds(swarm)[0]
+    assert 180 <= (first.time_ms - START_MS) / 1000 < 190
+
+
 def test_a_late_peer_starts_from_the_newest_result(tmp_path: Path) -> None:
     programs = [Program(syncs=8, min_peers=2)] * 2 + [Program(syncs=3, min_peers=2, delay_s=4.0)]
     swarm = SwarmSimulator(10, tmp_path, programs).run()
@@ -80,17 +107,20 @@ def test_a_slow_peer_that_missed_rounds_catches_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "program",
-    [
-        Program(leave_at=0),
-        Program(leave_at=1),
-        Program(die_at=0, die_after_s=0.001),
-        Program(die_at=1, die_after_s=0.05),
-        Program(die_at=1, die_after_s=0.15, pace_s=1.4),
-        Program(die_at=1, die_after_s=0.2, pace_s=1.4),
-        Program(die_at=1, die_after_s=0.25, pace_s=1.4),
-        Program(die_at=1, die_after_s=0.3, pace_s=1.4),
-        Program(die_at=1, die_after_s=0.4, pace_s=1.4),
-    ],
+    wide(
+        [
+            Program(leave_at=0),
+            Program(leave_at=1),
+            Program(die_at=0, die_after_s=0.001),
+            Program(die_at=1, die_after_s=0.05),
+            Program(die_at=1, die_after_s=0.15, pace_s=1.4),
+            Program(die_at=1, die_after_s=0.2, pace_s=1.4),
+            Program(die_at=1, die_after_s=0.25, pace_s=1.4),
+            Program(die_at=1, die_after_s=0.3, pace_s=1.4),
+            Program(die_at=1, die_after_s=0.4, pace_s=1.4),
+        ],
+        keep=(1, 3, 5),
+    ),
 )
 @pytest.mark.parametrize("topology", ["leader", "sharded"])
 def test_a_peer_may_leave_at_any_time(tmp_path: Path, program: Program, topology: str) -> None:

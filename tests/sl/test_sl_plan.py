@@ -234,5 +234,6 @@ TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
 
 @pytest.mark.parametrize("situation", TABLE)
 def test_what_a_situation_asks_for(situation: str) -> None:
+    """R-2: the record and what we hold decide, nothing else."""
     record, mine, expected = TABLE[situation]
     assert plan(record, mine) == expected

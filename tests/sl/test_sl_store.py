@@ -161,6 +161,8 @@ def test_two_threads_that_save_one_result_do_not_spoil_it(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_is_an_error_and_not_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E-9."""
+
     def no_room(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
