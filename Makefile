@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 2
 FUZZ_ROUNDS ?= 10
+SIM_SEEDS ?= 50
 
 # A demo with PyTorch needs one extra more than the default.
 DEMO_STAMP := $(VENV)/.installed-demo$(if $(findstring pytorch,$(ARGS)),-torch)
@@ -30,11 +31,13 @@ test-all: $(VENV)/.installed-all
 e2e: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -n $(JOBS) -m e2e $(ARGS)
 
-# The property tests again and again, each time from another seed; a failure prints the seed to repeat it with.
+# The property tests and simulated swarms again and again, each time from other seeds; a failure prints the seed to
+# repeat it with.
 fuzz: $(VENV)/.installed-all
 	@for round in $$(seq $(FUZZ_ROUNDS)); do \
 	  seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "round $$round of $(FUZZ_ROUNDS), --hypothesis-seed=$$seed"; \
-	  $(BIN)/python -m pytest -q -n $(JOBS) -m hypothesis --hypothesis-seed=$$seed $(ARGS) || exit 1; done
+	  $(BIN)/python -m pytest -q -n $(JOBS) -m hypothesis --hypothesis-seed=$$seed $(ARGS) || exit 1; \
+	  SWARM_SIM_FIRST=$$seed SWARM_SIM_SEEDS=$(SIM_SEEDS) $(BIN)/python -m pytest -q -n $(JOBS) tests/simulator/test_swarm_fuzz.py || exit 1; done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

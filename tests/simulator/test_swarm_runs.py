@@ -79,7 +79,7 @@ def test_a_round_waits_for_min_peers_and_says_so(tmp_path: Path) -> None:
 def test_a_grace_period_of_minutes_takes_minutes(tmp_path: Path) -> None:
     """R-6: in a silent network block time counts a gap as a minute at most, so somebody must keep it going."""
     programs = [Program(min_peers=2, syncs=1)] * 2 + [Program(min_peers=2, syncs=1, pace_s=2_000)]
-    settings = replace(SETTINGS, grace_ms=180_000, checkin_mode="active")
+    settings = replace(SETTINGS, grace_ms=180_000, round_max_ms=600_000, checkin_mode="active")
     swarm = SwarmSimulator(20, tmp_path, programs, settings=settings, limit_s=10_000).run()
     check_run(swarm, finishing={0, 1, 2})
     _, first = final_rounds(swarm)[0]
