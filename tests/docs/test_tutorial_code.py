@@ -34,7 +34,8 @@ def run_in_swarm(tmp_path: Path, program: str) -> str:
     script = tmp_path / "train.py"
     script.write_text(program, encoding="utf-8")
     swarm = Path(sys.executable).parent / "swarm"
-    command = [str(swarm), "run", "--peers", "2", "--workdir", str(tmp_path / "work"), "--", sys.executable, str(script)]
+    options = ["--peers", "2", "--workdir", str(tmp_path / "work")]
+    command = [str(swarm), "run", *options, "--", sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
