@@ -1,10 +1,10 @@
-"""The bytes of transactions and the state they lead to, for ever: TX-10. Made by make_golden.py."""
+"""The bytes of transactions and the state they lead to, for ever: TX-10. Made by make_contracts_golden.py."""
 
 import json
 from typing import Any, get_args
 
 from chain_world import START_MS
-from make_golden import GOLDEN, vectors
+from make_contracts_golden import GOLDEN, vectors
 
 from swarmlearning.contracts.messages import AnyMessage
 from swarmlearning.contracts.transition import VERSION, open_tx

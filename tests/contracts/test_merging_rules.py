@@ -79,8 +79,10 @@ def test_t21_another_participant_is_drawn_when_the_first_cannot_be_reached() -> 
     assert last.contributors != (drawn,)
 
 
-def test_t22_whoever_stays_in_charge_keeps_its_work() -> None:
+@pytest.mark.parametrize("blocks", range(6))
+def test_t22_whoever_stays_in_charge_keeps_its_work(blocks: int) -> None:
     world = World(topology="sharded", witnesses=1)
+    world.height += blocks
     world.merging(5)
     before = world.round
     world.must(index_of(before.leaders[1]), world.commitment(1))
@@ -88,10 +90,9 @@ def test_t22_whoever_stays_in_charge_keeps_its_work() -> None:
     world.must(accuser, world.report(0, others(world, accuser)[0]))
     after = world.round
     for shard in range(5):
-        gone = node_of(accuser) in (before.leaders[shard], *before.witnesses[shard])
         stays = [n for n in (before.leaders[shard], *before.witnesses[shard]) if n != node_of(accuser)]
+        assert after.leaders[shard] == stays[0]
         assert set(stays) <= {after.leaders[shard], *after.witnesses[shard]}
-        assert gone or after.leaders[shard] == before.leaders[shard]
         assert len({after.leaders[shard], *after.witnesses[shard]}) == 2
     kept = [c for c in after.commits if c.shard == 1]
     assert bool(kept) == (before.leaders[1] != node_of(accuser))
@@ -283,6 +284,20 @@ def test_t25_a_leaders_word_alone_convicts_nobody() -> None:
         world.must(peer, world.suspicion(0, node_of(liar)))
     world.must(world.leader(), world.commitment(0))
     assert world.round.merged == (world.true_root(0),)
+    assert world.training.distrusted == ()
+
+
+def test_t25_one_word_against_another_convicts_nobody_either() -> None:
+    world = World(witnesses=0)
+    world.merging(5)
+    liar = world.leader()
+    world.must(liar, world.commitment(0, b"lie"))
+    holder, *rest = others(world, liar)
+    world.store(holder)
+    for peer in rest:
+        world.must(peer, world.suspicion(0, node_of(liar)))
+    assert world.leader() == holder
+    world.must(holder, world.commitment(0))
     assert world.training.distrusted == ()
 
 

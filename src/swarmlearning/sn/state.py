@@ -1,4 +1,4 @@
-"""The application's state: keys and values in SQLite, under a Merkle root over key-hashed buckets. Spec: transactions.md.
+"""The application's state: keys and values in SQLite, under a Merkle root over hashed buckets. Spec: transactions.md.
 
 The root covers the whole state; only buckets that a block touches are hashed again. One SQL transaction a block,
 `synchronous=FULL`: after `commit` returns, the block's state survives a power cut.

@@ -1,4 +1,4 @@
-"""Regenerates the golden vectors: `python tests/contracts/make_golden.py`.
+"""Regenerates the golden vectors: `python tests/contracts/make_contracts_golden.py`.
 
 One file a version of the transition. A changed vector means that nodes of two releases would disagree about the state
 of one ledger: raise the version instead. Transactions are given whole, so that a reader in another language can check.
