@@ -408,6 +408,9 @@ def test_a_wait_in_which_something_moves_does_not_expire(tmp_path: Path) -> None
 async def killed(program: Program, *, unread: bool) -> None:
     """The program dies; with unread replies in its socket the SL sees a reset instead of an end."""
     if unread:
+        transport = program.writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
         await asyncio.sleep(0.1)  # `Waiting` replies come and nobody reads them
     program.writer.transport.abort()
 

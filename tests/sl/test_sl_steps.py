@@ -1,0 +1,326 @@
+"""Single steps of a round at the moments at which they could go wrong. Spec: docs/spec/round.md."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from sl_world import (
+    CONTRACT,
+    SECRET,
+    SETTINGS,
+    Handlers,
+    address,
+    checked_in,
+    committed,
+    desk_of,
+    merging,
+    model,
+    name,
+    node,
+    peer,
+    result,
+    training,
+)
+
+from swarmlearning.contracts.messages import CheckIn, MergeCommit, Message, Payload, Tx, Unreachable
+from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Round, Training
+from swarmlearning.encoding import decode, encode, sha256
+from swarmlearning.errors import Refused
+from swarmlearning.errors import Unreachable as UnreachableError
+from swarmlearning.parameters.chunks import commit, merged_root
+from swarmlearning.sl import participation as participation_module
+from swarmlearning.sl.control import CONTROL_VERSION, Open
+from swarmlearning.sl.desk import Desk, Offer
+from swarmlearning.sl.exchange import STREAM_RESULT
+from swarmlearning.sl.fetching import catch_up
+from swarmlearning.sl.merging import merge_and_commit
+from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.plan import CheckInNow, MergeShard
+from swarmlearning.sl.serving import ExchangeService
+from swarmlearning.sl.store import leaves_of
+from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, STREAM_WATCH, Notice, Status, Submitted
+from swarmlearning.sn.client import SnClient
+from swarmlearning.transport.api import Address, Caller, Frame
+from swarmlearning.transport.memory import MemoryNetwork
+from swarmlearning.types import Code, Endpoint, NodeId, Role
+
+T = TypeVar("T")
+
+
+class FakeSn:
+    """The SN of organisation 0: shows `record`, and writes down what it is told."""
+
+    def __init__(self, record: Training | None = None) -> None:
+        self.record = record
+        self.told: list[Message] = []
+        self.silent = False
+        self.calls = {CALL_STATUS: self._status, CALL_SUBMIT: self._submit, CALL_CONTRACT: self._contract}
+        self.streams: dict[str, Any] = {STREAM_WATCH: self._watch}
+
+    async def _status(self, caller: Caller, body: bytes) -> bytes:
+        sn = name(0, Role.SN).id
+        return encode(
+            Status(
+                node=sn, network="testnet", sentinel=sn, height=1, transactions=0, app_hash=b"", time_ms=0, version="0"
+            )
+        )
+
+    async def _submit(self, caller: Caller, body: bytes) -> bytes:
+        self.told.append(decode(decode(body, Tx).payload, Payload).message)
+        return encode(Submitted(height=1, code=Code.OK, log=""))
+
+    async def _contract(self, caller: Caller, body: bytes) -> bytes:
+        return encode(self.record) if self.record is not None else b""
+
+    async def _watch(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+        version = -1
+        while True:
+            if self.record is not None and self.record.version != version:
+                version = self.record.version
+                yield encode(Notice(height=1, training=encode(self.record)))
+            await asyncio.sleep(0.001)
+
+
+class Pair:
+    """Peer 0, the leader of the only shard, and peer 1, who serves what it checked in."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.network = MemoryNetwork()
+        self.manifest, self.mine = model(fill=1.0)
+        _, self.theirs = model(fill=3.0)
+        roots = [committed(buffer).root for buffer in (self.mine, self.theirs)]
+        self.round: Round = merging(peers=2, checkins=(checked_in(0, roots[0]), checked_in(1, roots[1])))
+        self.record = training(
+            phase=Phase.MERGING, round_=self.round, peers=[peer(0), peer(1)], size=self.manifest.size
+        )
+        self.sn = FakeSn(self.record)
+        sn = name(0, Role.SN)
+        self.network.serve(sn, Endpoint(host="org0", port=30304), self.sn)
+        self.desk = desk_of(0, tmp / "0", self.network, self.manifest, self.record)
+        self.other = desk_of(1, tmp / "1", self.network, self.manifest, self.record)
+        self.desk.offer = Offer(self.mine, committed(self.mine), SECRET)
+        self.other.offer = Offer(self.theirs, committed(self.theirs), SECRET)
+        self.network.serve(name(1), address(1).endpoint, ExchangeService({CONTRACT: self.other}))
+        self.action = MergeShard(round=0, shard=0, contributors=(node(0), node(1)))
+
+    def merge(self) -> list[Message]:
+        asyncio.run(merge_and_commit(self.desk, self.action))
+        return self.sn.told
+
+
+def meanwhile(desk: Desk, change: Callable[[], None]) -> None:
+    """Let something happen while the desk computes."""
+
+    async def run_blocking(function: Callable[..., T], *args: Any) -> T:
+        result = function(*args)
+        if function.__name__ in ("_merge", "commit"):
+            change()
+        return result
+
+    desk.run_blocking = run_blocking
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+def test_a_leader_commits_the_mean(pair: Pair) -> None:
+    (told,) = pair.merge()
+    assert isinstance(told, MergeCommit)
+    merged = pair.desk.merged[0, 0]
+    assert told.root == merged.root
+    mean = (np.frombuffer(pair.mine, np.float32) + np.frombuffer(pair.theirs, np.float32)) / 2
+    assert np.array_equal(np.frombuffer(merged.buffer, np.float32)[: 4 * 16384], mean[: 4 * 16384])
+
+
+def test_what_was_merged_of_others_is_not_committed_in_a_later_attempt(pair: Pair) -> None:
+    """R-9: the attempt's number alone would let an honest leader commit a wrong merge."""
+    later = replace(pair.round, attempt=2, contributors=(node(0),))
+
+    def dropped() -> None:
+        pair.desk.training = replace(pair.record, round=later, version=2)
+
+    meanwhile(pair.desk, dropped)
+    with pytest.raises(Refused, match="merged otherwise now"):
+        pair.merge()
+    assert pair.sn.told == []
+    assert pair.desk.merged == {}
+
+
+def test_another_attempt_with_the_same_contributors_takes_the_same_merge(pair: Pair) -> None:
+    def moved_on() -> None:
+        pair.desk.training = replace(pair.record, round=replace(pair.round, attempt=2), version=2)
+
+    meanwhile(pair.desk, moved_on)
+    (told,) = pair.merge()
+    assert isinstance(told, MergeCommit)
+    assert told.attempt == 2
+
+
+def test_a_leader_that_restarted_does_not_merge_other_parameters_than_it_promised(pair: Pair) -> None:
+    """R-18."""
+    _, fresh = model(fill=9.0)
+    for offer in (None, Offer(fresh, committed(fresh), SECRET)):
+        pair.desk.offer = offer
+        with pytest.raises(Refused, match="no longer holds the parameters"):
+            pair.merge()
+    assert pair.sn.told == []
+
+
+def test_a_round_that_collects_again_merges_what_is_offered_then(pair: Pair) -> None:
+    """R-9: what was pulled before is kept by commitment, not by name."""
+    pair.merge()
+    first = pair.desk.merged[0, 0].root
+    _, fresh = model(fill=7.0)
+    secret = bytes(32)
+    promise = commit(fresh, secret)
+    pair.other.offer = Offer(fresh, promise, secret)
+    again = replace(pair.round, attempt=3, checkins=(pair.round.checkins[0], checked_in(1, promise.root)))
+    pair.desk.training = pair.other.training = replace(pair.record, round=again, version=3)
+    told = pair.merge()[-1]
+    assert isinstance(told, MergeCommit)
+    assert told.root != first
+    assert np.frombuffer(pair.desk.merged[0, 0].buffer, np.float32)[0] == 4.0
+
+
+def test_a_contributor_that_cannot_be_reached_is_reported_after_half_a_lease(pair: Pair) -> None:
+    pair.network.stop(name(1))
+    (told,) = pair.merge()
+    assert isinstance(told, Unreachable)
+    assert (told.contributor, told.reason) == (node(1), "unreachable")
+
+
+def liar(asked: list[bytes]) -> Handlers:
+    """Serves zeros for a merged shard."""
+
+    async def stream(caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+        asked.append(body)
+        yield bytes(5 * 32)
+
+    return Handlers(streams={STREAM_RESULT: stream})
+
+
+def final(pair: Pair, holders: tuple[NodeId, ...]) -> Result:
+    """What the two agreed on: the model of peer 1."""
+    root = merged_root(leaves_of(pair.theirs), pair.manifest.size, shard=0, shards=1)
+    return result(roots=(root,), sha256=sha256(pair.theirs), holders=holders, participants=holders)
+
+
+def test_a_holder_that_lies_is_asked_once_and_the_next_one_serves(pair: Pair) -> None:
+    """R-11, R-19."""
+    asked: list[bytes] = []
+    pair.network.serve(name(2), address(2).endpoint, liar(asked))
+    newest = final(pair, (node(2), node(1)))
+    record = training(peers=[peer(0), peer(1), peer(2)], last=newest, size=pair.manifest.size)
+    pair.desk.training = pair.other.training = record
+    pair.other.store.save(CONTRACT, 1, 0, newest.roots, pair.theirs)
+    found = asyncio.run(catch_up(pair.desk, newest))
+    assert bytes(found.buffer) == bytes(pair.theirs)
+    assert len(asked) == 1
+    assert pair.desk.fetched == {}
+
+
+def test_where_all_holders_lie_catching_up_fails_and_names_them(pair: Pair) -> None:
+    asked: list[bytes] = []
+    pair.network.serve(name(2), address(2).endpoint, liar(asked))
+    newest = final(pair, (node(2),))
+    pair.desk.training = training(peers=[peer(0), peer(2)], last=newest, size=pair.manifest.size)
+    with pytest.raises(UnreachableError, match=r"held by sl@org2.example; none serves it now"):
+        asyncio.run(catch_up(pair.desk, newest))
+    assert len(asked) == 1
+
+
+# --- a participation ------------------------------------------------------------------------------------------------
+
+
+def participation_of(pair: Pair, record: Training) -> Participation:
+    pair.sn.record = pair.desk.training = record
+    request = Open(
+        version=CONTROL_VERSION,
+        program="",
+        contract=CONTRACT,
+        settings=SETTINGS,
+        min_peers=2,
+        weight=1,
+        restored=False,
+        manifest=encode(pair.manifest),
+        file="own",
+    )
+    sn = SnClient(pair.desk.client, Address(node=name(0, Role.SN).id, endpoint=Endpoint(host="org0", port=30304)))
+    return Participation(pair.desk, sn, request, address(0).endpoint, pair.mine)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+            await asyncio.sleep(0.001)
+
+
+def test_a_round_that_closes_while_parameters_are_hashed_keeps_its_promise(pair: Pair) -> None:
+    """R-5: an earlier offer that stands in the closing round is not thrown away for one that comes too late."""
+    open_round = Round(number=0, attempt=0, opened_ms=0, quorum_ms=None, checkins=pair.round.checkins)
+    collecting = training(peers=[peer(0), peer(1)], round_=open_round, size=pair.manifest.size)
+    promised = pair.desk.offer
+
+    async def go() -> None:
+        taking_part = participation_of(pair, collecting)
+        asked = asyncio.ensure_future(taking_part.sync(Progress()))
+        await until(lambda: taking_part._demand is not None)
+
+        def closed() -> None:
+            pair.desk.training = replace(pair.record, version=2)
+
+        meanwhile(pair.desk, closed)
+        with pytest.raises(Refused, match="not open any more"):
+            await taking_part._check_in(CheckInNow(round=0, attempt=0, mode="active"))
+        asked.cancel()
+
+    asyncio.run(go())
+    assert pair.desk.offer is promised
+    assert not [message for message in pair.sn.told if isinstance(message, CheckIn)]
+
+
+def test_the_sl_of_a_peer_that_left_follows_the_round_it_is_in(pair: Pair) -> None:
+    """R-16: to serve what it offered it must know who leads now; then it ends."""
+    left = [replace(pair.record.peers[0], state=PeerState.LEFT), pair.record.peers[1]]
+
+    async def go() -> None:
+        taking_part = participation_of(pair, replace(pair.record, version=2))
+        running = asyncio.ensure_future(taking_part.run())
+        await taking_part.leave("done")
+        pair.sn.record = replace(pair.record, peers=tuple(left), version=3)
+        await until(lambda: pair.desk.record.version == 3)
+        moved = replace(pair.round, attempt=2, leaders=(node(1),))
+        pair.sn.record = replace(pair.record, peers=tuple(left), round=moved, version=4)
+        await until(lambda: pair.desk.record.version == 4)
+        assert not running.done()
+        over = training(peers=left, round_=Round(number=1, attempt=0, opened_ms=0, quorum_ms=None), version=5)
+        pair.sn.record = over
+        await asyncio.wait_for(running, 10)
+
+    asyncio.run(go())
+
+
+def test_an_sn_that_is_back_is_not_called_silent_any_more(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-1: also while nothing new happens in the training."""
+    monkeypatch.setattr(participation_module, "WATCH_RETRY_S", 0.01)
+    sn, endpoint = name(0, Role.SN), Endpoint(host="org0", port=30304)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, replace(pair.record, version=2))
+        running = asyncio.ensure_future(taking_part.run())
+        await until(lambda: pair.desk.record.version == 2)
+        assert taking_part.explain().startswith("round 0: 0 of 1 shards are merged")
+        pair.network.stop(sn)
+        await until(lambda: "the SN does not answer" in taking_part.explain())
+        pair.network.serve(sn, endpoint, pair.sn)
+        await until(lambda: "the SN does not answer" not in taking_part.explain())
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(go())
