@@ -36,7 +36,7 @@ e2e: $(VENV)/.installed-all
 fuzz: $(VENV)/.installed-all
 	@for round in $$(seq $(FUZZ_ROUNDS)); do \
 	  seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "round $$round of $(FUZZ_ROUNDS), --hypothesis-seed=$$seed"; \
-	  $(BIN)/python -m pytest -q -n $(JOBS) -m hypothesis --hypothesis-seed=$$seed $(ARGS) || exit 1; \
+	  HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -n $(JOBS) -m hypothesis --timeout 1800 --hypothesis-seed=$$seed $(ARGS) || exit 1; \
 	  SWARM_SIM_FIRST=$$seed SWARM_SIM_SEEDS=$(SIM_SEEDS) $(BIN)/python -m pytest -q -n $(JOBS) tests/simulator/test_swarm_fuzz.py || exit 1; done
 
 lint: $(VENV)/.installed-dev

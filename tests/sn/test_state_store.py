@@ -59,6 +59,19 @@ def test_tx11_the_root_does_not_depend_on_how_the_state_came_about(
     assert at_once.root() == there.root()
 
 
+def test_tx11_keys_of_one_bucket_count_in_their_order_however_they_came() -> None:
+    first = "k0"
+    second = next(key for key in (f"k{i}" for i in range(1, 100_000)) if bucket_of(key) == bucket_of(first))
+    values = {first: b"1", second: b"2"}
+    for order in ([first, second], [second, first]):
+        step_by_step, at_once = StateStore(None), StateStore(None)
+        for height, key in enumerate(order):
+            step_by_step.commit(height, {key: values[key]})
+        at_once.commit(0, {key: values[key] for key in order})
+        assert step_by_step.root() == at_once.root() == naive_root(values)
+        assert StateStore(None).root({key: values[key] for key in order}) == naive_root(values)
+
+
 def test_tx11_what_stands_where_makes_a_difference() -> None:
     roots = set()
     for values in ({"k": b"v"}, {"k": b"w"}, {"l": b"v"}, {"k": b""}, {}, {"k": b"v", "l": b""}):
