@@ -55,6 +55,17 @@ def test_an_sn_without_an_identity_says_what_is_missing() -> None:
     with pytest.raises(ConfigurationError, match="SWARM_ID_KEY is not"):
         find_door({"SWARM_SN": "sn:30304", "SWARM_ID_CERT": "c.pem"})
 
+    with pytest.raises(ConfigurationError, match="SWARM_ID_CERT and SWARM_ID_KEY are not"):
+        find_door({"SWARM_SN": "sn:30304"})
+
+
+def test_a_control_directory_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with pytest.raises(ConfigurationError, match=rf"SWARM_SL is {gone}, but there is no directory {gone}:"):
+        find_door({"SWARM_SL": str(gone)})
+    with pytest.raises(ConfigurationError, match=rf"SWARM_SL is {gone}/sl.sock, but there is no directory {gone}:"):
+        find_door({"SWARM_SL": str(gone / "sl.sock")})
+
 
 def test_bad_addresses_are_refused() -> None:
     with pytest.raises(InvalidName, match="port"):

@@ -23,6 +23,7 @@ from swarmlearning.types import SL_PORT, SN_API_PORT, Endpoint
 START_WAIT_S: Final = 60.0
 """How long a started SL may take until it listens, seconds."""
 
+_SOCKET: Final = "sl.sock"
 _TAIL_LINES: Final = 15
 _TAIL_BYTES: Final = 8192
 
@@ -70,14 +71,14 @@ def find_door(environ: Mapping[str, str]) -> Door:
     if is_true(environ.get("SWARM_LOOPBACK", "")):
         return Loopback()
     if environ.get("SWARM_SL"):
-        given = Path(environ["SWARM_SL"]).absolute()
-        return _attach(given / "sl.sock" if given.is_dir() else given, environ)
+        return _attach(_find_socket(Path(environ["SWARM_SL"]).absolute()), environ)
     if environ.get("SWARM_SN"):
         missing = [name for name in ("SWARM_ID_CERT", "SWARM_ID_KEY") if not environ.get(name)]
         if missing:
             raise ConfigurationError(
-                f"SWARM_SN is set, so an SL is to be started, but {' and '.join(missing)} is not: set the identity "
-                "of the SL (SWARM_ID_CERT, SWARM_ID_KEY, SWARM_ID_CACERT)"
+                f"SWARM_SN is set, so an SL is to be started, but {' and '.join(missing)} "
+                f"{'are' if len(missing) > 1 else 'is'} not: set the identity of the SL (SWARM_ID_CERT, SWARM_ID_KEY, "
+                "SWARM_ID_CACERT)"
             )
         return _launch(environ)
     raise ConfigurationError(
@@ -97,7 +98,7 @@ def open_door(door: Attach | Launch, environ: Mapping[str, str], waiting: Callab
     if isinstance(door, Attach):
         return door
     control = door.data / "control"
-    found = _attach(control / "sl.sock", environ)
+    found = _attach(control / _SOCKET, environ)
     running = try_connect(found.socket)
     if running is not None:
         # Started earlier by this program or its predecessor; several trainings share it.
@@ -133,6 +134,19 @@ def launch_command(door: Launch) -> list[str]:
         *("--control", str(door.data / "control")),
         "--exit-when-done",
     ]
+
+
+def _find_socket(given: Path) -> Path:
+    """The socket that SWARM_SL means. An SL may come later, its control directory may not: that is a wrong path."""
+    if given.is_dir():
+        return given / _SOCKET
+    if given.exists() or (given.name == _SOCKET and given.parent.is_dir()):
+        return given
+    missing = given.parent if given.name == _SOCKET else given
+    raise ConfigurationError(
+        f"SWARM_SL is {given}, but there is no directory {missing}: set it to the control directory of a running "
+        "`swarm sl` (its --control)"
+    )
 
 
 def _attach(sock: Path, environ: Mapping[str, str]) -> Attach:
