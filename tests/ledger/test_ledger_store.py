@@ -85,13 +85,13 @@ def test_evidence_is_kept(directory: Path, forger: Forger) -> None:
 
 
 def test_a_second_process_on_the_same_directory_is_refused(directory: Path) -> None:
-    with closing(BlockStore(directory, GENESIS)), pytest.raises(Broken, match="in use by another process"):
+    with closing(BlockStore(directory, GENESIS)), pytest.raises(ConfigurationError, match="in use by another process"):
         open_store(directory)
     open_store(directory)
 
 
 def test_another_genesis_is_refused_and_both_are_named(directory: Path) -> None:
-    with pytest.raises(Broken, match=f"{sha256(GENESIS).hex()[:16]}.*{sha256(b'other').hex()[:16]}"):
+    with pytest.raises(ConfigurationError, match=f"{sha256(GENESIS).hex()[:16]}.*{sha256(b'other').hex()[:16]}"):
         open_store(directory, b"other")
 
 

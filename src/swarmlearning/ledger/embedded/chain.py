@@ -140,6 +140,7 @@ class Chain:
 
         Raises:
             ForkDetected: evidence against the sentinel was kept before.
+            ConfigurationError: the store is in use by another process, or of another genesis.
             Broken: the store is damaged, or the application and it do not belong together.
         """
         self._store = BlockStore(self._config.data_dir, self._config.genesis)

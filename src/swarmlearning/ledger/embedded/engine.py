@@ -101,7 +101,8 @@ class EmbeddedLedger:
 
         Raises:
             ForkDetected: the sentinel was convicted before.
-            Broken: the ledger's file is damaged, foreign or in use, or does not belong to the application.
+            ConfigurationError: the ledger's file is in use by another process, or of another genesis.
+            Broken: the ledger's file is damaged or foreign, or does not belong to the application.
             DecodeError: the application refuses the genesis.
         """
         self._chain.open()
@@ -111,6 +112,7 @@ class EmbeddedLedger:
 
         Raises:
             ForkDetected: the sentinel signed two chains.
+            ConfigurationError: this new node was given another genesis than the one the sentinel's chain began with.
             Broken: the application or the disk failed, or a block has another outcome here.
         """
         self._chain.waiting.check_running()

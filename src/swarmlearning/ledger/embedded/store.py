@@ -49,8 +49,8 @@ class BlockStore:
         genesis: the network's genesis bytes. A new store remembers them, an old one must hold the same.
 
     Raises:
-        ConfigurationError: the directory cannot be made.
-        Broken: the file is damaged, foreign, in use by another process, or of another genesis.
+        ConfigurationError: the directory cannot be made; the file is in use by another process or of another genesis.
+        Broken: the file is damaged or foreign.
     """
 
     def __init__(self, directory: Path | None, genesis: bytes) -> None:
@@ -192,7 +192,7 @@ class BlockStore:
             raise self._damaged(str(found).replace("\n", " "))
         stored = self.get_meta("genesis")
         if stored != genesis:
-            raise Broken(
+            raise ConfigurationError(
                 f"{self._path} began with genesis {sha256(stored or b'').hex()[:16]}, but this node was given "
                 f"{sha256(genesis).hex()[:16]}: give the network's own genesis, or another data directory"
             )
@@ -230,7 +230,10 @@ class BlockStore:
             yield
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-                raise Broken(f"{self._path} is in use by another process: one node, one data directory") from error
+                # Only at the opening: from then on the lock is ours.
+                raise ConfigurationError(
+                    f"{self._path} is in use by another process: stop that one, or give this node its own directory"
+                ) from error
             raise self._damaged(str(error)) from error
 
     def _damaged(self, how: str) -> Broken:
