@@ -269,6 +269,12 @@ class World:
         for peer in peers:
             self.must(peer, self.offer(peer))
 
+    def complete(self, peers: Sequence[int]) -> None:
+        """Everyone finishes, and the closing round is played."""
+        for peer in peers:
+            self.must(peer, self.finishing())
+        self.play_round(peers)
+
     def merging(self, n: int, **more: int) -> Round:
         """`n` peers enrol and check in: the round merges."""
         self.enrol(*range(n), **more)

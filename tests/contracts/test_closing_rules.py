@@ -251,8 +251,7 @@ def test_t33_says_who_is_missing_in_every_phase() -> None:
     text = "merged; stored by 1 of 3 participants; to be stored by sl0@org0.example, sl2@org2.example"
     assert explain_wait(world.training) == text
     world.store(0)
-    for peer in (0, 1, 2):
-        world.must(peer, world.leaving())
+    world.complete([0, 1, 2])
     assert explain_wait(world.training) == "the training is complete"
 
 

@@ -112,10 +112,12 @@ def test_t3_after_completion_the_enrolled_may_reset_too() -> None:
     world = World()
     world.enrol(1, 2)
     world.play_round([1, 2])
-    for peer in (1, 2):
-        world.must(peer, world.leaving())
+    world.complete([1, 2])
+    world.must(1, world.resetting())
     assert world.is_at(Phase.COMPLETED)
-    assert world.say(1, world.resetting()) is Code.NOT_ALLOWED
+    voted = world.fork()
+    voted.must(2, voted.resetting())
+    assert voted.is_at(Phase.UNINITIALIZED)
     world.must(0, world.resetting())
     assert world.is_at(Phase.UNINITIALIZED)
 
@@ -195,8 +197,7 @@ def test_t5_nobody_enrols_in_a_completed_run() -> None:
     world = World()
     world.enrol(0, 1)
     world.play_round([0, 1])
-    for peer in (0, 1):
-        world.must(peer, world.leaving())
+    world.complete([0, 1])
     assert world.say(2, world.enrolment()) is Code.CONFLICT
 
 
@@ -429,20 +430,28 @@ def test_t16_in_a_merging_round_the_leavers_offer_and_charge_stand() -> None:
     assert world.training.last.contributors == (node_of(0), node_of(1))
 
 
-def test_t16_when_all_leave_a_training_with_a_result_is_complete_and_one_without_starts_over() -> None:
+def test_t16_when_all_leave_a_training_without_a_result_starts_over() -> None:
     world = World()
     world.enrol(0, 1)
     world.must(0, world.leaving())
     world.must(1, world.leaving())
     assert (world.phase, world.training.run, world.training.settings) == (Phase.UNINITIALIZED, 2, None)
+
+
+@pytest.mark.parametrize("merging", [False, True])
+def test_t16_when_all_leave_a_training_with_a_result_waits_for_who_comes_back(merging: bool) -> None:
+    world = World()
     world.enrol(0, 1)
     world.play_round([0, 1])
-    world.check_in(0, 1)
+    world.check_in(*([0, 1] if merging else [0]))
     world.must(0, world.leaving())
     world.must(1, world.leaving())
-    assert world.is_at(Phase.COMPLETED)
+    assert world.is_at(Phase.COLLECTING)
+    assert (world.round.number, world.round.checkins, world.training.run) == (1, (), 1)
+    world.enrol(0, 1)
+    world.play_round([0, 1])
     assert world.training.last is not None
-    assert world.training.last.round == 0
+    assert (world.training.last.round, world.training.run) == (1, 1)
 
 
 def test_t16_a_reason_for_leaving_is_short() -> None:

@@ -28,7 +28,7 @@ from swarmlearning.contracts.records import (
     Settings,
     Training,
 )
-from swarmlearning.contracts.rounds import get_settings, merge_peers, open_next_round
+from swarmlearning.contracts.rounds import collect_again, get_settings, merge_peers, open_next_round
 from swarmlearning.errors import InvalidName
 from swarmlearning.types import Code, NodeId, check_contract_name, check_label
 
@@ -277,8 +277,13 @@ def leave(training: Training, context: Context, message: Leave) -> Training:
         return training
     training = replace(training, peers=merge_peers(training.peers, context.sender, state=PeerState.LEFT))
     if all(peer.state is PeerState.LEFT for peer in training.peers):
-        # Nobody is left: a training that never had a result starts over, one that had is complete.
-        return _new_run(training) if training.last is None else open_next_round(training, context, complete=True)
+        # Nobody is left, and nobody finished: a training without a result starts over, one with a result waits for
+        # whoever comes back and goes on from it.
+        if training.last is None:
+            return _new_run(training)
+        if training.phase is Phase.MERGING:
+            return collect_again(training, context, "every peer left")
+        return _withdraw_offer(training, context.sender)
     if training.phase is Phase.MERGING:
         return training
     return close_if_ready(_withdraw_offer(training, context.sender), context, waited=False)
