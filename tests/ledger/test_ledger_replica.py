@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from ledger_support import (
+    GENESIS,
     START_MS,
     EmbeddedSwarm,
     Forger,
@@ -19,8 +20,8 @@ from ledger_support import (
     until,
 )
 
-from swarmlearning.encoding import encode
-from swarmlearning.errors import Broken, Closed, VerificationError, WaitExpired
+from swarmlearning.encoding import encode, sha256
+from swarmlearning.errors import Broken, Closed, ConfigurationError, VerificationError, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import TxResult
 from swarmlearning.ledger.embedded.backoff import Backoff
@@ -126,13 +127,55 @@ def test_transactions_changed_on_the_way_are_found() -> None:
     run_virtual(work())
 
 
-def test_a_first_block_on_another_genesis_is_not_adopted() -> None:
+@pytest.mark.parametrize("known_key", [True, False])
+def test_a_new_node_with_another_networks_genesis_stops_and_says_what_to_do(known_key: bool) -> None:
     async def work() -> None:
         world = Followed()
-        world.sentinel.blocks = [world.forger.add(previous_hash=bytes(32))]
+        forger = world.forger if known_key else Forger(SigningKey.create())
+        world.sentinel.blocks = [forger.add(previous_hash=sha256(b"another genesis"))]
         async with world as node:
-            await until(lambda: "this network's genesis is" in node.ledger.problem, "it is refused")
+            waiting = asyncio.ensure_future(node.ledger.wait_height(0))
+            error = await node.ended()
+            assert isinstance(error, ConfigurationError)
+            assert f"was given the genesis {sha256(GENESIS).hex()[:16]}, but the chain of {sn(0).id} " in str(error)
+            assert f"began with {sha256(b'another genesis').hex()[:16]}" in str(error)
+            assert "get that network's founding file, delete this SN's data directory" in str(error)
+            assert "\n" not in str(error)
+            with pytest.raises(ConfigurationError):
+                await waiting
             assert node.ledger.height == 0
+            assert "accept 1" not in node.app.calls
+
+    run_virtual(work())
+
+
+@pytest.mark.parametrize("known_key", [True, False])
+def test_a_node_that_holds_blocks_is_not_stopped_by_a_first_block_on_another_genesis(known_key: bool) -> None:
+    """Whoever answers for the sentinel, and whatever it signs: a healthy replica only goes on asking."""
+
+    async def work() -> None:
+        world = Followed()
+        first = world.forger.add()
+        liar = Forger(world.swarm.key if known_key else SigningKey.create())
+        world.sentinel.blocks = [first, liar.block([b"a=2"], previous_hash=sha256(b"another genesis"))]
+        async with world as node:
+            problem = "expected block 2, got block 1" if known_key else "signature does not hold"
+            await until(lambda: problem in node.ledger.problem, "it is refused")
+            world.sentinel.blocks = [first, world.forger.add([b"a=2"])]
+            await node.ledger.wait_height(1)
+            assert node.ledger.height == 2
+
+    run_virtual(work())
+
+
+def test_a_later_block_does_not_stop_a_new_node() -> None:
+    async def work() -> None:
+        world = Followed()
+        world.sentinel.blocks = [world.forger.block(height=2, previous_hash=bytes(32))]
+        async with world as node:
+            await until(lambda: "expected block 1, got block 2" in node.ledger.problem, "it is refused")
+            world.sentinel.blocks = [world.forger.add()]
+            await node.ledger.wait_height(0)
 
     run_virtual(work())
 

@@ -91,6 +91,7 @@ class Replica:
 
         Raises:
             ForkDetected: the sentinel signed two chains.
+            ConfigurationError: the sentinel's chain began with another genesis than this node, which holds no block.
             Broken: a block that the sentinel signed cannot be executed here with the same outcome.
             SwarmError: the engine halted.
         """
@@ -126,6 +127,7 @@ class Replica:
 
     async def _follow(self, block: Block) -> None:
         header = block.header
+        self._check_beginning(block)
         # Steps 1-4: network, signature, proposer, height
         verify_signed(block, self._config, self._chain.height + 1)
         # Step 5, first half: a signed block on top of another past than the one it signed for us is proof of a fork
@@ -148,6 +150,20 @@ class Replica:
         # 11. executing it here gives the same state
         self._chain.adopt(block)
         await asyncio.sleep(0)  # a long catch-up leaves room for others
+
+    def _check_beginning(self, block: Block) -> None:
+        """Stop a node that was given another network's genesis: it would be refused block 1 for ever.
+
+        The signature is not asked for: another genesis may name another key. So only a node that holds no block yet
+        ends here, where a lying sentinel gains nothing that silence would not; TLS keeps everybody else out.
+        """
+        theirs = block.header.previous_hash
+        if self._chain.height == 0 and block.header.height == 1 and theirs != self._chain.genesis_hash:
+            raise ConfigurationError(
+                f"{self._config.node} was given the genesis {self._chain.genesis_hash.hex()[:16]}, but the chain of "
+                f"{self._config.sentinel} began with {theirs.hex()[:16]}: get that network's founding file, delete "
+                "this SN's data directory (it holds no block yet), and start again"
+            )
 
     async def _await_time(self, block: Block) -> None:
         header = block.header
