@@ -202,6 +202,19 @@ def test_the_report_tells_the_whole_story(trained: DemoRun, summary: Summary) ->
         assert words in page
 
 
+def test_the_report_says_how_many_hospitals_gained_and_lost_on_their_own_rows(
+    trained: DemoRun, summary: Summary
+) -> None:
+    figures = ((0.80, 0.85), (0.90, 0.88), (0.50, 0.50), (None, None))
+    sites = tuple(
+        msgspec.structs.replace(site, auc_alone_own=alone, auc_swarm_own=swarm)
+        for site, (alone, swarm) in zip(summary.sites, figures, strict=True)
+    )
+    page = write_report(trained, msgspec.structs.replace(summary, sites=sites))
+    assert "better than the hospital&#x27;s own model at 1 of the 3 with a figure and worse at 1;" in page
+    assert "the mean change of AUC was +0.010." in page
+
+
 def test_an_undefined_figure_is_said_to_be_undefined(trained: DemoRun, summary: Summary) -> None:
     site = msgspec.structs.replace(
         summary.sites[2], auc_swarm_own=None, auc_swarm_own_std=None, undefined="only sick cases in the test rows"

@@ -88,6 +88,14 @@ def test_a_file_that_is_nowhere_is_said_in_one_line_with_what_to_do(nowhere: Pat
     assert "\n" not in str(caught.value)
 
 
+def test_a_place_looked_at_is_named_once(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xray, "__file__", str(nowhere / "src" / "swarmlearning" / "demo" / "xray.py"))
+    (nowhere / "pyproject.toml").touch()  # we stand in the checkout itself
+    with pytest.raises(ConfigurationError) as caught:
+        find_xrays("", {})
+    assert str(caught.value).count(str(nowhere.parent / "shared" / "data" / xray.FILE)) == 1
+
+
 @pytest.mark.parametrize(("data", "environ"), [("gone.npz", {}), ("", {"SWARM_DATA": "gone.npz"})])
 def test_a_named_file_that_is_not_there_is_not_replaced_by_another(
     nowhere: Path, data: str, environ: dict[str, str]

@@ -83,6 +83,7 @@ summary { cursor: pointer; }
 @ROWS@
 </tbody>
 </table></div>
+<p>@OWN_ROWS@</p>
 <ul class="notes" id="notes">@NOTES@</ul>
 
 <h2>Loss by round</h2>

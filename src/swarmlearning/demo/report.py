@@ -69,6 +69,7 @@ def write_report(run: DemoRun, summary: Summary) -> str:
         "SPREAD": _write_spread(summary),
         "SCORES": draw_scores(summary, plot_name),
         "ROWS": "\n".join(_write_row(site) for site in summary.sites) + _write_pooled_row(summary),
+        "OWN_ROWS": escape(_write_own_rows(summary, measure)),
         "NOTES": _write_notes(run, summary),
         "LOSSES": draw_losses(run),
         "LOSS_TEXT": _write_loss_text(run),
@@ -143,6 +144,23 @@ def _write_verdict(summary: Summary, measure: str) -> str:
     return (
         f"On everybody's test rows the swarm model had the higher {measure} than the hospital's own in {better} of "
         f"{len(pairs)} comparisons, and on average at {len(means)} of {len(summary.sites)} hospitals."
+    )
+
+
+def _write_own_rows(summary: Summary, measure: str) -> str:
+    changes = [
+        site.auc_swarm_own - site.auc_alone_own
+        for site in summary.sites
+        if site.auc_swarm_own is not None and site.auc_alone_own is not None
+    ]
+    if not changes:
+        return f"On the hospitals' own test rows {measure} is undefined everywhere."
+    gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+    known = f"{len(changes)} hospitals" if len(changes) == len(summary.sites) else f"the {len(changes)} with a figure"
+    over = "" if summary.seeds == 1 else "on average over the seeds "
+    return (
+        f"On a hospital's own test rows the swarm model was {over}better than the hospital's own model at {gained} of "
+        f"{known} and worse at {lost}; the mean change of {measure} was {sum(changes) / len(changes):+.3f}."
     )
 
 

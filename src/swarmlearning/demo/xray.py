@@ -139,7 +139,7 @@ def _roots() -> list[Path]:
 
 def _fetch_xrays() -> Path:
     advice = f"give {FILE} (MedMNIST v2, 28x28) with --data FILE or SWARM_DATA, or `pip install medmnist`"
-    looked = ", ".join(str(root.parent / "shared" / "data" / FILE) for root in _roots())
+    looked = ", ".join(dict.fromkeys(str(root.parent / "shared" / "data" / FILE) for root in _roots()))
     try:
         from medmnist import PneumoniaMNIST
     except ImportError as error:
