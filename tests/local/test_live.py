@@ -2,6 +2,7 @@
 
 import io
 
+import msgspec
 from rich.console import Console
 
 from swarmlearning.contracts.records import (
@@ -15,7 +16,15 @@ from swarmlearning.contracts.records import (
     Round,
     Training,
 )
-from swarmlearning.local.live import View, build_rows, describe_round, describe_state, show_bytes, show_micro
+from swarmlearning.local.live import (
+    View,
+    build_rows,
+    describe_round,
+    describe_state,
+    metric_heading,
+    show_bytes,
+    show_micro,
+)
 from swarmlearning.types import ContractName, Endpoint, NodeId, TrustDomain
 
 NODES = [NodeId(f"spiffe://{domain}.example/local/sl/sl-0") for domain in ("hungary", "cleveland")]
@@ -88,7 +97,7 @@ def test_a_row_shows_what_a_peer_chose_to_show() -> None:
         bytes_sent=999,
     )  # fmt: skip
     row = build_rows(training(peers=(peer(0, progress=progress), peer(1)), open_round=round_()), NAMES)[1]
-    assert (row.epoch, row.round, row.loss, row.metric) == ("2/20", "3", "0.6931", "auc 0.9123")
+    assert (row.epoch, row.round, row.loss, row.metric) == ("2/20", "3", "0.6931", "0.9123")
     assert (row.contributed, row.received, row.sent) == ("4/5", "1.2 MB", "999 B")
     silent = build_rows(training(open_round=round_()), NAMES)[0]
     assert (silent.epoch, silent.loss, silent.metric) == ("", "", "")
@@ -124,6 +133,48 @@ def test_it_says_that_it_merges_and_that_it_is_over() -> None:
 def test_a_round_that_went_on_without_a_peer_says_so() -> None:
     record = training(open_round=round_(), last=result(2, Dropped(node=NODES[1], reason="nonfinite: dense/kernel")))
     assert describe_round(record, NAMES) == "round 2: 1 of 2 contributed; without Cleveland: nonfinite: dense/kernel"
+
+
+def test_a_peer_that_did_not_contribute_is_not_shown_with_an_old_loss() -> None:
+    progress = Progress(loss_micro=500_000)
+    peers = (peer(0, progress=progress), peer(1, progress=progress))
+    record = training(peers=peers, open_round=round_(), last=result(2, Dropped(node=NODES[1], reason="late")))
+    assert describe_round(record, NAMES) == (
+        "round 2: 1 of 2 contributed; loss Hungary 0.5000; without Cleveland: late"
+    )
+
+
+def test_the_metric_heads_its_column_where_all_measure_the_same() -> None:
+    same, other = Progress(metric_name="balanced_accuracy"), Progress(metric_name="auc")
+    assert metric_heading(training(peers=(peer(0, progress=same), peer(1)))) == "balanced\naccuracy"
+    mixed = training(peers=(peer(0, progress=same), peer(1, progress=other)))
+    assert [metric_heading(record) for record in (mixed, training(), None)] == ["metric"] * 3
+
+
+def test_no_cell_is_cut_at_100_columns() -> None:
+    progress = Progress(
+        epoch=100, total_epochs=100, loss_micro=12_693_147, metric_micro=912_345, metric_name="balanced_accuracy",
+        bytes_received=123_400_000, bytes_sent=567_800_000,
+    )  # fmt: skip
+    full = msgspec.structs.replace(peer(0, progress=progress), rounds_offered=100, rounds_contributed=100)
+    out = io.StringIO()
+    with View(
+        Console(file=out, force_terminal=True, width=100), {NODES[0]: "A hospital with a name"}, title="t"
+    ) as view:
+        view.update(training(peers=(full,), open_round=round_()))
+    shown = out.getvalue()
+    for text in (
+        "A hospital with a name",
+        "training",
+        "100/100",
+        "12.6931",
+        "0.9123",
+        "123.4 MB",
+        "567.8 MB",
+        "merged",
+    ):
+        assert text in shown
+    assert "…" not in shown
 
 
 def test_the_first_round_says_whose_parameters_were_drawn() -> None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -17,6 +18,10 @@ from swarmlearning.contracts.records import MICRO, Peer, PeerState, Phase, Train
 from swarmlearning.types import NodeId
 
 COLOURS: Final = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
+
+# So that nothing else is cut at 100 columns.
+_NAME_WIDTH: Final = 24
+_HEADING_WIDTH: Final = 10
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,18 +56,25 @@ def _row(name: str, peer: Peer, training: Training) -> Row:
     epoch = f"{progress.epoch}" if progress.epoch >= 0 else ""
     if epoch and progress.total_epochs >= 0:
         epoch += f"/{progress.total_epochs}"
-    metric = show_micro(progress.metric_micro)
     return Row(
         name=name,
         state=_state(peer, training),
         epoch=epoch,
         round=str(training.round.number if training.round else training.last.round if training.last else ""),
         loss=show_micro(progress.loss_micro),
-        metric=f"{progress.metric_name} {metric}" if metric and progress.metric_name else metric,
+        metric=show_micro(progress.metric_micro),
         contributed=f"{peer.rounds_contributed}/{peer.rounds_offered}",
         received=show_bytes(progress.bytes_received),
         sent=show_bytes(progress.bytes_sent),
     )
+
+
+def metric_heading(training: Training | None) -> str:
+    """What the peers measure, on narrow lines; `metric` if they name nothing or different things."""
+    names = {p.progress.metric_name for p in training.peers if p.progress.metric_name} if training else set()
+    if len(names) != 1:
+        return "metric"
+    return "\n".join(part[:_HEADING_WIDTH] for part in names.pop().split("_"))
 
 
 def _state(peer: Peer, training: Training) -> str:
@@ -100,7 +112,7 @@ def describe_state(training: Training | None, names: Mapping[NodeId, str]) -> st
 
 
 def describe_round(training: Training, names: Mapping[NodeId, str]) -> str:
-    """One line about the newest final round; its peers' losses are those they showed when they checked in."""
+    """One line about the newest final round, with the losses that its contributors showed when they checked in."""
     last = training.last
     assert last is not None
     if last.round == 0 and len(last.contributors) == 1:
@@ -110,7 +122,7 @@ def describe_round(training: Training, names: Mapping[NodeId, str]) -> str:
     losses = [
         f"{names.get(peer.node, peer.node)} {show_micro(peer.progress.loss_micro)}"
         for peer in training.peers
-        if peer.progress.loss_micro is not None
+        if peer.progress.loss_micro is not None and peer.node in last.contributors
     ]
     if losses:
         parts.append("loss " + ", ".join(losses))
@@ -189,9 +201,18 @@ class View:
     def _render(self) -> Table:
         # Called from the live display's thread: works on one frozen record, fetched once.
         training = self._training
-        table = Table(title=self._title, caption=describe_state(training, self._names), title_justify="left")
-        for column in ("", "state", "epoch", "round", "loss", "metric", "contributed", "received", "sent"):
-            table.add_column(column, justify="left" if column in {"", "state"} else "right", no_wrap=True)
+        table = Table(
+            title=self._title,
+            caption=describe_state(training, self._names),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        table.add_column("", no_wrap=True, max_width=_NAME_WIDTH)
+        table.add_column("state", no_wrap=True)
+        for column in ("epoch", "round", "loss", metric_heading(training), "merged", "in", "out"):
+            table.add_column(column, justify="right", no_wrap=True)
         for row in build_rows(training, self._names):
             name = Text(row.name, style=self._colours.get(row.name, ""))
             table.add_row(name, *(getattr(row, field) for field in Row.__struct_fields__[1:]))
