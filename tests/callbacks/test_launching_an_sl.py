@@ -54,7 +54,6 @@ def test_nothing_set_shows_both_ways() -> None:
 def test_an_sn_without_an_identity_says_what_is_missing() -> None:
     with pytest.raises(ConfigurationError, match="SWARM_ID_KEY is not"):
         find_door({"SWARM_SN": "sn:30304", "SWARM_ID_CERT": "c.pem"})
-
     with pytest.raises(ConfigurationError, match="SWARM_ID_CERT and SWARM_ID_KEY are not"):
         find_door({"SWARM_SN": "sn:30304"})
 
