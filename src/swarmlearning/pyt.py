@@ -41,12 +41,14 @@ class SwarmCallback:
     After `on_train_end` the module is the final swarm model.
     """
 
-    def __init__(self, syncFrequency: int, minPeers: int, model: object = None, **arguments: object) -> None:
+    def __init__(
+        self, syncFrequency: int | None = None, minPeers: int | None = None, model: object = None, **arguments: object
+    ) -> None:
         """Check the arguments; the swarm is joined by `on_train_begin`.
 
         Args:
-            syncFrequency: batches between merges.
-            minPeers: peers that a merge waits for.
+            syncFrequency: batches between merges; required.
+            minPeers: peers that a merge waits for; required.
             model: the `torch.nn.Module` to be merged, also inside DDP or `torch.compile`.
             **arguments: the others of docs/reference/callback.md.
 

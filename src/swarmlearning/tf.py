@@ -44,12 +44,12 @@ class SwarmCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras sh
     Put it last in `callbacks=[…]`. When `fit` returns, the model is the final swarm model.
     """
 
-    def __init__(self, syncFrequency: int, minPeers: int, **arguments: object) -> None:
+    def __init__(self, syncFrequency: int | None = None, minPeers: int | None = None, **arguments: object) -> None:
         """Check the arguments; the swarm is joined when training begins.
 
         Args:
-            syncFrequency: batches between merges.
-            minPeers: peers that a merge waits for.
+            syncFrequency: batches between merges; required.
+            minPeers: peers that a merge waits for; required.
             **arguments: the others of docs/reference/callback.md.
 
         Raises:

@@ -192,6 +192,8 @@ def _choice(name: str, value: object, kind: type[_Member]) -> _Member:
 
 def _integer(name: str, value: object, low: int, high: int) -> int:
     what = f"an integer from {low} to {high}" if high <= MAX_PEERS else "an integer above 0"
+    if value is None:
+        raise ConfigurationError(f"{name} is missing: expected {what}")
     if isinstance(value, bool):
         raise ConfigurationError(f"{name}: expected {what}, got {value!r}")
     try:

@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 COMMANDS: Final = {
     "ca": Entry("swarmlearning.cli.identity:ca", "Make a certificate authority for one organisation."),
     "cert": Entry("swarmlearning.cli.identity:cert", "Issue, show and renew node certificates."),
+    "contract": Entry("swarmlearning.cli.contract:contract", "Look at training contracts; start a run anew."),
     "demo": Entry("swarmlearning.cli.demo:demo", "See hospitals train one model together, on this machine."),
     "network": Entry("swarmlearning.cli.network:network", "Found a network, and look at it."),
     "run": Entry("swarmlearning.cli.run:run", "Try your own training script in a throw-away swarm."),

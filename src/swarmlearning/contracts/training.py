@@ -106,7 +106,7 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
     require_run(training, message.run)
     if training.phase is Phase.COMPLETED:
         raise Rejected(
-            Code.CONFLICT, f"{training.name} has completed run {training.run}; RESET CONTRACT starts a new one"
+            Code.CONFLICT, f"{training.name} has completed run {training.run}; `swarm contract reset` starts a new one"
         )
     if training.organisations and context.name.domain not in training.organisations:
         raise Rejected(Code.NOT_ALLOWED, f"{context.name.domain} is not among those that may enrol in {training.name}")

@@ -131,6 +131,7 @@ class SlNode:
         """Connect to our SN, which may still be starting."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SN_WAIT_S
+        told = ""
         while True:
             try:
                 name = await discover(self._trust, self._identity, self.config.sn, timeout_s=10.0)
@@ -143,7 +144,9 @@ class SlNode:
             except Unreachable as error:
                 if loop.time() > deadline:
                     raise WaitExpired(f"waited {SN_WAIT_S:.0f} s for the SN: {error}") from error
-                log.info("waiting for the SN: %s", error)
+                if str(error) != told:
+                    told = str(error)
+                    log.info("waiting for the SN, %.0f s at most: %s", SN_WAIT_S, error)
                 await asyncio.sleep(0.5)
 
     def _learn(self, directory: Directory) -> None:

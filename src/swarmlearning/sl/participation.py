@@ -148,6 +148,7 @@ class Participation:
                 record = await enrol(self.desk, self._sn, self._asked_run, self._request, self._endpoint)
                 self.desk.run = record.run
                 self._take(record)
+                log.info("%s enrolled in %s, run %d", self._request.program or "a program", record.name, record.run)
             except SwarmError as error:
                 await self._pause_if_passing(error)
         while True:
@@ -445,6 +446,7 @@ class Participation:
         """Give the program the newest final result; once it has finished, only note it."""
         stored = self.desk.stored(result)
         self._adopted = result.round
+        self._tell(result, "is final")
         demand = self._demand
         if demand is not None and demand.kind == "sync" and not demand.outcome.done():
             demand.outcome.set_result(
@@ -453,10 +455,28 @@ class Participation:
                 )
             )
 
+    def _tell(self, result: Result, what: str) -> None:
+        """A line for the operator's log."""
+        share = f"{len(result.contributors)} of {len(result.participants)} contributed"
+        digest = result.sha256.hex()[:16]
+        log.info(
+            "%s, run %d: round %d %s: %s, model %s",
+            self.desk.contract,
+            self.desk.run,
+            result.round,
+            what,
+            share,
+            digest,
+        )
+
     async def _end(self, result: Result | None) -> None:
         stored = self.desk.stored(result) if result else None
         self._adopted = result.round if result else -1
         self.ended.set()
+        if result is None:
+            log.info("%s, run %d, is complete without a model", self.desk.contract, self.desk.run)
+        else:
+            self._tell(result, "completes the training")
         demand = self._demand
         if demand is not None and not demand.outcome.done():
             demand.outcome.set_result(

@@ -1,0 +1,177 @@
+"""`swarm contract list|show|reset`: look at training contracts, and start a run anew.
+
+The whole command interface comes with SWCI; this is what a pilot needs meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from swarmlearning.cli import examples
+from swarmlearning.clock import system_clock
+from swarmlearning.contracts.closing import explain_wait
+from swarmlearning.contracts.messages import RegisterNode, ResetContract, registration_bytes
+from swarmlearning.contracts.records import MICRO, Phase, Training
+from swarmlearning.encoding import to_json
+from swarmlearning.errors import ConfigurationError, Refused
+from swarmlearning.identity.options import identity_options
+from swarmlearning.identity.signing import SigningKey
+from swarmlearning.identity.source import PemSource
+from swarmlearning.identity.trust import Trust, TrustStore
+from swarmlearning.sn.client import SnClient, Submitter
+from swarmlearning.transport.api import Address
+from swarmlearning.transport.client import HttpClient
+from swarmlearning.transport.discover import discover
+from swarmlearning.types import (
+    DEFAULT_CONTRACT,
+    SN_API_PORT,
+    Endpoint,
+    Role,
+    check_contract_name,
+    short_name,
+)
+
+T = TypeVar("T")
+
+CONNECT_S = 10.0
+
+_sn_option = click.option(
+    "--sn", required=True, envvar="SWARM_SN", show_envvar=True, metavar="HOST:PORT", help="Own SN's API."
+)
+
+
+@click.group(
+    epilog=examples(
+        "swarm contract list --sn 10.0.0.1:30304 --cert operator.cert.pem --key operator.key.pem --cacert a.ca.pem",
+        "swarm contract show --sn 10.0.0.1:30304 heart",
+        "swarm contract reset --sn 10.0.0.1:30304 heart",
+    )
+)
+def contract() -> None:
+    """Look at training contracts, and start a run anew.
+
+    Needs an identity of the SN's own organisation, of the role operator to reset.
+    """
+
+
+@asynccontextmanager
+async def open_sn(identity: PemSource, sn: str) -> AsyncIterator[tuple[SnClient, HttpClient]]:
+    """The SN at an address, verified to be our own organisation's."""
+    credential = identity.load(system_clock())
+    own = {credential.node.domain: Trust(issuers=credential.issuers, roles=tuple(Role))}
+    trust = TrustStore(credential.node.network, system_clock, own)
+    endpoint = Endpoint.parse(sn, SN_API_PORT)
+    name = await discover(trust, identity, endpoint, timeout_s=CONNECT_S)
+    if name.role is not Role.SN:
+        raise ConfigurationError(f"--sn {endpoint} is {name.short}, whose role is {name.role.value}; expected sn")
+    client = HttpClient(trust, identity)
+    try:
+        yield SnClient(client, Address(node=name.id, endpoint=endpoint)), client
+    finally:
+        await client.close()
+
+
+def _ask(identity: PemSource, sn: str, question: Callable[[SnClient], Awaitable[T]]) -> T:
+    async def main() -> T:
+        async with open_sn(identity, sn) as (client, _):
+            return await question(client)
+
+    return asyncio.run(main())
+
+
+async def _training(client: SnClient, name: str) -> Training:
+    training = await client.training(check_contract_name(name))
+    if training is None:
+        known = ", ".join(await client.contracts())
+        raise ConfigurationError(f"there is no contract {name}; there are: {known}")
+    return training
+
+
+@contract.command("list")
+@identity_options
+@_sn_option
+def list_contracts(identity: PemSource, sn: str) -> None:
+    """List all training contracts and where they stand."""
+
+    async def question(client: SnClient) -> list[Training]:
+        return [await _training(client, name) for name in await client.contracts()]
+
+    for training in _ask(identity, sn, question):
+        click.echo(f"{training.name}  run {training.run}  {training.phase.value}  {describe_newest(training)}")
+
+
+@contract.command()
+@identity_options
+@_sn_option
+@click.option("--json", "as_json", is_flag=True, help="The whole record as JSON.")
+@click.argument("name", default=DEFAULT_CONTRACT)
+def show(identity: PemSource, sn: str, as_json: bool, name: str) -> None:
+    """Show a contract: phase, what it waits for, peers, newest model."""
+    training = _ask(identity, sn, lambda client: _training(client, name))
+    if as_json:
+        click.echo(to_json(training).decode())
+        return
+    for line in describe_training(training):
+        click.echo(line)
+
+
+@contract.command()
+@identity_options
+@_sn_option
+@click.option("--sign-key", metavar="FILE", help="Signing key; default: beside the certificate, made if missing.")
+@click.argument("name", default=DEFAULT_CONTRACT)
+def reset(identity: PemSource, sn: str, sign_key: str | None, name: str) -> None:
+    """Start a new run: its peers enrol anew, and the training begins from scratch.
+
+    The organisation that created the contract resets it alone unless a training is running in it.
+    """
+    credential = identity.load(system_clock())
+    beside = credential.certificate_path.with_name(f"{credential.node.name}.sign.pem")
+    key = SigningKey.load_or_create(Path(sign_key) if sign_key else beside)
+
+    async def question(client: SnClient) -> Training:
+        training = await _training(client, name)
+        directory = await client.directory()
+        submitter = Submitter(client, directory.network, key)
+        node = credential.node.id
+        if not any(known.node == node and known.key == key.public for known in directory.nodes):
+            proof = credential.sign_proof(registration_bytes(directory.network, node, key.public))
+            await submitter.require(RegisterNode(node=node, certificate=credential.certificate_der, proof=proof))
+        await submitter.require(ResetContract(contract=training.name, run=training.run))
+        return await _training(client, name)
+
+    before = _ask(identity, sn, lambda client: _training(client, name))
+    after = _ask(identity, sn, question)
+    if after.run == before.run:
+        raise Refused(f"{name} is running: the reset counts as a vote, and a majority of its enrolled peers decides")
+    click.echo(f"{after.name} is reset: run {after.run} begins when peers enrol")
+
+
+def describe_newest(training: Training) -> str:
+    """The newest result in a few words."""
+    if training.last is None:
+        return "no result yet"
+    return f"round {training.last.round}, model {training.last.sha256.hex()[:16]}"
+
+
+def describe_training(training: Training) -> list[str]:
+    """A contract for people, line by line."""
+    allowed = ", ".join(training.organisations) or "every member"
+    lines = [
+        f"contract    {training.name} (created by {training.creator}; may enrol: {allowed})",
+        f"run         {training.run}",
+        f"phase       {training.phase.value}" + (f", round {training.round.number}" if training.round else ""),
+        f"newest      {describe_newest(training)}",
+    ]
+    if training.phase is not Phase.COMPLETED:
+        lines.insert(3, f"waiting     {explain_wait(training)}")
+    for peer in training.peers:
+        figures = f"{peer.rounds_contributed} of {peer.rounds_offered} rounds"
+        if peer.progress.loss_micro is not None:
+            figures += f", loss {peer.progress.loss_micro / MICRO:.4f}"
+        lines.append(f"peer        {short_name(peer.node)}  {peer.state.value}  {figures}")
+    return lines
