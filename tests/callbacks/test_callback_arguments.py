@@ -221,3 +221,8 @@ def test_a_mean_over_batches_does_not_depend_on_how_they_are_cut(batches: list[l
 
 def test_a_mean_over_nothing_is_not_measured() -> None:
     assert WeightedMean().value is None
+
+
+def test_a_mistyped_required_argument_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="minPeers is missing: expected an integer from 1"):
+        parse_arguments((SLPlatforms.KERAS,), 8, None, {"minPeer": 3})
