@@ -48,9 +48,10 @@ def ca_init(organisation: str, out: Path, days: int, force: bool) -> None:
     authority = create_ca(out, organisation, at_ms=system_clock(), days=days, force=force)
     described = describe_certificate(authority.certificate, system_clock())
     click.echo(f"CA of {authority.domain}, valid until {described.not_after}")
-    click.echo(f"  certificate  {out / CA_CERTIFICATE}   give it to the other organisations")
+    click.echo(f"  certificate  {out / CA_CERTIFICATE}   for the other organisations")
     click.echo(f"  key          {out / CA_KEY}   keep it secret, and keep a copy")
     click.echo(f"  SHA-256      {described.sha256}")
+    click.echo(f"`swarm cert issue` puts the same certificate beside the nodes' ones, as {authority.domain}.ca.pem.")
 
 
 @click.group(no_args_is_help=True)
