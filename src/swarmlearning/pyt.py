@@ -26,7 +26,9 @@ from swarmlearning.errors import ConfigurationError, SwarmError, Unreachable
 try:
     import torch  # noqa: F401  # so that its absence is said here, in one line
 except ImportError as error:
-    raise ImportError("swarmlearning.pyt needs PyTorch: pip install 'swarmlearning[torch]'", name="torch") from error
+    raise ImportError(
+        "swarmlearning.pyt needs PyTorch: pip install 'swarmlearning[torch]' or, from a clone, '.[torch]'", name="torch"
+    ) from error
 
 from swarmlearning.callbacks.torch_model import Replicas, TorchModel
 

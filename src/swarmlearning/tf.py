@@ -24,7 +24,10 @@ try:
     import keras
 except ImportError as error:
     if error.name == "keras":
-        raise ImportError("swarmlearning.tf needs Keras 3: pip install 'swarmlearning[keras]'", name="keras") from error
+        raise ImportError(
+            "swarmlearning.tf needs Keras 3: pip install 'swarmlearning[keras]' or, from a clone, '.[keras]'",
+            name="keras",
+        ) from error
     raise ImportError(
         f"swarmlearning.tf: Keras cannot load its backend ({error}); install it, or choose one that is installed with "
         "KERAS_BACKEND=jax (pip install 'swarmlearning[keras]'), torch or tensorflow",

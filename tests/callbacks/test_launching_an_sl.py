@@ -207,7 +207,7 @@ def test_a_missing_framework_is_named_with_the_extra_to_install(missing: str, mo
         import {module}
     """)
     assert done.returncode == 1
-    assert f"pip install 'swarmlearning[{extra}]'" in done.stderr.splitlines()[-1]
+    assert f"pip install 'swarmlearning[{extra}]' or, from a clone, '.[{extra}]'" in done.stderr.splitlines()[-1]
 
 
 def test_a_keras_without_its_backend_says_which_variable_to_set() -> None:

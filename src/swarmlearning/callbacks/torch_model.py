@@ -155,7 +155,7 @@ class TorchModel:
             base = importlib.import_module("torchmetrics").Metric
         except ImportError as error:
             raise ConfigurationError(
-                "metricFunction needs torchmetrics: install it with pip install 'swarmlearning[torch]'"
+                "metricFunction needs torchmetrics: pip install 'swarmlearning[torch]' or, from a clone, '.[torch]'"
             ) from error
         return _make("metricFunction", self._arguments.metric_name, self._arguments.metric_args, _METRIC_MODULES, base)
 

@@ -89,7 +89,8 @@ def require_packages(
     """
     missing = [name for name in _NEEDED[framework] if not is_there(name)]
     if missing:
-        command = f'pip install "swarmlearning[{_EXTRAS[framework]}]"'
+        extra = _EXTRAS[framework]
+        command = f'pip install "swarmlearning[{extra}]" or, from a clone, ".[{extra}]"'
         raise ConfigurationError(f"the demo needs {', '.join(missing)}: {command}")
 
 
