@@ -324,3 +324,17 @@ def test_an_sn_that_is_back_is_not_called_silent_any_more(pair: Pair, monkeypatc
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(go())
+
+
+def test_a_finished_program_is_told_who_still_trains(pair: Pair) -> None:
+    states = [peer(0, PeerState.FINISHED), peer(1, PeerState.FINISHED), peer(2)]
+    record = training(peers=states, round_=Round(number=7, attempt=0, opened_ms=0, quorum_ms=None), version=2)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+        asked = asyncio.ensure_future(taking_part.finish(Progress()))
+        await until(lambda: taking_part._demand is not None)
+        assert taking_part.explain() == "for those that still train: sl@org2.example"
+        asked.cancel()
+
+    asyncio.run(go())

@@ -13,7 +13,7 @@ import msgspec
 
 from swarmlearning.contracts.closing import explain_wait
 from swarmlearning.contracts.messages import CheckIn, Finish, Leave
-from swarmlearning.contracts.records import Phase, Progress, Result, Training
+from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Training
 from swarmlearning.errors import Closed, NonFinite, PeerError, Refused, SwarmError, Unreachable
 from swarmlearning.parameters.chunks import SECRET_BYTES, Commitment, commit
 from swarmlearning.parameters.manifest import find_nonfinite
@@ -242,6 +242,13 @@ class Participation:
         record = self.desk.training
         if record is None:
             return "no word from the SN yet"
+        training = [
+            short_name(peer.node)
+            for peer in record.peers
+            if peer.state is PeerState.LIVE and peer.node != self.desk.node
+        ]
+        if self._demand is not None and self._demand.kind == "finish" and training:
+            return f"for those that still train: {', '.join(training)}"
         return f"round {record.round.number}: {explain_wait(record)}" if record.round else explain_wait(record)
 
     # --- following the ledger ------------------------------------------------------------------------------------
