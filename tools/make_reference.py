@@ -19,15 +19,19 @@ WIDTH = 100
 """Columns of help texts."""
 
 
-def walk_commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def walk_commands(
+    command: click.Command, names: tuple[str, ...], parent: click.Context | None = None
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every command's name and help text, parents first."""
-    context = click.Context(command, info_name=" ".join(names), terminal_width=WIDTH, max_content_width=WIDTH)
+    # Settings are those of a real call: the command's own, and what it inherits from its parent.
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, parent=parent, info_name=names[-1], **settings)
     yield names, command.get_help(context)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None:
-                yield from walk_commands(child, (*names, name))
+                yield from walk_commands(child, (*names, name), context)
 
 
 def write_commands() -> str:

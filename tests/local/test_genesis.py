@@ -68,7 +68,7 @@ def test_what_is_saved_is_loaded_and_fingerprinted(authorities: dict[TrustDomain
     assert [organisation.domain for organisation in genesis.organisations] == [A, B]  # whatever the order given
 
 
-def test_a_founding_file_is_never_overwritten(authorities: dict[TrustDomain, Authority], tmp_path: Path) -> None:
+def test_a_founding_file_is_not_overwritten_unasked(authorities: dict[TrustDomain, Authority], tmp_path: Path) -> None:
     path = tmp_path / "genesis.bin"
     path.write_bytes(b"another network")
     genesis = create_genesis(
@@ -161,6 +161,20 @@ def test_network_create_and_show_agree_on_the_fingerprint(
     assert fingerprint in shown
     assert "a.example" in shown
     assert "spiffe://a.example/pilot/sn/one" in shown
+
+
+def test_network_create_replaces_a_founding_file_only_with_force(
+    authorities: dict[TrustDomain, Authority], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    certificate, out = leaf(authorities[A], tmp_path), tmp_path / "genesis.bin"
+    out.write_bytes(b"another network")
+    arguments = ["network", "create", "--name", "pilot", "--organisation", f"{A}={tmp_path / f'{A}.ca.pem'}"]
+    arguments += ["--sentinel-cert", str(certificate), "--sign-key", str(tmp_path / "sign.pem"), "--out", str(out)]
+    assert main(arguments) == 2
+    assert f"{out} exists; choose another place, or overwrite it with --force" in capfd.readouterr().err
+    assert out.read_bytes() == b"another network"
+    assert main([*arguments, "--force"]) == 0
+    assert load_genesis(out).network == "pilot"
 
 
 def test_network_create_needs_exactly_one_key(tmp_path: Path, authorities: dict[TrustDomain, Authority]) -> None:

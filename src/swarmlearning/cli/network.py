@@ -40,6 +40,7 @@ def network() -> None:
 @click.option("--sentinel-key-public", type=_FILE, help="The sentinel's public signing key (Ed25519, PEM).")
 @click.option("--sign-key", type=_FILE, help="Instead, on the sentinel itself: its signing key; made if there is none.")
 @click.option("--out", required=True, type=_FILE, help="Where to write the founding file, such as genesis.bin.")
+@click.option("--force", is_flag=True, help="Replace a founding file. SNs started with the old one cannot follow.")
 def create(
     name: str,
     organisations: tuple[str, ...],
@@ -47,6 +48,7 @@ def create(
     sentinel_key_public: Path | None,
     sign_key: Path | None,
     out: Path,
+    force: bool,
 ) -> None:
     """Write the founding file of a network with the embedded ledger.
 
@@ -68,7 +70,7 @@ def create(
         sentinel_key=key,
         now_ms=system_clock(),
     )
-    save_genesis(out, genesis)
+    save_genesis(out, genesis, force=force)
     click.echo(f"{out}: fingerprint {genesis_fingerprint(genesis).hex()}")
 
 

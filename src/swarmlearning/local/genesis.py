@@ -97,13 +97,13 @@ def genesis_fingerprint(genesis: Genesis) -> bytes:
     return sha256(encode(genesis))
 
 
-def save_genesis(path: Path, genesis: Genesis) -> None:
-    """Write the founding file; never over another one.
+def save_genesis(path: Path, genesis: Genesis, *, force: bool = False) -> None:
+    """Write the founding file; over another one only with `force`.
 
     Raises:
-        IdentityError: it exists, or cannot be written.
+        IdentityError: it exists and `force` is not given, or it cannot be written.
     """
-    write_file(path, encode(genesis), mode=PUBLIC_MODE)
+    write_file(path, encode(genesis), mode=PUBLIC_MODE, force=force)
 
 
 def load_genesis(path: Path) -> Genesis:
