@@ -130,7 +130,8 @@ def test_another_model_is_named_by_its_tensor(tmp_path: Path) -> None:
     assert "ModelMismatch" in out
 
 
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     with swarm_run(tmp_path, ["--peers", "2"], ["endless"]) as running:
         assert running.stdout is not None
         for line in running.stdout:
@@ -139,9 +140,9 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
         else:
             pytest.fail(f"no peer enrolled: {running.stderr.read() if running.stderr else ''}")
         assert len(processes_of(tmp_path)) > 3
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, err = running.communicate(timeout=LIMIT_S)
     assert running.returncode == 130
-    assert "Traceback" not in err
+    assert err == f"interrupted; logs: {tmp_path / 'w' / 'logs'}\n"
     assert processes_of(tmp_path) == []
     assert not list((tmp_path / "w").rglob("*.key.pem"))

@@ -63,6 +63,23 @@ def test_programs_that_never_used_the_swarm_are_told_how() -> None:
     assert find_faults(training(peers=(), phase=Phase.UNINITIALIZED, last=None), GOOD) == [NEVER_USED]
 
 
+@pytest.mark.parametrize("record", [None, training(peers=(), phase=Phase.UNINITIALIZED, last=None)])
+def test_failures_before_the_swarm_was_used_are_the_message(record: Training | None) -> None:
+    assert find_faults(record, [ending(0), ending(1, status=1), ending(2)]) == [
+        "peer 1: the program ended with status 1"
+    ]
+
+
+@pytest.mark.parametrize("stopped", [143, -15])
+def test_causes_come_before_what_was_ended_because_of_them(stopped: int) -> None:
+    endings = [ending(0, status=stopped), ending(1, status=3), ending(2, status=-9)]
+    assert find_faults(training(), endings) == [
+        "peer 1: the program ended with status 3",
+        "peer 2: the program ended with status -9",
+        f"peer 0: the program ended with status {stopped}",
+    ]
+
+
 def test_a_program_that_did_not_join_is_named() -> None:
     assert find_faults(training(peers=tuple(map(peer, NODES[:2]))), GOOD) == [
         "peer 2: its program never joined the training"

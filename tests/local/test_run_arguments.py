@@ -36,6 +36,20 @@ def test_bad_arguments_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_an_interruption_is_one_line_that_names_the_logs(
+    command: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(main: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"swarmlearning.cli.{command}.run_until_signal", interrupt)
+    where = tmp_path / "w"
+    arguments = ["run", "--workdir", str(where), "--", "true"] if command == "run" else ["demo", "--out", str(where)]
+    assert main(arguments) == 130
+    assert capfd.readouterr().err == f"interrupted; logs: {where / 'logs'}\n"
+
+
 def test_a_workdir_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("data")
     with pytest.raises(ConfigurationError, match="is not empty"):

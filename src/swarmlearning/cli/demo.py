@@ -28,7 +28,11 @@ def demo(seeds: int, out: Path, framework: str, dataset: str, data: str) -> int:
     """
     plan = plan_demo(cast("Dataset", dataset), cast("Framework", framework), seeds, out, data)
     console = Console()
-    run, faults = run_until_signal(lambda: run_demo(plan, console))
+    try:
+        run, faults = run_until_signal(lambda: run_demo(plan, console))
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; logs: {plan.out / 'logs'}", err=True)
+        return ExitCode.INTERRUPTED
     if run is not None:
         # Imported only now: it brings plotting with it, which the nodes' start does not need to wait for.
         from swarmlearning.demo.report import finish_demo

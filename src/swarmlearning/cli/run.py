@@ -59,7 +59,11 @@ def run(
     if all programs end well and with the same model, the one on the ledger.
     """  # noqa: D301  # click reads the backspace
     plan = check_arguments(peers, min_peers, contract, workdir, keep, command)
-    return run_until_signal(lambda: run_swarm(plan, Console()))
+    try:
+        return run_until_signal(lambda: run_swarm(plan, Console()))
+    except KeyboardInterrupt:
+        _complain(f"interrupted; logs: {plan.workdir / 'logs'}")
+        return ExitCode.INTERRUPTED
 
 
 def check_arguments(

@@ -19,6 +19,9 @@ NEVER_USED: Final = (
     "(from swarmlearning.tf or swarmlearning.pyt import SwarmCallback)"
 )
 
+_STOPPED: Final = (143, -15)
+"""Exit statuses of a program that was ended by SIGTERM, as those left over are when others fail."""
+
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How one peer ended."""
@@ -45,10 +48,12 @@ def newest_result(control: Path, training: Training | None) -> StoredResult | No
 
 
 def find_faults(training: Training | None, endings: Sequence[Ending]) -> list[str]:
-    """What is wrong with how it ended, one line each; empty if all peers finished with the model on the ledger."""
-    faults = [f"{e.name}: the program ended with status {e.status}" for e in endings if e.status != 0]
+    """What is wrong with how it ended, one line each, causes first; empty if all finished with the ledger's model."""
+    failed = sorted((e for e in endings if e.status != 0), key=lambda e: e.status in _STOPPED)
+    faults = [f"{e.name}: the program ended with status {e.status}" for e in failed]
     if training is None or not training.peers:
-        return [*faults, NEVER_USED]
+        # A program that failed may have done so before it came to its callback.
+        return faults or [NEVER_USED]
     states = {peer.node: peer.state for peer in training.peers}
     for ending in endings:
         match states.get(ending.node):
