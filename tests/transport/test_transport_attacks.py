@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 from transport_world import CLIENT, HOST, QUICK, SERVER, A, B, Talker, World, node
 
 from swarmlearning.errors import (
@@ -360,6 +361,30 @@ def test_x6_one_node_cannot_take_all_connections(world: World) -> None:
             await modest.close()
 
     run(attack())
+
+
+def test_x5_a_client_that_left_in_the_middle_is_no_news(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has watched enough leaves; whether the server writes once more is a matter of timing, so it is forced."""
+    caplog.set_level(logging.DEBUG, "swarmlearning.transport")
+
+    async def gone(response: web.StreamResponse, data: bytes) -> None:
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    async def watch() -> None:
+        client = world.client()
+        async with world.serving(Talker()) as (_, to):
+            with monkeypatch.context() as patch:
+                patch.setattr(web.StreamResponse, "write", gone)
+                with pytest.raises(Unreachable):
+                    await anext(client.stream(to, "count", b"1 1", idle_s=10))
+            await lives(world, to)
+        await client.close()
+
+    run(watch())
+    said = [record for record in caplog.records if "it left before the answer was sent" in record.getMessage()]
+    assert [record.levelno for record in said] == [logging.DEBUG]
 
 
 # --- how long a certificate counts ------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ def test_x5_an_unknown_method_is_refused_and_a_call_is_no_stream(connect: Connec
             with pytest.raises(Refused) as refused:
                 await cast("Awaitable[object]", attempt)
             assert refused.value.code == "unknown-method"
+            # A frequent mistake is the other port of the right node.
+            assert "the right port of that node (SN: P2P 30303, API 30304; SL: 30305)?" in str(refused.value)
 
     talk(connect, world, conversation)
 

@@ -69,6 +69,10 @@ class _Hangup(Exception):
     """The client stalled or left; there is nobody to answer."""
 
 
+class _Left(_Hangup):
+    """The client left by itself, as whoever has watched enough does: nothing is wrong."""
+
+
 class Requests:
     """Handles the requests of all connections of a server."""
 
@@ -90,7 +94,8 @@ class Requests:
         try:
             return await self._answer(request, connection)
         except _Hangup as reason:
-            _LOG.info("hung up on %s: %s", connection.peer.node, reason)
+            level = logging.DEBUG if isinstance(reason, _Left) else logging.INFO
+            _LOG.log(level, "hung up on %s: %s", connection.peer.node, reason)
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionResetError(str(reason)) from reason
@@ -223,7 +228,7 @@ class Requests:
         except TimeoutError as error:
             raise _Hangup(f"it took nothing for {self._stall_s:g} s") from error
         except ConnectionError as error:
-            raise _Hangup("it left before the answer was sent") from error
+            raise _Left("it left before the answer was sent") from error
 
     def _failed(self, method: str, error: Exception) -> Failure:
         _LOG.error("%s: %s failed", self._node, method, exc_info=error)

@@ -67,7 +67,10 @@ def internal_failure(server: str, method: str) -> Failure:
 
 def unknown_method(server: str, method: str, kind: str) -> Refused:
     """The refusal of a `kind` ("call" or "stream") that the server does not offer."""
-    message = f"{server} offers no {kind} {one_line(method)[:MAX_METHOD_CHARS]!r}; do both run the same release?"
+    message = (
+        f"{server} offers no {kind} {one_line(method)[:MAX_METHOD_CHARS]!r} here; do both run the same release, and is "
+        "it the right port of that node (SN: P2P 30303, API 30304; SL: 30305)?"
+    )
     return Refused(message, code=UNKNOWN_METHOD)
 
 
