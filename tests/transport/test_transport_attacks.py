@@ -363,6 +363,22 @@ def test_x6_one_node_cannot_take_all_connections(world: World) -> None:
     run(attack())
 
 
+def test_x6_a_client_that_hangs_up_on_a_busy_stream_ends_it(world: World) -> None:
+    """Writes to a lost connection do not wait; a handler that does not either must not keep the node to itself."""
+
+    async def attack() -> None:
+        service, client = Talker(), world.client()
+        async with world.serving(service) as (_, to):
+            stream = cast("AsyncGenerator[memoryview, None]", client.stream(to, "endless", b"", idle_s=10))
+            async with aclosing(stream):
+                await anext(stream)
+            await service.ended.wait()
+            await lives(world, to)
+        await client.close()
+
+    run(attack())
+
+
 def test_x5_a_client_that_left_in_the_middle_is_no_news(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,8 @@ class Requests:
         for start in range(0, frame.nbytes, _WRITE_BYTES):
             await self._within_stall(response.write(frame[start : start + _WRITE_BYTES]))
         self.bytes_sent += frame.nbytes
+        # Writing to a connection that was lost does not wait: without this the loop would never come to hear of it.
+        await asyncio.sleep(0)
 
     async def _close(self, method: str, frames: AsyncIterator[Frame] | None) -> None:
         aclose = getattr(frames, "aclose", None)
