@@ -5,6 +5,7 @@ another seed each time.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,3 +19,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Test folders are no packages; what `tests/sn` needs of the contracts' helpers is found here.
 sys.path.append(str(Path(__file__).parent / "contracts"))
+
+# A shell that starts us in the background lets us ignore Ctrl-C, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
