@@ -11,9 +11,10 @@ from swarmlearning.errors import ConfigurationError
 
 
 def test_missing_packages_are_named_with_what_to_install() -> None:
-    with pytest.raises(ConfigurationError, match=r'needs jax, matplotlib: pip install "swarmlearning\[demo\]"$'):
+    told = r'needs jax, matplotlib: pip install "swarmlearning\[demo\]" or, from a clone, "\.\[demo\]"$'
+    with pytest.raises(ConfigurationError, match=told):
         require_packages("keras", lambda name: name not in {"jax", "matplotlib"})
-    with pytest.raises(ConfigurationError, match=r'needs torch: pip install "swarmlearning\[demo,torch\]"$'):
+    with pytest.raises(ConfigurationError, match=r'needs torch: pip install "swarmlearning\[demo,torch\]"'):
         require_packages("pytorch", lambda name: name != "torch")
     require_packages("pytorch", lambda name: name not in {"keras", "jax"})
 
