@@ -11,8 +11,12 @@ START_MS = 1_800_000_000_000
 """Wall-clock time at which every simulation begins, milliseconds since the epoch."""
 
 
+MAX_STEPS = 400_000
+"""Turns of the loop after which a run is one that never ends; the longest of the tests takes some 50,000."""
+
+
 class Stuck(AssertionError):
-    """Nothing is ready, no timer runs, and the work is not done; says who waits for what."""
+    """Nothing is ready, no timer runs, and the work is not done; or it goes round and round; says who waits."""
 
 
 class _VirtualSelector(selectors.DefaultSelector):
@@ -21,11 +25,15 @@ class _VirtualSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.steps = 0
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Stuck("everybody waits and no timer runs:\n" + describe_tasks(self.loop))
+        self.steps += 1
+        if self.steps == MAX_STEPS:
+            raise Stuck(f"after {MAX_STEPS} turns of the loop, {self.now:.1f} s:\n" + describe_tasks(self.loop))
         self.now += max(timeout, 0.0)
         return super().select(0)
 
