@@ -14,6 +14,9 @@ from swarmlearning.contracts.records import Settings
 SEEDS = int(os.environ.get("SWARM_SIM_SEEDS", "8"))
 FIRST = int(os.environ.get("SWARM_SIM_FIRST", "1000"))
 
+ONCE_FAILED = [90041]
+"""Seeds that showed a fault once."""
+
 PASSING = [Fault.DROP, Fault.BREAK, Fault.DELAY, Fault.DUPLICATE, Fault.REORDER, Fault.CORRUPT]
 """After which everybody finishes."""
 
@@ -73,7 +76,7 @@ def make_up(seed: int, tmp: Path) -> tuple[SwarmSimulator, set[int]]:
     return swarm, mortal
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+@pytest.mark.parametrize("seed", [*ONCE_FAILED, *range(FIRST, FIRST + SEEDS)])
 def test_whatever_the_seed_makes_up_ends_well(tmp_path: Path, seed: int) -> None:
     swarm, mortal = make_up(seed, tmp_path)
     swarm.run()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from swarmlearning.contracts.records import Result, Training
+from swarmlearning.contracts.records import Phase, Result, Training
 from swarmlearning.errors import Unreachable
 from swarmlearning.merge.method import MergeMethod
 from swarmlearning.parameters.chunks import Commitment
@@ -178,12 +178,12 @@ class Desk:
 
     def tidy(self, record: Training) -> None:
         """R-15: drop what is final: chunks received at once, what we merged ourselves once the result is on disk."""
-        if record.last is None:
-            return
-        upto = record.last.round
-        here = self.stored(record.last) is not None
+        upto = record.last.round if record.last is not None else -1
+        here = record.last is None or self.stored(record.last) is not None
+        if record.phase is Phase.COMPLETED and here:
+            # Also what belongs to a last round that collected again and never became final.
+            self.pulls, self.merged, self.fetched = {}, {}, {}
         self.pulls = {key: value for key, value in self.pulls.items() if key[0] > upto}
         self.steps = {key: value for key, value in self.steps.items() if key[0] > upto}
-        self.merged = {
-            key: value for key, value in self.merged.items() if key[0] > upto or (key[0] == upto and not here)
-        }
+        done = upto if here else upto - 1
+        self.merged = {key: value for key, value in self.merged.items() if key[0] > done}
