@@ -124,7 +124,9 @@ def test_a_peer_that_is_not_expected_is_not_waited_for() -> None:
 
 def test_it_says_that_it_merges_and_that_it_is_over() -> None:
     merging = training(phase=Phase.MERGING, open_round=round_(checkin(0), checkin(1), attempt=1))
-    assert describe_state(merging, NAMES).startswith("round 3: merging 2 contributions")
+    assert describe_state(merging, NAMES) == "round 3: merging 2 contributions"
+    again = training(phase=Phase.MERGING, open_round=round_(checkin(0), checkin(1), attempt=2))
+    assert describe_state(again, NAMES) == "round 3: merging 2 contributions, attempt 2"
     over = training(phase=Phase.COMPLETED, last=result(7))
     assert describe_state(over, NAMES) == f"complete after round 7: model {HASH.hex()[:16]}"
     assert describe_state(training(phase=Phase.COMPLETED), NAMES) == "complete, without a merged model"

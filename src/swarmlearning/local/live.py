@@ -98,7 +98,8 @@ def describe_state(training: Training | None, names: Mapping[NodeId, str]) -> st
     assert training.round is not None  # COLLECTING and MERGING have an open round
     number = training.round.number
     if training.phase is Phase.MERGING:
-        again = f", attempt {training.round.attempt + 1}" if training.round.attempt else ""
+        # The first merge of a round is attempt 1; more say that a leader or contributor was replaced.
+        again = f", attempt {training.round.attempt}" if training.round.attempt > 1 else ""
         return f"round {number}: merging {len(training.round.contributors)} contributions{again}"
     needed = max((peer.min_peers for peer in training.peers), default=0)
     if len(training.peers) < needed:
