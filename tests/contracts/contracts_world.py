@@ -75,6 +75,11 @@ class DictState:
         yield from sorted(key for key in self.values if key.startswith(prefix))
 
 
+def others(world: "World", *but: int) -> list[int]:
+    """The round's participants, by number, without some."""
+    return [p for p in map(index_of, world.round.participants) if p not in but]
+
+
 class World:
     """One training contract, and peers that talk to it."""
 

@@ -1,0 +1,221 @@
+"""Reports and suspicions in the merging phase: docs/spec/training.md, T-26 to T-29."""
+
+import msgspec
+import pytest
+from contracts_world import Honest, World, node_of, others
+
+from swarmlearning.contracts.disputes import reports_needed
+from swarmlearning.contracts.records import Manifested, Phase
+from swarmlearning.contracts.rounds import shard_sources
+from swarmlearning.encoding import sha256
+from swarmlearning.types import Code
+
+replace = msgspec.structs.replace
+
+
+# --- T-26 to T-28: reports --------------------------------------------------------------------------------------------
+
+
+def test_t26_an_accusation_costs_the_accuser_its_charge_and_the_accused_nothing() -> None:
+    world = World()
+    world.merging(4)
+    accuser = world.leader()
+    accused = others(world, accuser)[0]
+    world.must(accuser, world.report(0, accused))
+    assert world.round.attempt == 2
+    assert world.leader() not in (accuser, accused)
+    assert node_of(accused) in world.round.contributors
+    assert world.say(accuser, world.report(0, accused)) is Code.NOT_ALLOWED
+
+
+def test_t26_only_whoever_is_in_charge_reports_and_only_other_contributors() -> None:
+    world = World(checkin_mode="inactive")
+    world.enrol(0, 1, 2)
+    world.play_round([0, 1, 2])
+    world.must(2, world.finishing())
+    world.check_in(0, 1, 2)
+    leader = world.leader()
+    for accused in (leader, 5):
+        assert world.say(leader, world.report(0, accused)) is Code.MALFORMED
+    if leader != 2:
+        assert world.say(leader, world.report(0, 2)) is Code.MALFORMED
+    for peer in others(world, leader):
+        assert world.say(peer, world.report(0, leader)) is Code.NOT_ALLOWED
+
+
+def test_t26_a_reports_text_is_short_and_harmless() -> None:
+    world = World()
+    world.merging(4)
+    leader = world.leader()
+    message = replace(world.report(0, others(world, leader)[0]), detail="\x1b[2J" + "x" * 60_000)
+    world.must(leader, message)
+    detail = world.round.reports[0].detail
+    assert len(detail) == 200
+    assert detail.startswith("?[2J")
+
+
+@pytest.mark.parametrize(
+    ("n", "needed"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 3), (9, 3), (10, 4), (16, 6), (100, 34)]
+)
+def test_t27_more_reports_are_needed_than_there_may_be_liars(n: int, needed: int) -> None:
+    assert reports_needed(n) == needed
+    assert n <= 2 or needed > (n - 1) // 3
+
+
+def test_t28_with_enough_reports_a_contributor_is_dropped_and_the_round_goes_on() -> None:
+    world = World(topology="sharded")
+    world.merging(4)
+    accused = 3
+    reporters: list[int] = []
+    for _ in range(2):
+        reporter = next(p for p in others(world, accused, *reporters) if node_of(p) in world.round.leaders)
+        world.must(reporter, world.report(world.round.leaders.index(node_of(reporter)), accused))
+        reporters.append(reporter)
+    round_ = world.round
+    assert world.is_at(Phase.MERGING)
+    assert round_.contributors == tuple(node_of(p) for p in range(3))
+    assert [(d.node, d.reason) for d in round_.dropped] == [(node_of(accused), "unreachable")]
+    assert round_.participants == tuple(node_of(p) for p in range(4))
+    assert (round_.commits, round_.holdings, any(round_.merged)) == ((), (), False)
+    world.finalise()
+    assert world.training.last is not None
+    assert world.training.last.dropped == round_.dropped
+
+
+@pytest.mark.parametrize(("n", "min_peers"), [(2, 2), (3, 3), (4, 4)])
+def test_t28_below_min_peers_it_collects_again(n: int, min_peers: int) -> None:
+    world = World()
+    world.merging(n, min_peers=min_peers)
+    driver = Honest(world, range(n - 1))
+    for _ in range(10):
+        if world.is_at(Phase.MERGING):
+            driver.step()
+    assert world.is_at(Phase.COLLECTING)
+    assert "was dropped (unreachable)" in world.round.setback
+
+
+def test_t28_without_a_majority_that_could_store_it_collects_again_at_once() -> None:
+    world = World(topology="sharded")
+    world.merging(6)
+    for accuser, accused in [(5, 3), (0, 3), (1, 4), (0, 4), (2, 5), (0, 5)]:
+        assert world.is_at(Phase.MERGING)
+        shard = next(s for s in range(world.round.shards) if accuser in world.charged(s))
+        world.must(accuser, world.report(shard, accused))
+    assert world.is_at(Phase.COLLECTING)
+    assert [d.node for d in world.round.dropped] == [node_of(3), node_of(4), node_of(5)]
+    world.check_in(0, 1, 2)
+    world.finalise()
+    assert world.training.last is not None
+    assert len(world.training.last.dropped) == 3
+
+
+# --- T-29: suspicions -------------------------------------------------------------------------------------------------
+
+
+def test_t29_more_than_half_of_the_others_replace_a_leader() -> None:
+    world = World()
+    world.merging(5)
+    leader = world.leader()
+    first, second, third, _ = others(world, leader)
+    for peer in (first, first, second):
+        world.must(peer, world.suspicion(0, node_of(leader)))
+        assert world.leader() == leader
+    world.must(third, world.suspicion(0, node_of(leader)))
+    assert world.leader() != leader
+    assert node_of(leader) in world.round.benched
+
+
+def test_t29_nobody_suspects_itself_and_strangers_suspect_nobody() -> None:
+    world = World()
+    world.merging(3)
+    leader = world.leader()
+    assert world.say(leader, world.suspicion(0, node_of(leader))) is Code.NOT_ALLOWED
+    assert world.say(5, world.suspicion(0, node_of(leader))) is Code.NOT_ALLOWED
+
+
+def test_t29_only_whom_the_shard_waits_for_can_be_suspected() -> None:
+    world = World(witnesses=1)
+    world.merging(4)
+    leader, witness = world.charged()
+    bystander = others(world, leader, witness)[0]
+    assert world.say(bystander, world.suspicion(0, node_of(others(world, leader, witness)[1]))) is Code.STALE
+    world.must(leader, world.commitment(0))
+    assert world.say(bystander, world.suspicion(0, node_of(leader))) is Code.STALE
+    world.must(witness, world.commitment(0))
+    assert world.say(bystander, world.suspicion(0, node_of(witness))) is Code.STALE
+    assert world.say(bystander, world.suspicion(0, node_of(leader))) is Code.OK
+
+
+def test_t29_a_silent_witness_is_replaced_and_the_leader_keeps_its_work() -> None:
+    """Once only leaders could be suspected: a witness that never committed held every round up."""
+    world = World(witnesses=1)
+    world.merging(4)
+    leader, witness = world.charged()
+    world.must(leader, world.commitment(0))
+    for peer in others(world, witness)[:2]:
+        world.must(peer, world.suspicion(0, node_of(witness)))
+    assert world.leader() == leader
+    assert witness not in world.charged()
+    world.must(world.charged()[1], world.commitment(0))
+    assert world.round.merged == (world.true_root(0),)
+
+
+def test_t29_suspicions_of_one_attempt_do_not_count_in_the_next() -> None:
+    world = World(topology="sharded")
+    world.merging(4)
+    silent = world.leader(0)
+    voice = others(world, silent)[0]
+    world.must(voice, world.suspicion(0, node_of(silent)))
+    reporter = next(world.leader(s) for s in range(4) if world.leader(s) not in (silent, voice))
+    shard = world.round.leaders.index(node_of(reporter))
+    world.must(reporter, world.report(shard, next(p for p in others(world, reporter))))
+    assert world.round.suspicions == ()
+
+
+def test_t29_a_replaced_leader_leads_none_of_its_shards_any_more() -> None:
+    world = World(topology="sharded")
+    world.manifest = Manifested(hash=bytes(32), size=65536 * 100)
+    world.merging(3)
+    silent = world.leader(0)
+    for peer in others(world, silent):
+        world.must(peer, world.suspicion(0, node_of(silent)))
+    assert node_of(silent) not in world.round.leaders
+
+
+def test_t29_a_merged_shard_moves_to_somebody_who_holds_it() -> None:
+    world = World(topology="leader")
+    world.merging(5)
+    leader = world.leader()
+    world.commit_all()
+    holder, *rest = others(world, leader)
+    world.store(holder)
+    for peer in rest:
+        world.must(peer, world.suspicion(0, node_of(leader)))
+    assert world.leader() == holder
+    assert world.round.merged == (world.true_root(0),)
+    assert [h.node for h in world.round.holdings] == [node_of(holder)]
+    assert node_of(holder) in shard_sources(world.round, 0)
+
+
+def test_t29_a_false_result_that_nobody_serves_is_merged_anew() -> None:
+    world = World()
+    world.merging(4)
+    liar = world.leader()
+    world.must(liar, world.commitment(0, b"rubbish"))
+    for peer in others(world, liar)[:2]:
+        world.must(peer, world.suspicion(0, node_of(liar)))
+    assert world.round.merged == (b"",)
+    world.finalise()
+    assert world.training.last is not None
+    assert world.training.last.roots != (sha256(b"lie", b"rubbish"),)
+
+
+def test_t29_voices_of_those_who_left_or_were_dropped_do_not_count() -> None:
+    world = World()
+    world.merging(4)
+    leader = world.leader()
+    gone, staying, _ = others(world, leader)
+    world.must(gone, world.leaving())
+    world.must(gone, world.suspicion(0, node_of(leader)))
+    world.must(staying, world.suspicion(0, node_of(leader)))
+    assert world.leader() == leader
