@@ -16,6 +16,7 @@ from swarmlearning.ledger.embedded.blocks import verify_evidence
 from swarmlearning.ledger.embedded.store import BlockStore
 from swarmlearning.ledger.embedded.wire import HEADER, HeaderReply
 from swarmlearning.transport.api import Call, Caller, Stream
+from swarmlearning.types import Code
 
 LIMIT_S = 60.0
 
@@ -76,7 +77,9 @@ def test_replicas_that_were_told_the_same_agree_though_one_is_behind(one: int, t
         async with TwoStories() as stories:
             await stories.tell(3, one, two)
             await stories.one.ledger(1).compare([address(2), address(0)])
-            await stories.one.ledger(1).submit(b"goes on=1", timeout_s=LIMIT_S)
+            height, result = await stories.one.ledger(1).submit(b"goes on=1", timeout_s=LIMIT_S)
+            assert result.code is Code.OK
+            assert height == 3 + one + 1
 
     run_virtual(work())
 

@@ -23,12 +23,8 @@ from swarmlearning.encoding import encode
 from swarmlearning.errors import (
     Broken,
     Closed,
-    ConfigurationError,
-    ModelMismatch,
     NonFinite,
     Refused,
-    SettingsMismatch,
-    SwarmError,
     Unreachable,
     WaitExpired,
 )
@@ -36,6 +32,7 @@ from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out
 from swarmlearning.sl.control import (
     CONTROL_VERSION,
+    FAILURES,
     Failed,
     Finish,
     Leave,
@@ -49,17 +46,6 @@ from swarmlearning.sl.control import (
     Waiting,
 )
 from swarmlearning.types import DEFAULT_CONTRACT, ContractName, NodeId, check_contract_name
-
-_ERRORS: Final[dict[str, type[SwarmError]]] = {
-    "configuration": ConfigurationError,
-    "settings": SettingsMismatch,
-    "model": ModelMismatch,
-    "nonfinite": NonFinite,
-    "refused": Refused,
-    "unreachable": Unreachable,
-    "expired": WaitExpired,
-    "broken": Broken,
-}
 
 _VOID_ROUNDS: Final = 3
 """Void rounds after which agreeing on statistics gives up."""
@@ -397,7 +383,7 @@ class SwarmSession:
         while isinstance(reply := channel.receive(self._waits.show), Waiting):
             self._waits.show(reply.text)
         if isinstance(reply, Failed):
-            raise _ERRORS[reply.kind](reply.message)
+            raise FAILURES[reply.kind](reply.message)
         return reply
 
     def _keep_final(self, over: Over, manifest: Manifest) -> FinalResult:

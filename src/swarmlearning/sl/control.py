@@ -9,6 +9,17 @@ from typing import Final, Literal
 
 from swarmlearning.contracts.records import Progress, Settings
 from swarmlearning.encoding import Record
+from swarmlearning.errors import (
+    Broken,
+    ConfigurationError,
+    ModelMismatch,
+    NonFinite,
+    Refused,
+    SettingsMismatch,
+    SwarmError,
+    Unreachable,
+    WaitExpired,
+)
 from swarmlearning.types import ContractName, NodeId
 
 CONTROL_VERSION: Final = 1
@@ -16,6 +27,20 @@ CONTROL_VERSION: Final = 1
 
 MAX_CONTROL_BYTES: Final = 16 << 20
 """Largest control message, bytes (a manifest of 100,000 tensors fits)."""
+
+FailureKind = Literal["configuration", "settings", "model", "nonfinite", "refused", "unreachable", "expired", "broken"]
+
+FAILURES: Final[dict[FailureKind, type[SwarmError]]] = {
+    "settings": SettingsMismatch,
+    "model": ModelMismatch,
+    "configuration": ConfigurationError,
+    "nonfinite": NonFinite,
+    "refused": Refused,
+    "expired": WaitExpired,
+    "unreachable": Unreachable,
+    "broken": Broken,
+}
+"""Which error each kind stands for (C-7), on both sides; a class before the one that it derives from."""
 
 
 class ControlMessage(Record, frozen=True, kw_only=True, tag=True):
@@ -109,7 +134,7 @@ class Over(ControlMessage, frozen=True, kw_only=True):
 class Failed(ControlMessage, frozen=True, kw_only=True):
     """The request failed; the message is one line for the user."""
 
-    kind: Literal["configuration", "settings", "model", "nonfinite", "refused", "unreachable", "expired", "broken"]
+    kind: FailureKind
     message: str
 
 

@@ -11,25 +11,24 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import (
     AddressInUse,
     ConfigurationError,
     DecodeError,
-    ModelMismatch,
-    NonFinite,
     Refused,
-    SettingsMismatch,
     SwarmError,
     Unreachable,
     WaitExpired,
 )
 from swarmlearning.sl.control import (
     CONTROL_VERSION,
+    FAILURES,
     MAX_CONTROL_BYTES,
     Failed,
+    FailureKind,
     Finish,
     Leave,
     Open,
@@ -56,31 +55,15 @@ WAITING_AGAIN_S: Final = 20.0
 
 _PEERCRED: Final = struct.Struct("3i")
 
-FailureKind = Literal["configuration", "settings", "model", "nonfinite", "refused", "unreachable", "expired", "broken"]
-
 Begin = Callable[[Open], Awaitable[Participation]]
 """Makes a participation of a program's request; the node keeps it running after the program is gone."""
 
 
 def kind_of(error: SwarmError) -> FailureKind:
     """How `Failed` names an error."""
-    match error:
-        case SettingsMismatch():
-            return "settings"
-        case ModelMismatch():
-            return "model"
-        case NonFinite():
-            return "nonfinite"
-        case WaitExpired():
-            return "expired"
-        case Unreachable():
-            return "unreachable"
-        case ConfigurationError() | DecodeError():
-            return "configuration"
-        case Refused():
-            return "refused"
-        case _:
-            return "broken"
+    if isinstance(error, DecodeError):
+        return "configuration"  # the program's own bytes are wrong
+    return next((kind for kind, meant in FAILURES.items() if isinstance(error, meant)), "broken")
 
 
 class Door:
