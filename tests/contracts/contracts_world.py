@@ -11,12 +11,14 @@ import msgspec
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.closing import wait_ms
 from swarmlearning.contracts.context import Context, Rejected
+from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.messages import (
     AnyMessage,
     CheckIn,
     CreateContract,
     Enrol,
     Finish,
+    Here,
     Leave,
     MergeCommit,
     Payload,
@@ -26,7 +28,8 @@ from swarmlearning.contracts.messages import (
     Tick,
     Unreachable,
 )
-from swarmlearning.contracts.records import Manifested, Phase, Round, Settings, Training
+from swarmlearning.contracts.records import Manifested, Phase, Progress, Round, Settings, Training
+from swarmlearning.contracts.rounds import pending_stores
 from swarmlearning.contracts.transition import VERSION, Signed, transition
 from swarmlearning.encoding import sha256
 from swarmlearning.parameters.chunks import result_root
@@ -164,7 +167,15 @@ class World:
 
     # --- messages -----------------------------------------------------------------------------------------------
 
-    def enrolment(self, *, min_peers: int = 2, weight: int = 1, restored: bool = False) -> Enrol:
+    def enrolment(
+        self,
+        *,
+        min_peers: int = 2,
+        weight: int = 1,
+        restored: bool = False,
+        grace_ms: int | None = None,
+        leads: bool = True,
+    ) -> Enrol:
         return Enrol(
             contract=CONTRACT,
             run=self.training.run,
@@ -174,9 +185,11 @@ class World:
             weight=weight,
             endpoint=HOME,
             restored=restored,
+            grace_ms=grace_ms,
+            leads=leads,
         )
 
-    def offer(self, peer: int) -> CheckIn:
+    def offer(self, peer: int, progress: Progress | None = None) -> CheckIn:
         """What the peer's state and the settings make it offer."""
         training = self.training
         mine = next((p for p in training.peers if p.node == node_of(peer)), None)
@@ -196,6 +209,7 @@ class World:
             commitment=b"" if empty else sha256(b"offer %d" % peer),
             weight=0 if empty else weight,
             mode=mode,  # type: ignore[arg-type]  # one of the four, by the table above
+            progress=progress or Progress(),
         )
 
     def ticking(self) -> Tick:
@@ -244,7 +258,7 @@ class World:
             reason="unreachable",
         )
 
-    def suspicion(self, shard: int, node: NodeId) -> Suspect:
+    def suspicion(self, shard: int, node: NodeId, *, gone: bool = False) -> Suspect:
         round_ = self.round
         return Suspect(
             contract=CONTRACT,
@@ -253,10 +267,14 @@ class World:
             attempt=round_.attempt,
             shard=shard,
             leader=node,
+            gone=gone,
         )
 
     def finishing(self) -> Finish:
         return Finish(contract=CONTRACT, run=self.training.run)
+
+    def here(self) -> Here:
+        return Here(contract=CONTRACT, run=self.training.run)
 
     def leaving(self) -> Leave:
         return Leave(contract=CONTRACT, run=self.training.run)
@@ -370,6 +388,9 @@ class Honest:
         round_ = world.round
         if all(round_.merged) and all(h.node != node for h in round_.holdings):
             world.say(peer, world.storing())
+        for silent in pending_stores(round_):
+            if world.phase is Phase.MERGING and silent not in self.nodes and world.round.attempt == round_.attempt:
+                world.say(peer, world.suspicion(STORING, silent))
 
     def _work(self, peer: int, shard: int) -> None:
         world, node, round_ = self.world, node_of(peer), self.world.round

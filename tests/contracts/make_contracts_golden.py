@@ -22,6 +22,7 @@ from swarmlearning.contracts.messages import (
     CreateContract,
     Enrol,
     Finish,
+    Here,
     Leave,
     MergeCommit,
     ResetContract,
@@ -126,6 +127,7 @@ class Story:
         self.check_in()
         self.block((self.sls[0], Tick(**self.at())), step_ms=90_000)
         self.block((self.sls[0], Finish(contract=STUDY, run=1)), (self.sls[1], ResetContract(contract=STUDY, run=1)))
+        self.block((self.sls[1], Here(contract=STUDY, run=1)))
         self.block(*((sl, Leave(contract=STUDY, run=1, reason="done")) for sl in self.sls))
         self.block((self.sls[0], ResetContract(contract=STUDY, run=1)))
         mark = fingerprint(certificate(self.sls[0], self.sls[0].domain))

@@ -13,6 +13,7 @@ from swarmlearning.contracts.messages import (
     CreateContract,
     Enrol,
     Finish,
+    Here,
     Leave,
     MergeCommit,
     RegisterNode,
@@ -51,6 +52,7 @@ def messages(world: World) -> dict[type[AnyMessage], AnyMessage]:
         Stored: world.storing(),
         Unreachable: world.report(0, 0),
         Suspect: world.suspicion(0, leader),
+        Here: world.here(),
         Finish: world.finishing(),
         Leave: world.leaving(),
     }

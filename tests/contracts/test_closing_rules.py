@@ -272,3 +272,93 @@ def test_t33_a_setback_is_forgotten_once_the_round_merges() -> None:
     assert world.round.setback
     world.check_in(0, 1, 2)
     assert not world.round.setback
+
+
+# --- whom a round waits for, and for how long -------------------------------------------------------------------------
+
+
+def test_t13_the_longest_grace_period_that_a_peer_wants_counts() -> None:
+    world = World()
+    for peer, wish in enumerate((None, 3 * GRACE, 1)):
+        world.must(peer, world.enrolment(grace_ms=wish))
+    world.check_in(0, 1)
+    assert wait_ms(world.training) == 3 * GRACE
+    assert wait(world, 3 * GRACE - 1) is Code.TOO_EARLY
+    world.must(1, world.leaving())
+    world.must(2, world.offer(2))
+    assert world.is_at(Phase.MERGING)
+
+
+def test_t13_a_shorter_grace_period_counts_where_all_want_it() -> None:
+    world = World()
+    for peer in range(3):
+        world.must(peer, world.enrolment(grace_ms=500))
+    world.check_in(0, 1)
+    assert wait(world, 500) is Code.OK
+    assert world.is_at(Phase.MERGING)
+
+
+def test_t2_a_wish_for_a_grace_period_has_limits() -> None:
+    world = World()
+    assert world.say(0, world.enrolment(grace_ms=-1)) is Code.MALFORMED
+    assert world.say(0, world.enrolment(grace_ms=86_400_001)) is Code.MALFORMED
+
+
+def paused_while_two_finish() -> World:
+    world = World()
+    world.enrol(0, 1, 2)
+    world.check_in(0, 1)
+    wait(world, GRACE)
+    world.finalise()
+    assert states(world)[2] is PeerState.PAUSED
+    for peer in (0, 1):
+        world.must(peer, world.finishing())
+        world.must(peer, world.offer(peer))
+    return world
+
+
+def test_t19_a_paused_peer_that_still_trains_says_so_before_the_last_round_closes() -> None:
+    """Once the others were done without it as soon as they had finished, though it was only slow."""
+    world = paused_while_two_finish()
+    assert world.is_at(Phase.COLLECTING)
+    world.must(2, world.here())
+    assert states(world)[2] is PeerState.LIVE
+    assert wait(world, GRACE) is Code.TOO_EARLY
+    world.must(2, world.offer(2))
+    assert not world.round.closing
+
+
+def test_t13_the_last_round_waits_the_grace_period_for_a_paused_peer_and_no_longer() -> None:
+    world = paused_while_two_finish()
+    assert wait(world, GRACE - 1) is Code.TOO_EARLY
+    assert wait(world, 1) is Code.OK
+    assert world.round.closing
+
+
+def test_t19_a_stranger_says_nothing_by_being_there() -> None:
+    world = World()
+    world.enrol(0, 1)
+    assert world.say(5, world.here()) is Code.NOT_ALLOWED
+
+
+# --- T-22: who declines to lead ---------------------------------------------------------------------------------------
+
+
+def test_t22_a_peer_that_declines_to_lead_never_leads_nor_witnesses() -> None:
+    world = World(witnesses=2, topology="sharded")
+    for peer in range(4):
+        world.must(peer, world.enrolment(leads=peer != 1))
+    for _ in range(4):
+        world.check_in(*range(4))
+        charged = {p for shard in range(world.round.shards) for p in world.charged(shard)}
+        assert charged == {0, 2, 3}
+        world.finalise()
+
+
+def test_t14_a_round_that_nobody_may_lead_is_void() -> None:
+    world = World()
+    for peer in range(2):
+        world.must(peer, world.enrolment(leads=False))
+    world.check_in(0, 1)
+    assert world.training.voids == 1
+    assert "declined to lead" in world.round.setback

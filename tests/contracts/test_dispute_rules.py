@@ -4,11 +4,12 @@ import msgspec
 import pytest
 from contracts_world import Honest, World, node_of, others
 
-from swarmlearning.contracts.disputes import reports_needed
-from swarmlearning.contracts.records import Manifested, Phase
+from swarmlearning.contracts.closing import explain_wait
+from swarmlearning.contracts.disputes import STORING, reports_needed
+from swarmlearning.contracts.records import Manifested, PeerState, Phase
 from swarmlearning.contracts.rounds import shard_sources
 from swarmlearning.encoding import sha256
-from swarmlearning.types import Code
+from swarmlearning.types import Code, short_name
 
 replace = msgspec.structs.replace
 
@@ -219,3 +220,86 @@ def test_t29_voices_of_those_who_left_or_were_dropped_do_not_count() -> None:
     world.must(gone, world.suspicion(0, node_of(leader)))
     world.must(staying, world.suspicion(0, node_of(leader)))
     assert world.leader() == leader
+
+
+def test_t29_a_contributor_that_answers_nobody_is_dropped_with_the_suspicion() -> None:
+    """A dead leader costs one lease: nobody has to find out once more that its chunks cannot be had."""
+    world = World()
+    world.merging(4)
+    dead = world.leader()
+    first, second, third = others(world, dead)
+    world.must(first, world.suspicion(0, node_of(dead), gone=True))
+    assert node_of(dead) in world.round.contributors
+    world.must(second, world.suspicion(0, node_of(dead), gone=True))
+    assert node_of(dead) not in world.round.contributors
+    assert [(d.node, d.reason) for d in world.round.dropped] == [(node_of(dead), "unreachable: no answer")]
+    assert world.is_at(Phase.MERGING)
+    assert world.leader() in (first, second, third)
+    world.finalise()
+    assert world.training.last is not None
+
+
+def test_t29_a_minority_that_cannot_reach_a_silent_leader_does_not_drop_it() -> None:
+    world = World()
+    world.merging(4)
+    silent = world.leader()
+    first, second, _ = others(world, silent)
+    world.must(first, world.suspicion(0, node_of(silent), gone=True))
+    world.must(second, world.suspicion(0, node_of(silent)))
+    assert world.leader() != silent
+    assert node_of(silent) in world.round.contributors
+
+
+def test_t29_a_dead_leader_whose_merged_shard_others_serve_stays_a_contributor() -> None:
+    world = World()
+    world.merging(5)
+    leader = world.leader()
+    world.commit_all()
+    holder, *rest = others(world, leader)
+    world.store(holder)
+    for peer in rest:
+        world.must(peer, world.suspicion(0, node_of(leader), gone=True))
+    assert world.leader() == holder
+    assert node_of(leader) in world.round.contributors
+    assert world.round.merged == (world.true_root(0),)
+
+
+def test_t29_a_round_does_not_wait_for_the_stores_of_a_silent_half() -> None:
+    """Once such a round waited for its time limit, an hour, though as many as are needed were there."""
+    world = World()
+    world.merging(4)
+    world.commit_all()
+    stays = [world.leader(), others(world, world.leader())[0]]
+    silent = others(world, *stays)
+    world.store(*stays)
+    for dead in silent:
+        for peer in stays:
+            world.must(peer, world.suspicion(STORING, node_of(dead), gone=True))
+    assert world.is_at(Phase.COLLECTING)
+    assert "half of the participants did not store" in world.round.setback
+    assert [p.state for p in world.training.peers if p.node in map(node_of, silent)] == [PeerState.PAUSED] * 2
+    world.play_round(stays)
+    assert world.training.last is not None
+
+
+def test_t29_a_late_store_still_counts() -> None:
+    world = World()
+    world.merging(4)
+    world.commit_all()
+    leader = world.leader()
+    slow, second, third = others(world, leader)
+    world.store(leader)
+    for peer in (leader, second, third):
+        if node_of(slow) not in world.round.absent:
+            world.must(peer, world.suspicion(STORING, node_of(slow)))
+    assert world.round.absent == (node_of(slow),)
+    assert short_name(node_of(slow)) not in explain_wait(world.training)
+    world.store(slow, second)
+    assert world.training.last is not None
+
+
+def test_t29_nobody_is_suspected_of_not_storing_before_all_is_merged() -> None:
+    world = World()
+    world.merging(3)
+    assert world.say(0, world.suspicion(STORING, node_of(1))) is Code.STALE
+    assert world.say(0, world.suspicion(-2, node_of(1))) is Code.MALFORMED

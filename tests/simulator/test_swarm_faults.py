@@ -129,7 +129,7 @@ def test_a_contributor_that_dies_after_its_check_in_is_dropped(tmp_path: Path, n
 @pytest.mark.parametrize("settings", wide([SHARDED, SETTINGS]))
 @pytest.mark.parametrize("node", wide([1, 2]))
 def test_a_leader_that_dies_is_replaced(tmp_path: Path, fault: Fault, settings: Settings, node: int) -> None:
-    program = Program(min_peers=2, syncs=8 if settings is SETTINGS else 3)  # until it leads
+    program = Program(min_peers=2, syncs=20 if settings is SETTINGS else 3)  # until it leads
     swarm = run_with(
         tmp_path, [Planned(fault=fault, node=node)], settings=settings, size=SIZE, program=program, seed=node
     )
@@ -235,7 +235,7 @@ def test_a_contributor_that_serves_other_bytes_than_promised_is_dropped(tmp_path
 @pytest.mark.parametrize("node", wide([0, 1, 2]))
 def test_a_leader_that_commits_but_never_serves_loses_its_shard(tmp_path: Path, settings: Settings, node: int) -> None:
     faults = [Planned(fault=Fault.NEVER_SERVES, node=node)]
-    swarm = run_with(tmp_path, faults, settings=settings, size=SIZE, program=Program(min_peers=2, syncs=9), seed=node)
+    swarm = run_with(tmp_path, faults, settings=settings, size=SIZE, program=Program(min_peers=2, syncs=20), seed=node)
     check_run(swarm, finishing={0, 1, 2, 3})
 
 

@@ -6,10 +6,12 @@ Pure: every function takes a training and gives back the next one.
 from msgspec.structs import replace
 
 from swarmlearning.contracts.context import Context, Rejected
+from swarmlearning.contracts.figures import judge_figures
 from swarmlearning.contracts.messages import Tick
 from swarmlearning.contracts.records import PeerState, Phase, Round, Training
 from swarmlearning.contracts.rounds import (
     collect_again,
+    declining_nodes,
     get_settings,
     is_drawing,
     merge_peers,
@@ -17,6 +19,7 @@ from swarmlearning.contracts.rounds import (
     open_round,
     pause_peers,
     pending_nodes,
+    pending_stores,
     required_peers,
     start_merging,
 )
@@ -26,6 +29,16 @@ from swarmlearning.types import Code, NodeId, short_name
 def is_over(training: Training) -> bool:
     """Whether nobody trains any more: every peer has finished, left or is paused."""
     return all(peer.state is not PeerState.LIVE for peer in training.peers)
+
+
+def grace_ms(training: Training) -> int:
+    """T-13: how long a round waits for the others: the longest time that any peer that has not left wants.
+
+    A peer that wants nothing else wants what the settings say.
+    """
+    settings = get_settings(training)
+    wishes = [peer.grace_ms for peer in training.peers if peer.state is not PeerState.LEFT]
+    return max((settings.grace_ms if wish is None else wish for wish in wishes), default=settings.grace_ms)
 
 
 def missing_peers(training: Training) -> list[NodeId]:
@@ -59,8 +72,9 @@ def close_if_ready(training: Training, context: Context, *, waited: bool) -> Tra
     since = round_.quorum_ms if round_.quorum_ms is not None else context.elapsed_ms
     training = replace(training, round=replace(round_, quorum_ms=since if settled else None))
     paused = any(peer.state is PeerState.PAUSED for peer in training.peers)
-    # Too few, and all others left: nobody can come whom the grace period would be given.
-    if full and (quorum or (settled and not paused)):
+    # The last rounds give those who missed the one before the grace period to say that they still train; where too few
+    # have come and all others left, nobody can come whom it would be given.
+    if full and settled and not (paused and is_over(training)):
         return _close(training, context)
     return _close(training, context) if waited and _is_wait_over(training, context) else training
 
@@ -76,7 +90,7 @@ def wait_ms(training: Training) -> int | None:
     if round_ is None or training.settings is None:
         return None
     if training.phase is Phase.COLLECTING and round_.quorum_ms is not None:
-        return min(training.settings.grace_ms, training.settings.round_max_ms)
+        return min(grace_ms(training), training.settings.round_max_ms)
     if training.phase is Phase.MERGING or _is_patient(training, round_):
         return training.settings.round_max_ms
     return None
@@ -84,15 +98,21 @@ def wait_ms(training: Training) -> int | None:
 
 def _is_wait_over(training: Training, context: Context) -> bool:
     round_, settings = open_round(training), get_settings(training)
-    if round_.quorum_ms is not None and context.elapsed_ms - round_.quorum_ms >= settings.grace_ms:
+    if round_.quorum_ms is not None and context.elapsed_ms - round_.quorum_ms >= grace_ms(training):
         return True
     return _is_patient(training, round_) and context.elapsed_ms - round_.opened_ms >= settings.round_max_ms
 
 
 def _close(training: Training, context: Context) -> Training:
-    """T-13, T-14: whoever is missing is paused; the round merges, or is void where it cannot."""
+    """T-13, T-14: whoever is missing is paused; the round merges, or is void where it cannot.
+
+    T-35: a target that the newest model has reached ends the training with that model.
+    """
     round_ = open_round(training)
     training = replace(training, peers=pause_peers(training.peers, missing_peers(training)))
+    training = judge_figures(training, round_)
+    if training.reached:
+        return open_next_round(training, context, complete=True)
     over = is_over(training)
     needed = required_peers(training)
     weighted = sum(1 for c in round_.checkins if c.weight > 0)
@@ -101,8 +121,8 @@ def _close(training: Training, context: Context) -> Training:
         void = f"{len(round_.checkins)} of at least {needed} peers had checked in"
     elif weighted < (1 if is_drawing(training) else 2):
         void = f"{weighted} of its {len(round_.checkins)} peers offered parameters"
-    elif all(c.node in training.distrusted for c in round_.checkins):
-        void = "others had contradicted the results of all its peers, so nobody could lead"
+    elif all(c.node in declining_nodes(training) for c in round_.checkins):
+        void = "each of its peers has declined to lead, or others had contradicted its results"
     if void:
         training = replace(training, voids=training.voids + 1)
         return open_next_round(training, context, complete=over, setback=f"round {round_.number} closed void: {void}")
@@ -154,7 +174,7 @@ def explain_wait(training: Training) -> str:
     if training.phase is Phase.UNINITIALIZED:
         return "nobody has enrolled yet"
     if training.phase is Phase.COMPLETED or round_ is None:
-        return "the training is complete"
+        return "the training is complete" + (": its target was reached" if training.reached else "")
     if training.phase is Phase.MERGING:
         return _explain_merging(round_)
     text = _explain_collecting(training, round_)
@@ -187,6 +207,6 @@ def _explain_merging(round_: Round) -> str:
         merged = sum(bool(root) for root in round_.merged)
         names = ", ".join(short_name(node) for node in waiting)
         return f"{merged} of {round_.shards} shards are merged; to be merged by {names}"
-    held = {h.node for h in round_.holdings}
-    names = ", ".join(short_name(node) for node in round_.participants if node not in held)
-    return f"merged; stored by {len(held)} of {len(round_.participants)} participants; to be stored by {names}"
+    names = ", ".join(short_name(node) for node in pending_stores(round_))
+    stored = f"stored by {len(round_.holdings)} of {len(round_.participants)} participants"
+    return f"merged; {stored}; to be stored by {names}"

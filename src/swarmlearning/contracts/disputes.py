@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from swarmlearning.contracts.context import Context, Rejected
 from swarmlearning.contracts.limits import clean_text
 from swarmlearning.contracts.messages import Suspect, Unreachable
-from swarmlearning.contracts.records import Dropped, Report, Suspicion, Training
+from swarmlearning.contracts.records import Dropped, Report, Round, Suspicion, Training
 from swarmlearning.contracts.rounds import (
     charged_nodes,
     collect_again,
@@ -23,11 +23,16 @@ from swarmlearning.contracts.rounds import (
     next_attempt,
     open_round,
     pending_nodes,
+    pending_stores,
     require_charge,
     require_shard,
     required_peers,
+    shard_sources,
 )
 from swarmlearning.types import Code, NodeId, short_name
+
+STORING: Final = -1
+"""In a suspicion, instead of a shard: the suspect does not store what is merged."""
 
 REPORTS_BETWEEN_TWO: Final = 1
 """Of two participants each is the only one that could report the other."""
@@ -100,30 +105,69 @@ def _drop_contributor(training: Training, context: Context, report: Report) -> T
 
 
 def suspect_leader(training: Training, context: Context, message: Suspect) -> Training:
-    """T-29: a silent leader or witness is replaced when more than half of the other participants suspect it.
+    """T-29: a silent leader, witness or storer is gone on without when more than half of the others suspect it.
 
     Raises:
         Rejected: stale, not a participant, or naming somebody whom that shard does not wait for.
     """
     round_ = merging_round(training, message.run, message.round, message.attempt)
-    require_shard(round_, message.shard)
-    gone = dropped_nodes(round_) | left_nodes(training)
-    others = [node for node in round_.participants if node != message.leader and node not in gone]
+    if message.shard != STORING:
+        require_shard(round_, message.shard)
     if context.sender not in round_.participants or context.sender == message.leader:
         raise Rejected(Code.NOT_ALLOWED, f"{context.name.short} is not another participant of this round")
-    # A merged shard is served by its leader; an unmerged one waits for whoever has not committed.
-    expected = round_.leaders[message.shard : message.shard + 1] if round_.merged[message.shard] else None
-    if message.leader not in (pending_nodes(round_, message.shard) if expected is None else expected):
-        raise Rejected(Code.STALE, f"shard {message.shard} does not wait for the node that is suspected")
-    suspicion = Suspicion(reporter=context.sender, suspect=message.leader, shard=message.shard)
+    if message.leader not in _awaited_nodes(round_, message.shard):
+        what = "the round" if message.shard == STORING else f"shard {message.shard}"
+        raise Rejected(Code.STALE, f"{what} does not wait for the node that is suspected")
+    suspicion = Suspicion(reporter=context.sender, suspect=message.leader, shard=message.shard, gone=message.gone)
     if suspicion in round_.suspicions:
         return training
     round_ = replace(round_, suspicions=(*round_.suspicions, suspicion))
     training = replace(training, round=round_)
-    voices = {s.reporter for s in round_.suspicions if (s.suspect, s.shard) == (message.leader, message.shard)}
-    if 2 * len(voices & set(others)) <= len(others):
+    about = [s for s in round_.suspicions if s.suspect == message.leader]
+    if not _is_majority(training, message.leader, {s.reporter for s in about if s.shard == message.shard}):
         return training
+    if message.shard == STORING:
+        return _note_absent(training, context, message.leader)
+    # At least what T-27 asks for: a majority that it did not answer at all for a lease.
+    gone = _is_majority(training, message.leader, {s.reporter for s in about if s.gone})
+    if gone and message.leader in round_.contributors and not _is_served_without(round_, message.leader):
+        report = Report(reporter=context.sender, contributor=message.leader, reason="unreachable", detail="no answer")
+        return _drop_contributor(training, context, report)
     return relieve(training, context, message.leader)
+
+
+def _awaited_nodes(round_: Round, shard: int) -> tuple[NodeId, ...]:
+    """Whom a shard waits for: to commit it or, once it is merged, its leader, to serve it. STORING: all, to store."""
+    if shard == STORING:
+        return pending_stores(round_)
+    return (round_.leaders[shard],) if round_.merged[shard] else pending_nodes(round_, shard)
+
+
+def _is_majority(training: Training, suspect: NodeId, voices: set[NodeId]) -> bool:
+    """Whether `voices` are more than half of the other participants that are neither dropped nor gone."""
+    round_ = open_round(training)
+    out = {suspect, *dropped_nodes(round_), *round_.absent, *left_nodes(training)}
+    others = [node for node in round_.participants if node not in out]
+    return 2 * len(voices & set(others)) > len(others)
+
+
+def _is_served_without(round_: Round, node: NodeId) -> bool:
+    """Whether every shard is merged and can be had from others than `node`."""
+    return all(
+        bool(root) and any(source != node for source in shard_sources(round_, shard))
+        for shard, root in enumerate(round_.merged)
+    )
+
+
+def _note_absent(training: Training, context: Context, node: NodeId) -> Training:
+    """T-29: go on without the store of a silent participant; collect again where no majority is left that could."""
+    round_ = open_round(training)
+    round_ = replace(round_, absent=tuple(sorted({*round_.absent, node})))
+    training = replace(training, round=round_)
+    if not lacks_majority(round_):
+        return training
+    names = ", ".join(short_name(absent) for absent in round_.absent)
+    return collect_again(training, context, f"half of the participants did not store the result ({names})")
 
 
 def relieve(training: Training, context: Context, node: NodeId) -> Training:

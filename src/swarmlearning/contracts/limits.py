@@ -3,6 +3,7 @@
 Deterministic on every machine: nothing here depends on the Unicode tables of a Python version.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -27,6 +28,15 @@ def clean_text(text: str) -> str:
     return "".join("?" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text[:MAX_TEXT])
 
 
+MAX_GRACE_MS: Final = 86_400_000
+
+
+def _check_limits(limits: Iterable[tuple[str, int, int, int]]) -> None:
+    for name, value, low, high in limits:
+        if not low <= value <= high:
+            raise Rejected(Code.MALFORMED, f"setting {name} = {value}: expected {low} to {high}")
+
+
 def check_settings(settings: Settings) -> None:
     """T-2: settings lie within their limits.
 
@@ -36,13 +46,24 @@ def check_settings(settings: Settings) -> None:
     limits = (
         ("sync_frequency", settings.sync_frequency, 1, 1_000_000_000),
         ("witnesses", settings.witnesses, 0, 2),
-        ("grace_ms", settings.grace_ms, 0, 86_400_000),
+        ("grace_ms", settings.grace_ms, 0, MAX_GRACE_MS),
         ("lease_ms", settings.lease_ms, 100, 86_400_000),
         ("round_max_ms", settings.round_max_ms, 1_000, 7 * 86_400_000),
     )
-    for name, value, low, high in limits:
-        if not low <= value <= high:
-            raise Rejected(Code.MALFORMED, f"setting {name} = {value}: expected {low} to {high}")
+    _check_limits(limits)
+    if settings.adaptive is not None:
+        bounds = (
+            ("adaptive.shortest", settings.adaptive.shortest, 1, settings.sync_frequency),
+            ("adaptive.longest", settings.adaptive.longest, settings.sync_frequency, 1_000_000_000),
+            ("adaptive.factor_percent", settings.adaptive.factor_percent, 101, 1_000),
+            ("adaptive.window", settings.adaptive.window, 1, 100),
+        )
+        _check_limits(bounds)
+    if settings.target is not None:
+        _check_limits((("target.patience", settings.target.patience, 1, 1_000),))
+        figures = (settings.target.loss_micro, settings.target.metric_micro)
+        if figures == (None, None) or any(abs(figure or 0) > _INT_LIMIT for figure in figures):
+            raise Rejected(Code.MALFORMED, "setting target: expected a loss or a metric of at most 2^62 millionths")
     method = settings.merge_method
     if not 1 <= len(method) <= 64 or any(not 33 <= ord(c) <= 126 for c in method):
         raise Rejected(Code.MALFORMED, "setting merge_method: expected a name of 1-64 printable ASCII characters")

@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.limits import check_endpoint
 from swarmlearning.contracts.messages import RegisterNode, RevokeCertificate, registration_bytes
-from swarmlearning.contracts.records import BlockTime, Genesis, Node, Organisation, Training
+from swarmlearning.contracts.records import MAX_HISTORY, BlockTime, Genesis, Node, Organisation, RoundSummary, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import VerificationError
 from swarmlearning.identity.verify import fingerprints, is_revoked, verify_leaf, verify_proof
@@ -42,6 +42,19 @@ def signer_key(key: bytes) -> str:
 def training_key(name: ContractName) -> str:
     """State key of a training contract."""
     return f"training/{name}"
+
+
+def history_key(name: ContractName, number: int) -> str:
+    """State key of the summary of the `number`-th final round of a contract: T-37, a ring of `MAX_HISTORY` places."""
+    return f"history/{number % MAX_HISTORY:04d}/{name}"
+
+
+def load_history(state: State, training: Training, most: int = MAX_HISTORY) -> list[RoundSummary]:
+    """The newest `most` summaries that are kept of a contract, the oldest first."""
+    first = max(0, training.finals - min(most, MAX_HISTORY))
+    keys = (history_key(training.name, number) for number in range(first, training.finals))
+    found = (_load(state, key, RoundSummary) for key in keys)
+    return [summary for summary in found if summary is not None]
 
 
 GENESIS_KEY: Final = "meta/genesis"

@@ -63,6 +63,8 @@ class Enrol(Message, frozen=True, kw_only=True):
     weight: int
     endpoint: Endpoint
     restored: bool = False
+    grace_ms: int | None = None
+    leads: bool = True
 
 
 class CheckIn(Message, frozen=True, kw_only=True):
@@ -127,7 +129,8 @@ class Unreachable(Message, frozen=True, kw_only=True):
 class Suspect(Message, frozen=True, kw_only=True):
     """The sender saw neither bytes nor progress of `leader` for a lease.
 
-    It names the leader of `shard`, or while that is not merged a witness that has not committed.
+    It names the leader of `shard`, or while that is not merged a witness that has not committed. With shard -1 it
+    names a participant that has not stored what is merged.
     """
 
     contract: ContractName
@@ -136,6 +139,15 @@ class Suspect(Message, frozen=True, kw_only=True):
     attempt: int
     shard: int
     leader: NodeId
+    gone: bool = False
+    """It did not answer at all in that time."""
+
+
+class Here(Message, frozen=True, kw_only=True):
+    """The sender, whom a round has closed without, still trains: it is to be waited for again."""
+
+    contract: ContractName
+    run: int
 
 
 class Finish(Message, frozen=True, kw_only=True):
@@ -166,6 +178,7 @@ AnyMessage = (
     | Stored
     | Unreachable
     | Suspect
+    | Here
     | Finish
     | Leave
 )

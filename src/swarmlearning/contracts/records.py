@@ -59,6 +59,38 @@ class Genesis(Record, frozen=True, kw_only=True):
 
 # --- training: settings -----------------------------------------------------------------------------------------
 
+RECENT_ROUNDS: Final = 10
+"""Rounds over which a peer's recent share is counted."""
+
+MAX_HISTORY: Final = 1_000
+"""Round summaries kept of each contract; older ones give way."""
+
+
+class Adaptive(Record, frozen=True, kw_only=True):
+    """T-36: the interval between merges grows while the swarm's mean validation loss falls, else it shrinks."""
+
+    shortest: int
+    """Batches."""
+    longest: int
+    """Batches."""
+    factor_percent: int = 150
+    """By how much it grows or shrinks; 150: by half."""
+    window: int = 10
+    """How many earlier means the newest one is compared with."""
+
+
+class Target(Record, frozen=True, kw_only=True):
+    """T-35: the training is complete once the swarm's mean validation figures are good enough."""
+
+    loss_micro: int | None = None
+    """The mean loss is at most this."""
+    metric_micro: int | None = None
+    """The mean metric is at least this."""
+    metric_falls: bool = False
+    """The metric is an error: at most `metric_micro` is good."""
+    patience: int = 1
+    """Models in a row that must reach it."""
+
 
 class Settings(Record, frozen=True, kw_only=True):
     """What all peers of a training must agree on; fixed when the contract is created or by the first enrolment."""
@@ -79,6 +111,10 @@ class Settings(Record, frozen=True, kw_only=True):
     """Silence (no bytes, no progress) after which a peer suspects a leader."""
     round_max_ms: int = 3_600_000
     """Longest attempt by block time."""
+    adaptive: Adaptive | None = None
+    """None: always `sync_frequency`."""
+    target: Target | None = None
+    """None: until all have finished."""
 
 
 class Manifested(Record, frozen=True, kw_only=True):
@@ -106,11 +142,16 @@ class Progress(Record, frozen=True, kw_only=True):
     """What a peer chooses to show of its training; integers only. -1 stands for "not given"."""
 
     epoch: int = -1
+    """Begun so far."""
     total_epochs: int = -1
+    eta_s: int = -1
+    """Seconds until the peer expects to have finished."""
     batch: int = -1
     loss_micro: int | None = None
     metric_micro: int | None = None
     metric_name: str = ""
+    figures_round: int = -1
+    """Of which round's merged model loss and metric are."""
     bytes_received: int = 0
     bytes_sent: int = 0
 
@@ -126,9 +167,15 @@ class Peer(Record, frozen=True, kw_only=True):
     restored: bool
     """It started from a private checkpoint, so its parameters are not drawn in round 0."""
     enrolled_round: int
+    grace_ms: int | None = None
+    """How long it wants rounds to wait for the others, where it does not leave that to the settings."""
+    leads: bool = True
+    """False: it declines to lead and to witness."""
     rounds_offered: int = 0
     """Rounds that became final while it was enrolled."""
     rounds_contributed: int = 0
+    recent: int = 0
+    """Of the last `RECENT_ROUNDS` of them a bit each, the newest lowest: 1 where it contributed."""
     progress: Progress = Progress()
 
 
@@ -169,11 +216,13 @@ class Report(Record, frozen=True, kw_only=True):
 
 
 class Suspicion(Record, frozen=True, kw_only=True):
-    """`reporter` saw neither bytes nor progress from `suspect`, in charge of `shard`, for a lease."""
+    """`reporter` saw neither bytes nor progress from `suspect`, whom `shard` waits for, for a lease."""
 
     reporter: NodeId
     suspect: NodeId
     shard: int
+    gone: bool = False
+    """It did not answer at all."""
 
 
 class Holding(Record, frozen=True, kw_only=True):
@@ -204,6 +253,8 @@ class Round(Record, frozen=True, kw_only=True):
     checkins: tuple[CheckedIn, ...] = ()
     """By node id."""
     merging: bool = False
+    closed_ms: int = 0
+    """When it closed."""
     attempt_ms: int = 0
     """When the current attempt began."""
     participants: tuple[NodeId, ...] = ()
@@ -215,6 +266,8 @@ class Round(Record, frozen=True, kw_only=True):
     """For each shard, who recomputes it."""
     benched: tuple[NodeId, ...] = ()
     """May not lead in this round any more."""
+    absent: tuple[NodeId, ...] = ()
+    """Participants that have not stored the result, and of whom a majority of the others saw nothing for a lease."""
     commits: tuple[Commit, ...] = ()
     merged: tuple[bytes, ...] = ()
     """For each shard the agreed root, empty bytes while there is none."""
@@ -246,6 +299,41 @@ class Result(Record, frozen=True, kw_only=True):
     attempts: int
     height: int
     time_ms: int
+    elapsed_ms: int = 0
+    """When it became final, by the clock that deadlines go by."""
+
+
+class PeerFigures(Record, frozen=True, kw_only=True):
+    """What a peer showed of its training at a check-in."""
+
+    node: NodeId
+    progress: Progress
+
+
+class RoundSummary(Record, frozen=True, kw_only=True):
+    """A final round for the history: T-37."""
+
+    run: int
+    round: int
+    sha256: bytes
+    participants: tuple[NodeId, ...]
+    contributors: tuple[NodeId, ...]
+    dropped: tuple[Dropped, ...]
+    attempts: int
+    height: int
+    time_ms: int
+    """When it became final, milliseconds since the epoch."""
+    collect_ms: int
+    """Elapsed from its opening to its close."""
+    merge_ms: int
+    """Elapsed from its close to its finality."""
+    interval: int
+    """Batches between merges from then on."""
+    mean_loss_micro: int | None
+    """Over those who showed it with their check-ins: of the model of the round before."""
+    mean_metric_micro: int | None
+    figures: tuple[PeerFigures, ...]
+    """By node id; who showed nothing is left out."""
 
 
 class BlockTime(Record, frozen=True, kw_only=True):
@@ -291,6 +379,18 @@ class Training(Record, frozen=True, kw_only=True):
     """The newest final result of this run."""
     voids: int = 0
     """Rounds of this run that closed without a merge."""
+    finals: int = 0
+    """Rounds that became final in all runs: how many summaries there have been."""
+    interval: int = 0
+    """Batches until the next merge, agreed on; 0 before the first enrolment."""
+    losses: tuple[int, ...] = ()
+    """Newest means of the validation loss, millionths, the newest last."""
+    judged: int = -1
+    """Round of the newest model whose figures have been counted."""
+    streak: int = 0
+    """How many models in a row have reached the target."""
+    reached: bool = False
+    """The training is complete because its target was reached."""
     reset_votes: tuple[NodeId, ...] = ()
     """Enrolled peers that asked for a reset while the training runs."""
     distrusted: tuple[NodeId, ...] = ()

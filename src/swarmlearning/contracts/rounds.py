@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts.context import Context, Rejected
 from swarmlearning.contracts.draw import count_shards, draw_order, draw_seed
+from swarmlearning.contracts.figures import count_round
 from swarmlearning.contracts.limits import HASH_BYTES
 from swarmlearning.contracts.messages import MergeCommit, Stored
 from swarmlearning.contracts.records import (
@@ -79,6 +80,19 @@ def left_nodes(training: Training) -> set[NodeId]:
     return {peer.node for peer in training.peers if peer.state is PeerState.LEFT}
 
 
+def declining_nodes(training: Training) -> set[NodeId]:
+    """T-22: who may be in charge of nothing, whatever happens in a round: distrusted, or it has declined to lead."""
+    return {*training.distrusted, *(peer.node for peer in training.peers if not peer.leads)}
+
+
+def pending_stores(round_: Round) -> tuple[NodeId, ...]:
+    """Of whom it is waited that they store what is merged; nobody while something is not."""
+    if not all(round_.merged):
+        return ()
+    out = {*round_.absent, *dropped_nodes(round_), *(holding.node for holding in round_.holdings)}
+    return tuple(node for node in round_.participants if node not in out)
+
+
 def charged_nodes(round_: Round, shard: int) -> tuple[NodeId, ...]:
     """Who is in charge of a shard: its leader, then its witnesses."""
     return (round_.leaders[shard], *round_.witnesses[shard])
@@ -102,8 +116,9 @@ def shard_sources(round_: Round, shard: int) -> list[NodeId]:
 
 
 def lacks_majority(round_: Round) -> bool:
-    """Whether those that are not dropped are no majority of the participants: no result can become final."""
-    return 2 * (len(round_.participants) - len(dropped_nodes(round_))) <= len(round_.participants)
+    """Whether those that are neither dropped nor absent are no majority: no result can become final."""
+    out = dropped_nodes(round_) | set(round_.absent) - {holding.node for holding in round_.holdings}
+    return 2 * (len(round_.participants) - len(out)) <= len(round_.participants)
 
 
 def merge_peers(peers: Iterable[Peer], node: NodeId, **changes: object) -> tuple[Peer, ...]:
@@ -136,6 +151,7 @@ def start_merging(training: Training, context: Context, *, closing: bool) -> Tra
     round_ = replace(
         round_,
         merging=True,
+        closed_ms=context.elapsed_ms,
         closing=closing,
         setback="",
         participants=participants,
@@ -174,7 +190,7 @@ def next_attempt(training: Training, context: Context, redraw: Iterable[int]) ->
     """T-22: the next attempt. Of the shards in `redraw`, whoever may not be in charge is replaced; others stay."""
     round_ = open_round(training)
     attempt = round_.attempt + 1
-    barred = {*round_.benched, *training.distrusted, *dropped_nodes(round_), *left_nodes(training)}
+    barred = {*round_.benched, *declining_nodes(training), *dropped_nodes(round_), *left_nodes(training)}
     eligible = [node for node in round_.participants if node not in barred]
     accused = {report.contributor for report in round_.reports}
     preferred = [node for node in eligible if node not in accused] or eligible
@@ -222,6 +238,7 @@ def collect_again(
 ) -> Training:
     """T-23: the round goes back to collecting check-ins, under the same number; nothing was adopted."""
     round_ = open_round(training)
+    absent |= frozenset(round_.absent)
     dropped = {d.node: d for d in round_.dropped} | {node: Dropped(node=node, reason=reason) for node in absent}
     fresh = Round(
         number=round_.number,
@@ -283,6 +300,7 @@ def _agree_on_shards(training: Training, context: Context) -> Training:
                 distrusted |= against
         elif not pending_nodes(round_, shard):
             barred = {*charged, *dropped_nodes(round_), *left_nodes(training), *round_.benched, *distrusted}
+            barred |= declining_nodes(training)
             spare = [node for node in round_.participants if node not in barred]
             if spare:
                 seed = draw_seed(training, round_, round_.attempt, context.previous_hash)
@@ -371,18 +389,20 @@ def _finalise(
         attempts=round_.attempt,
         height=context.height,
         time_ms=context.time_ms,
+        elapsed_ms=context.elapsed_ms,
     )
     peers = tuple(
-        replace(
+        count_round(
             peer,
-            rounds_offered=peer.rounds_offered + (peer.state is not PeerState.LEFT),
-            rounds_contributed=peer.rounds_contributed + (peer.node in round_.contributors),
+            offered=peer.state is not PeerState.LEFT or peer.node in round_.contributors,
+            contributed=peer.node in round_.contributors,
         )
         for peer in training.peers
     )
     # Somebody may have enrolled or come back while the closing round was merging.
     complete = round_.closing and all(peer.state is not PeerState.LIVE for peer in peers)
-    return open_next_round(replace(training, last=result, peers=peers), context, complete=complete)
+    training = replace(training, last=result, peers=peers, finals=training.finals + 1)
+    return open_next_round(training, context, complete=complete)
 
 
 def open_next_round(training: Training, context: Context, *, complete: bool, setback: str = "") -> Training:

@@ -10,13 +10,14 @@ from swarmlearning.contracts.closing import close_if_ready
 from swarmlearning.contracts.context import Context, Rejected
 from swarmlearning.contracts.limits import (
     HASH_BYTES,
+    MAX_GRACE_MS,
     MAX_TEXT,
     check_endpoint,
     check_manifest,
     check_progress,
     check_settings,
 )
-from swarmlearning.contracts.messages import CheckIn, CreateContract, Enrol, Finish, Leave, ResetContract
+from swarmlearning.contracts.messages import CheckIn, CreateContract, Enrol, Finish, Here, Leave, ResetContract
 from swarmlearning.contracts.records import (
     MAX_PEERS,
     MAX_WEIGHT,
@@ -90,6 +91,7 @@ def _new_run(training: Training) -> Training:
         run=training.run + 1,
         settings=training.settings if training.settings_fixed else None,
         settings_fixed=training.settings_fixed,
+        finals=training.finals,
         version=training.version,
     )
 
@@ -115,6 +117,8 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
         raise Rejected(Code.MALFORMED, f"min_peers = {message.min_peers}: expected 1 to {MAX_PEERS}")
     if not 1 <= message.weight <= MAX_WEIGHT:
         raise Rejected(Code.MALFORMED, f"weight = {message.weight}: expected 1 to {MAX_WEIGHT}")
+    if message.grace_ms is not None and not 0 <= message.grace_ms <= MAX_GRACE_MS:
+        raise Rejected(Code.MALFORMED, f"grace_ms = {message.grace_ms}: expected 0 to {MAX_GRACE_MS}")
     check_manifest(message.manifest)
     check_endpoint(message.endpoint)
     if training.settings is not None and training.settings != message.settings:
@@ -128,7 +132,8 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
     before = next((peer for peer in training.peers if peer.node == context.sender), None)
     if before is None and len(training.peers) >= MAX_PEERS:
         raise Rejected(Code.CONFLICT, f"{training.name} has {MAX_PEERS} peers, the most there can be")
-    training = replace(training, settings=message.settings, manifest=message.manifest)
+    interval = training.interval or message.settings.sync_frequency
+    training = replace(training, settings=message.settings, manifest=message.manifest, interval=interval)
     return _seat(training, context, message, before)
 
 
@@ -143,6 +148,9 @@ def _seat(training: Training, context: Context, message: Enrol, before: Peer | N
         weight=message.weight,
         restored=message.restored,
         enrolled_round=before.enrolled_round if before else current,
+        grace_ms=message.grace_ms,
+        leads=message.leads,
+        recent=before.recent if before else 0,
         rounds_offered=before.rounds_offered if before else 0,
         rounds_contributed=before.rounds_contributed if before else 0,
         progress=before.progress if before else Progress(),
@@ -246,6 +254,17 @@ def _check_offer(training: Training, message: CheckIn, peer: Peer, finished: boo
         got = f"weight {message.weight} and a commitment of {len(message.commitment)} bytes"
         expected = "0 and 0" if empty else f"{peer.weight} and {HASH_BYTES}"
         raise Rejected(Code.MALFORMED, f"check-in mode {message.mode} with {got}; expected {expected}")
+
+
+def stay(training: Training, context: Context, message: Here) -> Training:
+    """T-19: a peer that a round has closed without says that it still trains; the message itself has woken it.
+
+    Raises:
+        Rejected: stale run or not enrolled.
+    """
+    require_run(training, message.run)
+    require_peer(training, context)
+    return close_if_ready(training, context, waited=False)
 
 
 def finish(training: Training, context: Context, message: Finish) -> Training:

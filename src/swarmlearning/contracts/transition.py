@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts import closing, disputes, membership, rounds, training
 from swarmlearning.contracts.context import Context, Rejected, State
+from swarmlearning.contracts.figures import summarise_round
 from swarmlearning.contracts.messages import (
     EXPIRY_WINDOW,
     MAX_TX_BYTES,
@@ -16,6 +17,7 @@ from swarmlearning.contracts.messages import (
     CreateContract,
     Enrol,
     Finish,
+    Here,
     Leave,
     MergeCommit,
     Payload,
@@ -164,6 +166,9 @@ def transition(version: int, state: State, context: Context, signed: Signed, net
             if before is None:
                 raise Rejected(Code.NOT_FOUND, f"there is no contract {message.contract}")
             after = _advance(before, context, message)
+            summary = summarise_round(before, after)
+            if summary is not None:
+                state.put(membership.history_key(after.name, before.finals), encode(summary))
             return before if after == before else _save(state, after)
 
 
@@ -174,7 +179,7 @@ def _save(state: State, after: Training) -> Training:
 
 
 _TrainingMessage = (
-    ResetContract | Enrol | CheckIn | Tick | MergeCommit | Stored | Unreachable | Suspect | Finish | Leave
+    ResetContract | Enrol | CheckIn | Tick | MergeCommit | Stored | Unreachable | Suspect | Here | Finish | Leave
 )
 
 
@@ -201,6 +206,8 @@ def _advance(before: Training, context: Context, message: _TrainingMessage) -> T
             return disputes.report_unreachable(before, context, message)
         case Suspect():
             return disputes.suspect_leader(before, context, message)
+        case Here():
+            return training.stay(before, context, message)
         case Finish():
             return training.finish(before, context, message)
         case Leave():
