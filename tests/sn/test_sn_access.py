@@ -1,4 +1,4 @@
-"""Who may ask an SN what, and what its clients make of the answers: docs/spec/access.md, A-1 to A-5."""
+"""Who may ask an SN what, and what its clients make of the answers: docs/spec/access.md, A-1 to A-6."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from chain_world import Chain, key_of, member, registration
 from contracts_world import BIG, HOME, settings
+from msgspec.structs import replace
 
+from swarmlearning.contracts import membership
 from swarmlearning.contracts.messages import EXPIRY_WINDOW, CreateContract, Enrol, Finish
+from swarmlearning.contracts.records import Dropped, RoundSummary
 from swarmlearning.encoding import encode
 from swarmlearning.errors import PeerError, Refused
 from swarmlearning.ledger.boundary import TxResult
@@ -16,21 +19,27 @@ from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
     STREAM_WATCH,
+    HistoryRequest,
     WatchRequest,
 )
 from swarmlearning.sn.client import EXPIRY_BLOCKS, SnClient, Submitter
 from swarmlearning.sn.service import SnService
+from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, NodeName, Role
 
 SN = member(0, Role.SN)
 HERE = Address(node=SN.id, endpoint=Endpoint(host="sn", port=30304))
-LOOKS = [CALL_STATUS, CALL_CONTRACT, CALL_CONTRACTS, CALL_DIRECTORY]
-BODIES = {CALL_CONTRACT: encode(DEFAULT_CONTRACT)}
+LOOKS = [CALL_STATUS, CALL_CONTRACT, CALL_CONTRACTS, CALL_HISTORY, CALL_DIRECTORY]
+BODIES = {
+    CALL_CONTRACT: encode(DEFAULT_CONTRACT),
+    CALL_HISTORY: encode(HistoryRequest(contract=DEFAULT_CONTRACT, most=10)),
+}
 A = ContractName("a")
 
 
@@ -236,3 +245,50 @@ def test_a_refused_message_is_said_once_and_its_code_is_for_programs() -> None:
         assert caught.value.code == "unknown_signer"
 
     run(story())
+
+
+def summary(number: int, text: str = "") -> RoundSummary:
+    return RoundSummary(
+        run=1, round=number, sha256=bytes(32), participants=(), contributors=(),
+        dropped=(Dropped(node=member(0).id, reason=text),), attempts=1, height=number, time_ms=0, collect_ms=0,
+        merge_ms=0, interval=1, mean_loss_micro=None, mean_metric_micro=None, figures=(),
+    )  # fmt: skip
+
+
+def with_history(office: Office, texts: list[str]) -> None:
+    state = Overlay(office.chain.app.store)
+    training = membership.load_training(state, DEFAULT_CONTRACT)
+    assert training is not None
+    for number, text in enumerate(texts):
+        state.put(membership.history_key(DEFAULT_CONTRACT, number), encode(summary(number, text)))
+    state.put(membership.training_key(DEFAULT_CONTRACT), encode(replace(training, finals=len(texts))))
+    office.chain.app.store.commit(office.chain.app.store.height + 1, state.changes)
+
+
+def test_a6_a_history_is_the_newest_rounds_the_oldest_first() -> None:
+    office = Office()
+    with_history(office, [""] * 1_005)
+
+    async def main() -> None:
+        client = office.client(member(0, Role.OPERATOR))
+        assert [s.round for s in await client.history(DEFAULT_CONTRACT, 3)] == [1_002, 1_003, 1_004]
+        assert [s.round for s in await client.history(DEFAULT_CONTRACT)] == list(range(5, 1_005))
+        for most in (0, 1_001):
+            with pytest.raises(Refused, match="expected 1 to 1000"):
+                await client.history(DEFAULT_CONTRACT, most)
+        with pytest.raises(Refused, match="there is no contract other"):
+            await client.history(ContractName("other"))
+
+    asyncio.run(main())
+
+
+def test_a6_a_long_history_is_cut_to_what_a_reply_holds() -> None:
+    office = Office()
+    with_history(office, ["x" * 10_000] * 200)
+
+    async def main() -> None:
+        rounds = [s.round for s in await office.client(member(0, Role.OPERATOR)).history(DEFAULT_CONTRACT)]
+        assert rounds == list(range(rounds[0], 200))
+        assert 80 < len(rounds) < 95
+
+    asyncio.run(main())

@@ -22,7 +22,7 @@ from swarmlearning.errors import (
 )
 from swarmlearning.types import ContractName, NodeId
 
-CONTROL_VERSION: Final = 1
+CONTROL_VERSION: Final = 2
 """Raised when a message changes so that an older other side would misunderstand it."""
 
 MAX_CONTROL_BYTES: Final = 16 << 20
@@ -65,6 +65,12 @@ class Open(ControlMessage, frozen=True, kw_only=True):
     """Encoded `parameters.Manifest`."""
     file: str
     """Where this program writes its parameters: a plain file name in the exchange directory, preallocated."""
+    share: bool = True
+    """Whether what `Progress` says may go on the ledger; else it stays with the SL, which needs it for `resume`."""
+    run: int = 0
+    """C-17: the run that this program has taken part in before its SL was lost; 0: it begins."""
+    adopted: int = -1
+    """C-17: the round of the swarm model that its training started from, in that run; -1: none."""
 
 
 class Sync(ControlMessage, frozen=True, kw_only=True):
@@ -106,6 +112,12 @@ class Opened(ControlMessage, frozen=True, kw_only=True):
     """The round that the first `Sync` will go to."""
     peers: tuple[NodeId, ...]
     file: str
+    newest: int = -1
+    """The round of the result in `file`."""
+    interval: int = 0
+    """Batches until the next `Sync`, as agreed on now; 0: as the settings say."""
+    position: Progress = Progress()
+    """How far this peer's program had come, as its SL last heard of it in this run."""
 
 
 class Synced(ControlMessage, frozen=True, kw_only=True):
@@ -120,6 +132,12 @@ class Synced(ControlMessage, frozen=True, kw_only=True):
     """Batches until the next `Sync`."""
     bytes_received: int
     bytes_sent: int
+    contributed: int = 0
+    """To so many of the last `recent` rounds this peer contributed."""
+    recent: int = 0
+    mean_loss_micro: int | None = None
+    """Of the model of the round before, over the peers that showed their figures with this round's check-ins."""
+    mean_metric_micro: int | None = None
 
 
 class Over(ControlMessage, frozen=True, kw_only=True):
@@ -129,6 +147,8 @@ class Over(ControlMessage, frozen=True, kw_only=True):
     file: str
     sha256: bytes
     contributors: tuple[NodeId, ...]
+    reached: bool = False
+    """The target of the training was reached (T-35)."""
 
 
 class Failed(ControlMessage, frozen=True, kw_only=True):

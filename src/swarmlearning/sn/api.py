@@ -10,6 +10,7 @@ CALL_STATUS: Final = "status"
 CALL_SUBMIT: Final = "tx"
 CALL_CONTRACT: Final = "contract"
 CALL_CONTRACTS: Final = "contracts"
+CALL_HISTORY: Final = "history"
 CALL_DIRECTORY: Final = "directory"
 STREAM_WATCH: Final = "watch"
 
@@ -46,6 +47,13 @@ class Directory(Record, frozen=True, kw_only=True):
     height: int
     organisations: tuple[Organisation, ...]
     nodes: tuple[Node, ...]
+
+
+class HistoryRequest(Record, frozen=True, kw_only=True):
+    """The newest `most` summaries of a contract's final rounds; as many as fit into a reply come."""
+
+    contract: ContractName
+    most: int
 
 
 class WatchRequest(Record, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 
 from swarmlearning.contracts.messages import TX_DOMAIN, AnyMessage, Payload, Tx
-from swarmlearning.contracts.records import Training
+from swarmlearning.contracts.records import MAX_HISTORY, RoundSummary, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
 from swarmlearning.identity.signing import SigningKey
@@ -13,11 +13,13 @@ from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
+    HistoryRequest,
     Notice,
     Status,
     Submitted,
@@ -75,6 +77,16 @@ class SnClient:
         """
         names = decode(await self._call(CALL_CONTRACTS, b""), tuple[str, ...], limit=MAX_RECORD_BYTES)
         return tuple(ContractName(name) for name in names)
+
+    async def history(self, name: ContractName, most: int = MAX_HISTORY) -> list[RoundSummary]:
+        """The newest summaries of a contract's final rounds that fit into a reply, the oldest first.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        data = await self._call(CALL_HISTORY, encode(HistoryRequest(contract=name, most=most)))
+        summaries = decode(data, tuple[bytes, ...], limit=MAX_RECORD_BYTES)
+        return [decode(summary, RoundSummary, limit=MAX_RECORD_BYTES) for summary in summaries]
 
     async def directory(self) -> Directory:
         """Members and nodes.

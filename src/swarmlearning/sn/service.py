@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from swarmlearning import __version__
 from swarmlearning.clock import WallClock
 from swarmlearning.contracts import membership
-from swarmlearning.contracts.records import Node
+from swarmlearning.contracts.records import MAX_HISTORY, Node
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
 from swarmlearning.ledger.boundary import LedgerView
@@ -14,11 +14,13 @@ from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
+    HistoryRequest,
     Notice,
     Status,
     Submitted,
@@ -30,6 +32,9 @@ from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.types import ContractName, NodeId, NodeName, Role
 
 SUBMIT_TIMEOUT_S = 30.0
+
+HISTORY_BYTES = 900 << 10
+"""Of one reply with a history: older rounds are left out where they do not fit."""
 
 
 class SnService:
@@ -50,6 +55,7 @@ class SnService:
             CALL_SUBMIT: self._submit,
             CALL_CONTRACT: self._contract,
             CALL_CONTRACTS: self._contracts,
+            CALL_HISTORY: self._history,
             CALL_DIRECTORY: self._directory,
         }
 
@@ -99,6 +105,26 @@ class SnService:
         self._admit(caller, *Role)
         prefix = membership.training_key(ContractName(""))
         return encode(tuple(key.removeprefix(prefix) for key in self._app.store.keys(prefix)))
+
+    async def _history(self, caller: Caller, body: bytes) -> bytes:
+        """A-6: the newest summaries of a contract's final rounds, the oldest first."""
+        self._admit(caller, *Role)
+        request = decode(body, HistoryRequest)
+        if not 1 <= request.most <= MAX_HISTORY:
+            raise Refused(f"history of {request.most} rounds: expected 1 to {MAX_HISTORY}", code="malformed")
+        state = Overlay(self._app.store)
+        training = membership.load_training(state, request.contract)
+        if training is None:
+            raise Refused(f"there is no contract {request.contract}", code="not-found")
+        kept: list[bytes] = []
+        room = HISTORY_BYTES
+        for summary in reversed(membership.load_history(state, training, request.most)):
+            data = encode(summary)
+            room -= len(data) + 8
+            if room < 0:
+                break
+            kept.append(data)
+        return encode(tuple(reversed(kept)))
 
     async def _directory(self, caller: Caller, _body: bytes) -> bytes:
         self._admit(caller, *Role)
