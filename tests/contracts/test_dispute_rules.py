@@ -293,8 +293,21 @@ def test_t29_a_late_store_still_counts() -> None:
         if node_of(slow) not in world.round.absent:
             world.must(peer, world.suspicion(STORING, node_of(slow)))
     assert world.round.absent == (node_of(slow),)
-    assert short_name(node_of(slow)) not in explain_wait(world.training)
+    assert short_name(node_of(slow)) in explain_wait(world.training)
     world.store(slow, second)
+    assert world.training.last is not None
+
+
+def test_t29_a_merged_result_is_kept_for_those_who_come_back_where_too_few_are_left() -> None:
+    world = World()
+    world.merging(2)
+    world.commit_all()
+    leader = world.leader()
+    (silent,) = others(world, leader)
+    world.store(leader)
+    world.must(leader, world.suspicion(STORING, node_of(silent), gone=True))
+    assert world.is_at(Phase.MERGING)
+    world.store(silent)
     assert world.training.last is not None
 
 

@@ -373,15 +373,17 @@ def test_what_is_waited_for_is_told_when_it_changes(tmp_path: Path) -> None:
     run_door(tmp_path, work)
 
 
-def test_a_wait_without_any_change_expires(tmp_path: Path) -> None:
-    """`--max-wait`: the program is told for whom it waited, and the peer leaves."""
+def test_a_wait_without_any_advance_expires(tmp_path: Path) -> None:
+    """R-20, `--max-wait`: the program is told for whom it waited, and the peer leaves."""
 
     async def work(house: House) -> None:
         program = await house.enter()
         failed = await program.ask(SYNC)
         assert isinstance(failed, Failed)
         assert failed.kind == "expired"
-        assert failed.message.startswith("waited 0 s without any change; round 0: 0 of at least 2 peers")
+        assert failed.message.startswith(
+            "waited 0 s and no round ended (the limit is SWARM_MAX_WAIT): round 0: 0 of at least 2 peers"
+        )
         assert house.participation.asked == ["sync", "cancelled"]
         assert house.participation.reasons == [failed.message]
         program.close()
@@ -389,12 +391,12 @@ def test_a_wait_without_any_change_expires(tmp_path: Path) -> None:
     run_door(tmp_path, work, wait_max_s=0.1)
 
 
-def test_a_wait_in_which_something_moves_does_not_expire(tmp_path: Path) -> None:
+def test_a_wait_in_which_rounds_end_does_not_expire(tmp_path: Path) -> None:
     async def work(house: House) -> None:
         program = await house.enter()
         await program.send(SYNC)
         for version in range(2, 12):
-            house.participation.desk.training = training(version=version)
+            house.participation.desk.training = training(version=version, finals=version)
             await asyncio.sleep(0.05)
         house.participation.answers.put_nowait(outcome())
         while isinstance(reply := await program.receive(), Waiting):

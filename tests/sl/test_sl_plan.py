@@ -14,9 +14,11 @@ from swarmlearning.sl.plan import (
     Deliver,
     End,
     GuardShard,
+    GuardStore,
     Local,
     MergeShard,
     SayFinished,
+    SayHere,
     StoreResult,
     TickLater,
     plan,
@@ -174,6 +176,23 @@ TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
         [TickLater(round=0, attempt=1, after_ms=ROUND_MAX)],
     ),
     # storing
+    # T-19: a peer that a round closed without
+    #
+    "a paused program that trains says so before the others end without it": (
+        training(peers=(peer(0, PeerState.PAUSED), peer(1, PeerState.FINISHED), peer(2, PeerState.LEFT))),
+        local(demand=""),
+        [SayHere()],
+    ),
+    "a paused program is silent while others train": (
+        training(peers=(peer(0, PeerState.PAUSED), peer(1), peer(2, PeerState.FINISHED))),
+        local(demand=""),
+        [],
+    ),
+    "a paused program that syncs says so by its check-in": (
+        training(peers=(peer(0, PeerState.PAUSED), peer(1, PeerState.FINISHED), peer(2, PeerState.FINISHED))),
+        local(),
+        [CheckInNow(round=0, attempt=0, mode="active")],
+    ),
     "a merged round is stored": (
         training(phase=Phase.MERGING, round_=merging(merged=(ROOT,))),
         local(2),
@@ -195,7 +214,11 @@ TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
             phase=Phase.MERGING, round_=merging(merged=(ROOT,), holdings=(Holding(node=node(2), sha256=b"s" * 32),))
         ),
         local(2),
-        [TickLater(round=0, attempt=1, after_ms=ROUND_MAX)],
+        [
+            TickLater(round=0, attempt=1, after_ms=ROUND_MAX),
+            GuardStore(round=0, attempt=1, suspect=node(0)),
+            GuardStore(round=0, attempt=1, suspect=node(1)),
+        ],
     ),
     # leaving, R-19: the end
     "a peer that left does nothing": (

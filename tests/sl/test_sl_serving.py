@@ -251,7 +251,7 @@ def test_the_result_before_the_newest_is_served_too(world: World) -> None:
 
 def test_progress_is_told_to_enrolled_peers_only(world: World) -> None:
     """E-7."""
-    world.desk.step(0, 0)
+    world.desk.merging[0, 0] = 1
     request = ProgressRequest(contract=CONTRACT, run=1, round=0, shard=0)
     assert decode(world.call(CALL_PROGRESS, caller(0), request), Advance).steps == 1
     assert decode(world.call(CALL_PROGRESS, caller(0), replace(request, shard=5)), Advance).steps == 0

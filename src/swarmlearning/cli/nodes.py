@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from swarmlearning.contracts.limits import MAX_GRACE_MS
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.options import identity_options
@@ -38,6 +39,20 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not 0 < value < float("inf"):
         raise ConfigurationError(f"duration {text!r}: expected seconds, or a number with s, m or h such as 2h")
+    return value
+
+
+def _milliseconds(option: str, text: str | None, least_ms: int) -> int | None:
+    """A duration of the contracts; None where none is given.
+
+    Raises:
+        ConfigurationError: it is none, or outside what the contracts take.
+    """
+    if text is None:
+        return None
+    value = 0 if text.strip() in ("0", "0s") else round(_seconds(text) * 1000)
+    if not least_ms <= value <= MAX_GRACE_MS:
+        raise ConfigurationError(f"{option} {text}: expected {least_ms / 1000:g} s to a day")
     return value
 
 
@@ -144,7 +159,30 @@ def sn(
     show_default=True,
     show_envvar=True,
     metavar="TIME",
-    help="End a wait after this long without any change in the training.",
+    help="End a wait after this long in which no round ended.",
+)
+@click.option(
+    "--leader-failure-timeout",
+    envvar="SL_LEADER_FAILURE_BASE_TIMEOUT",
+    show_envvar=True,
+    metavar="TIME",
+    help="Silence (no bytes, no progress) after which this SL suspects a leader; default: as the training says, 10 s.",
+)
+@click.option(
+    "--full-quorum-wait",
+    envvar="SL_WAIT_FOR_FULL_QUORUM_SECONDS",
+    show_envvar=True,
+    metavar="TIME",
+    help="How long rounds should wait for the other peers once enough are there; the longest that any peer wants "
+    "counts; default: as the training says, 30 s.",
+)
+@click.option(
+    "--lead/--no-lead",
+    default=True,
+    envvar="SL_MAKE_ME_ADMIN",
+    show_default=True,
+    show_envvar=True,
+    help="Whether this SL may lead: pull the others' parameters, or its shard of them, and merge.",
 )
 @click.option("--exit-when-done", is_flag=True, help="End by itself when every training it took part in is over.")
 @click.option("--ready-file", metavar="FILE", help="Written when the SL is ready, with its port, as JSON.")
@@ -157,6 +195,9 @@ def sl(
     sl_fs_port: int,
     sn: str,
     max_wait: str,
+    leader_failure_timeout: str | None,
+    full_quorum_wait: str | None,
+    lead: bool,
     exit_when_done: bool,
     ready_file: str | None,
 ) -> None:
@@ -173,6 +214,9 @@ def sl(
         sn=Endpoint.parse(sn, SN_API_PORT),
         wait_max_s=_seconds(max_wait),
         exit_when_done=exit_when_done,
+        lease_ms=_milliseconds("--leader-failure-timeout", leader_failure_timeout, 100),
+        grace_ms=_milliseconds("--full-quorum-wait", full_quorum_wait, 0),
+        leads=lead,
     )
 
     async def main() -> None:

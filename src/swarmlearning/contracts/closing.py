@@ -12,6 +12,7 @@ from swarmlearning.contracts.records import PeerState, Phase, Round, Training
 from swarmlearning.contracts.rounds import (
     collect_again,
     declining_nodes,
+    dropped_nodes,
     get_settings,
     is_drawing,
     merge_peers,
@@ -19,7 +20,6 @@ from swarmlearning.contracts.rounds import (
     open_round,
     pause_peers,
     pending_nodes,
-    pending_stores,
     required_peers,
     start_merging,
 )
@@ -207,6 +207,7 @@ def _explain_merging(round_: Round) -> str:
         merged = sum(bool(root) for root in round_.merged)
         names = ", ".join(short_name(node) for node in waiting)
         return f"{merged} of {round_.shards} shards are merged; to be merged by {names}"
-    names = ", ".join(short_name(node) for node in pending_stores(round_))
+    held = {*dropped_nodes(round_), *(holding.node for holding in round_.holdings)}
+    names = ", ".join(short_name(node) for node in round_.participants if node not in held)
     stored = f"stored by {len(round_.holdings)} of {len(round_.participants)} participants"
     return f"merged; {stored}; to be stored by {names}"

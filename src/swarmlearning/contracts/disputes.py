@@ -128,7 +128,7 @@ def suspect_leader(training: Training, context: Context, message: Suspect) -> Tr
         return training
     if message.shard == STORING:
         return _note_absent(training, context, message.leader)
-    # At least what T-27 asks for: a majority that it did not answer at all for a lease.
+    # At least what T-27 asks for: a majority that it did not answer, as long as a leader tries to pull (R-9).
     gone = _is_majority(training, message.leader, {s.reporter for s in about if s.gone})
     if gone and message.leader in round_.contributors and not _is_served_without(round_, message.leader):
         report = Report(reporter=context.sender, contributor=message.leader, reason="unreachable", detail="no answer")
@@ -160,11 +160,16 @@ def _is_served_without(round_: Round, node: NodeId) -> bool:
 
 
 def _note_absent(training: Training, context: Context, node: NodeId) -> Training:
-    """T-29: go on without the store of a silent participant; collect again where no majority is left that could."""
+    """T-29: wait no more for the store of a silent participant.
+
+    Where no majority is left that could store, but as many as a round needs, it collects again without the silent ones;
+    where fewer are left the merged result is kept for those that come back.
+    """
     round_ = open_round(training)
     round_ = replace(round_, absent=tuple(sorted({*round_.absent, node})))
     training = replace(training, round=round_)
-    if not lacks_majority(round_):
+    here = set(round_.participants) - set(round_.absent) - dropped_nodes(round_) - left_nodes(training)
+    if not lacks_majority(round_) or len(here) < required_peers(training):
         return training
     names = ", ".join(short_name(absent) for absent in round_.absent)
     return collect_again(training, context, f"half of the participants did not store the result ({names})")

@@ -140,7 +140,7 @@ class Suspect(Message, frozen=True, kw_only=True):
     shard: int
     leader: NodeId
     gone: bool = False
-    """It did not answer at all in that time."""
+    """It did not even answer for half of it."""
 
 
 class Here(Message, frozen=True, kw_only=True):

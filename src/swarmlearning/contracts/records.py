@@ -222,7 +222,7 @@ class Suspicion(Record, frozen=True, kw_only=True):
     suspect: NodeId
     shard: int
     gone: bool = False
-    """It did not answer at all."""
+    """It did not even answer for half of it."""
 
 
 class Holding(Record, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.records import Phase, Result, Training
 from swarmlearning.errors import Unreachable
 from swarmlearning.merge.method import MergeMethod
@@ -110,8 +111,14 @@ class Desk:
         """By round, shard."""
         self.fetched: dict[tuple[Shard, bytes], tuple[Pull, memoryview]] = {}
         """By shard, root: merged shards on their way to disk."""
-        self.steps: dict[tuple[int, int], int] = {}
-        """By round, shard: grows while we work on it as its leader."""
+        self.merging: dict[tuple[int, int], int] = {}
+        """By round, shard: how many steps of merging it are done."""
+        self.lease_ms: int | None = None
+        """This SL's own patience, where it does not leave that to the settings."""
+        self.grace_ms: int | None = None
+        """How long it wants rounds to wait for the others, where it does not leave that to the settings."""
+        self.leads = True
+        """Whether it may be in charge of shards."""
         self.bytes_received = 0
         self.bytes_sent = 0
 
@@ -150,10 +157,20 @@ class Desk:
                 return Address(node=node, endpoint=peer.endpoint)
         raise Unreachable(f"{short_name(node)} is not enrolled in {self.contract}")
 
-    def step(self, round_: int, shard: int) -> None:
-        """Note progress as the leader of a shard."""
-        key = (round_, shard)
-        self.steps[key] = self.steps.get(key, 0) + 1
+    @property
+    def lease_s(self) -> float:
+        """Silence after which we suspect somebody, seconds."""
+        if self.lease_ms is not None:
+            return self.lease_ms / 1000
+        settings = self.record.settings
+        return (settings.lease_ms if settings else 10_000) / 1000
+
+    def steps(self, round_: int, shard: int) -> int:
+        """How far we are with a shard as its leader or witness; shard -1: with fetching the whole result."""
+        if shard == STORING:
+            return sum(pull.steps for pull, _ in self.fetched.values())
+        pulls = [pull for (number, part, _), (pull, _) in self.pulls.items() if (number, part.shard) == (round_, shard)]
+        return sum(pull.steps for pull in pulls) + self.merging.get((round_, shard), 0)
 
     def stored(self, result: Result) -> OpenResult | None:
         """A final result of our run, if it is on disk."""
@@ -174,7 +191,7 @@ class Desk:
     def inherit(self, before: "Desk") -> None:
         """Go on with what an earlier program's desk promised and did: its offer stands until its round is over."""
         if before.manifest == self.manifest:
-            self.offer, self.pulls, self.merged, self.steps = before.offer, before.pulls, before.merged, before.steps
+            self.offer, self.pulls, self.merged = before.offer, before.pulls, before.merged
 
     def tidy(self, record: Training) -> None:
         """R-15: drop what is final: chunks received at once, what we merged ourselves once the result is on disk."""
@@ -184,6 +201,6 @@ class Desk:
             # Also what belongs to a last round that collected again and never became final.
             self.pulls, self.merged, self.fetched = {}, {}, {}
         self.pulls = {key: value for key, value in self.pulls.items() if key[0] > upto}
-        self.steps = {key: value for key, value in self.steps.items() if key[0] > upto}
+        self.merging = {key: value for key, value in self.merging.items() if key[0] > upto}
         done = upto if here else upto - 1
         self.merged = {key: value for key, value in self.merged.items() if key[0] > done}

@@ -42,6 +42,7 @@ from swarmlearning.sl.control import (
 )
 from swarmlearning.sl.desk import log
 from swarmlearning.sl.participation import Participation, SyncOutcome
+from swarmlearning.sl.patience import Patience
 
 T = TypeVar("T")
 
@@ -291,13 +292,14 @@ class _Visit:
             keep: whether the work goes on without the program.
 
         Raises:
-            WaitExpired: nothing moved for `wait_max_s`.
+            WaitExpired: R-20: the training did not advance for `wait_max_s`.
             DecodeError: the program sent a request out of turn.
         """
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(work)
         self._next = asyncio.ensure_future(self._read())
-        told, told_at, moved_at, version = "", 0.0, loop.time(), -1
+        told, told_at = "", 0.0
+        patience = Patience(self._wait_max_s, loop.time())
         gone = False
         try:
             while True:
@@ -309,15 +311,16 @@ class _Visit:
                         gone = True
                         return None
                     raise DecodeError("the program sent a request before its last one was answered")
-                record = participation.desk.training
-                if record is not None and record.version != version:
-                    version, moved_at = record.version, loop.time()
+                desk = participation.desk
+                patience.look(desk.training, desk.bytes_received + desk.bytes_sent, loop.time())
                 text = participation.explain()
                 if text != told or loop.time() - told_at >= WAITING_AGAIN_S:
                     await self._send(Waiting(text=text))
                     told, told_at = text, loop.time()
-                if loop.time() - moved_at > self._wait_max_s:
-                    raise WaitExpired(f"waited {self._wait_max_s:.0f} s without any change; {text}")
+                if patience.is_over(loop.time()):
+                    raise WaitExpired(
+                        f"waited {self._wait_max_s:.0f} s and no round ended (the limit is SWARM_MAX_WAIT): {text}"
+                    )
         finally:
             if not task.done() and not (keep and gone):
                 task.cancel()

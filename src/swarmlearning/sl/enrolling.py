@@ -59,6 +59,8 @@ async def enrol(desk: Desk, sn: SnClient, run: int, request: Open, endpoint: End
         weight=request.weight,
         endpoint=endpoint,
         restored=request.restored,
+        grace_ms=desk.grace_ms,
+        leads=desk.leads,
     )
     try:
         await desk.submitter.require(enrolment)

@@ -36,6 +36,9 @@ within half a lease: with the default lease, 50 KB/s."""
 LEAVES_FRAME: Final = 256 << 10
 """Bytes of leaves in a frame."""
 
+STEP_CHUNKS: Final = 256
+"""Chunks merged in one step of progress: 16 MiB."""
+
 
 class ChunkRequest(Record, frozen=True, kw_only=True):
     """A leader or witness of `shard` asks a contributor for its chunks, from the `start`-th of the shard on."""
@@ -65,7 +68,7 @@ class ManifestRequest(Record, frozen=True, kw_only=True):
 
 
 class ProgressRequest(Record, frozen=True, kw_only=True):
-    """A waiting peer asks how far a leader is."""
+    """A waiting peer asks how far somebody is with a shard that it merges; shard -1: with storing the result."""
 
     contract: ContractName
     run: int
@@ -74,7 +77,7 @@ class ProgressRequest(Record, frozen=True, kw_only=True):
 
 
 class Advance(Record, frozen=True, kw_only=True):
-    """A number that grows while work is done."""
+    """A number that grows while work is done, and not when it is done again."""
 
     steps: int
 
@@ -90,6 +93,22 @@ class Shard(Record, frozen=True, kw_only=True):
     def indices(self) -> range:
         """Chunk indices of the shard."""
         return shard_chunks(chunk_count(self.size), self.shards, self.shard)
+
+
+def pull_steps(shard: Shard, *, salted: bool) -> int:
+    """How many steps pulling a shard takes: a step is a frame of leaves or of chunks that came for the first time."""
+    leaves = (chunk_count(shard.size) if salted else len(shard.indices)) * HASH_BYTES
+    return -(-leaves // LEAVES_FRAME) + -(-len(shard.indices) // GROUP)
+
+
+def merge_steps(shard: Shard, contributors: int) -> int:
+    """R-10: how many steps merging a shard takes at most; more than that is no progress."""
+    return contributors * pull_steps(shard, salted=True) + -(-len(shard.indices) // STEP_CHUNKS)
+
+
+def store_steps(size: int, shards: int) -> int:
+    """R-10: how many steps fetching all merged shards takes at most."""
+    return sum(pull_steps(Shard(size=size, shards=shards, shard=shard), salted=False) for shard in range(shards))
 
 
 def send_frames(
@@ -134,12 +153,18 @@ class Pull:
         self._root = root
         self._into = into
         self._salted = salted
+        self._leaf_frames = 0
         self.done = 0
 
     @property
     def complete(self) -> bool:
         """Whether every chunk is there."""
         return self.done == len(self._shard.indices)
+
+    @property
+    def steps(self) -> int:
+        """How far it is; never falls: what comes once more counts once."""
+        return self._leaf_frames + -(-self.done // GROUP)
 
     async def run(
         self,
@@ -185,6 +210,7 @@ class Pull:
             if frame is None or len(leaves) + len(frame) > expected:
                 raise VerificationError(f"expected {expected} bytes of leaves, got {len(leaves)} and a wrong frame")
             leaves += frame
+            self._leaf_frames = max(self._leaf_frames, -(-len(leaves) // LEAVES_FRAME))
             step(len(frame))
         if self._salted:
             return ChunkVerifier(self._root, leaves, self._shard.size)

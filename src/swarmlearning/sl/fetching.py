@@ -7,6 +7,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
+from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.messages import Stored, Suspect
 from swarmlearning.contracts.records import Result
 from swarmlearning.contracts.rounds import shard_sources
@@ -24,6 +27,14 @@ SHARDS_AT_ONCE: Final = 4
 """Merged shards fetched at the same time."""
 
 
+class _NotServed(msgspec.Struct, frozen=True):
+    """A merged shard that nobody serves."""
+
+    shard: int
+    silent: frozenset[NodeId]
+    """Who did not answer at all."""
+
+
 async def store_and_say(desk: Desk, action: StoreResult) -> None:
     """Fetch the agreed shards of a merging round, store the whole, and tell the ledger.
 
@@ -34,7 +45,7 @@ async def store_and_say(desk: Desk, action: StoreResult) -> None:
         Unreachable: the SN does not answer.
     """
     round_ = round_of(desk, action.round)
-    lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
+    lease_s = desk.lease_s
     existing = desk.store.get(desk.contract, desk.run, action.round)
     if existing is None or existing.record.roots != action.roots:
         buffer = await desk.run_blocking(desk.scratch, range(chunk_count(desk.size)))
@@ -65,13 +76,13 @@ async def catch_up(desk: Desk, result: Result) -> OpenResult:
         Unreachable: no holder serves it now; call again.
         VerificationError: the result is not the one on the ledger.
     """
-    lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
+    lease_s = desk.lease_s
     buffer = await desk.run_blocking(desk.scratch, range(chunk_count(desk.size)))
     others = [node for node in (*result.holders, *result.participants) if node != desk.node]
     sources = [list(dict.fromkeys(others)) for _ in result.roots]
     failed = await _fetch_shards(desk, result.round, result.roots, sources, buffer, lease_s)
     if failed is not None:
-        names = ", ".join(short_name(node) for node in sources[failed]) or "nobody"
+        names = ", ".join(short_name(node) for node in sources[failed.shard]) or "nobody"
         raise Unreachable(f"round {result.round} of {desk.contract}: its result is held by {names}; none serves it now")
     stored = await desk.run_blocking(
         desk.store.save, desk.contract, desk.run, result.round, result.roots, buffer, result.sha256
@@ -87,12 +98,12 @@ async def _fetch_shards(
     sources: Sequence[Sequence[NodeId]],
     buffer: memoryview,
     lease_s: float,
-) -> int | None:
+) -> _NotServed | None:
     """Bring all merged shards into `buffer`; the first shard that nobody serves, or None."""
     gate = asyncio.Semaphore(SHARDS_AT_ONCE)
     shards = len(roots)
 
-    async def one(number: int) -> bool:
+    async def one(number: int) -> _NotServed | None:
         shard = Shard(size=desk.size, shards=shards, shard=number)
         async with gate:
             own = desk.merged.get((round_, number))
@@ -100,13 +111,13 @@ async def _fetch_shards(
                 try:
                     await desk.run_blocking(_copy, shard, own.buffer, buffer, desk)
                 except NonFinite:
-                    return False
-                return True
+                    return _NotServed(number, frozenset())
+                return None
             fetched = await _fetch_shard(desk, round_, shard, roots[number], sources[number], lease_s)
-            if fetched is None:
-                return False
+            if isinstance(fetched, _NotServed):
+                return fetched
             await desk.run_blocking(_copy, shard, fetched, buffer, None)
-            return True
+            return None
 
     tasks = [asyncio.ensure_future(one(number)) for number in range(shards)]
     try:
@@ -115,7 +126,7 @@ async def _fetch_shards(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return next((number for number, good in enumerate(done) if not good), None)
+    return next((failed for failed in done if failed is not None), None)
 
 
 def _copy(shard: Shard, source: memoryview, target: memoryview, check: Desk | None) -> None:
@@ -132,8 +143,8 @@ def _copy(shard: Shard, source: memoryview, target: memoryview, check: Desk | No
 
 async def _fetch_shard(
     desk: Desk, round_: int, shard: Shard, root: bytes, sources: Sequence[NodeId], lease_s: float
-) -> memoryview | None:
-    """One merged shard from any of `sources`, in turn until a lease has passed in silence; None if none serves."""
+) -> memoryview | _NotServed:
+    """One merged shard from any of `sources`, in turn until a lease has passed in silence."""
     loop = asyncio.get_running_loop()
     key = (shard, root)
     if key not in desk.fetched:
@@ -148,6 +159,7 @@ async def _fetch_shard(
         desk.bytes_received += received
 
     liars: set[NodeId] = set()
+    answered: set[NodeId] = set()
     while True:
         for source in sources:
             if source in liars or source == desk.node:
@@ -162,31 +174,51 @@ async def _fetch_shard(
                 log.warning("round %d, shard %d from %s: %s", round_, shard.shard, short_name(source), error)
                 liars.add(source)
             except (Unreachable, PeerError) as error:
+                if isinstance(error, PeerError):
+                    answered.add(source)
                 log.debug("round %d, shard %d from %s: %s", round_, shard.shard, short_name(source), error)
             else:
                 return buffer
         if loop.time() - silent_since > lease_s or liars >= set(sources) - {desk.node}:
-            return None
+            return _NotServed(shard.shard, frozenset(sources) - answered - liars)
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, RETRY_MOST_S)
 
 
-async def _suspect(desk: Desk, action: StoreResult, shard: int) -> None:
+async def _suspect(desk: Desk, action: StoreResult, failed: _NotServed) -> None:
     current = round_of(desk, action.round)
-    leader = current.leaders[shard]
+    leader = current.leaders[failed.shard]
     if leader == desk.node or current.attempt != action.attempt:
-        raise Refused(f"round {action.round}: shard {shard} cannot be fetched in this attempt", code="stale")
-    await suspect(desk, current.number, current.attempt, shard, leader)
+        raise Refused(f"round {action.round}: shard {failed.shard} cannot be fetched in this attempt", code="stale")
+    await suspect(desk, current.number, current.attempt, failed.shard, leader, gone=leader in failed.silent)
 
 
-async def suspect(desk: Desk, round_: int, attempt: int, shard: int, leader: NodeId) -> None:
-    """Tell the ledger that a leader does not move.
+async def suspect(desk: Desk, round_: int, attempt: int, shard: int, leader: NodeId, *, gone: bool = False) -> None:
+    """Tell the ledger that somebody whom a shard waits for, or the storing (shard -1), does not move.
+
+    Args:
+        desk: the training.
+        round_: its round.
+        attempt: of the round.
+        shard: that waits, or -1.
+        leader: whom it waits for.
+        gone: whether it has not answered at all.
 
     Raises:
         Refused: the record moved on.
         Unreachable: the SN does not answer.
     """
-    log.warning("round %d: %s, who leads shard %d, does not serve it", round_, short_name(leader), shard)
+    what = "the stores" if shard == STORING else f"shard {shard}"
+    how = "does not answer" if gone else "does not move"
+    log.warning("round %d: %s, whom %s waits for, %s", round_, short_name(leader), what, how)
     await desk.submitter.require(
-        Suspect(contract=desk.contract, run=desk.run, round=round_, attempt=attempt, shard=shard, leader=leader)
+        Suspect(
+            contract=desk.contract,
+            run=desk.run,
+            round=round_,
+            attempt=attempt,
+            shard=shard,
+            leader=leader,
+            gone=gone,
+        )
     )

@@ -3,14 +3,16 @@
 import asyncio
 from typing import Final
 
-from swarmlearning.contracts.messages import Tick
+from swarmlearning.contracts.disputes import STORING
+from swarmlearning.contracts.messages import Here, Tick
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused, Unreachable
 from swarmlearning.sl.desk import Desk, log
-from swarmlearning.sl.exchange import CALL_PROGRESS, Advance, ProgressRequest
+from swarmlearning.sl.exchange import CALL_PROGRESS, Advance, ProgressRequest, Shard, merge_steps, store_steps
 from swarmlearning.sl.fetching import suspect
-from swarmlearning.sl.plan import GuardShard, TickLater
-from swarmlearning.types import Code
+from swarmlearning.sl.merging import round_of
+from swarmlearning.sl.plan import GuardShard, GuardStore, TickLater
+from swarmlearning.types import Code, NodeId
 
 LOOKS_A_LEASE: Final = 4
 """How often a leader is asked within a lease."""
@@ -32,22 +34,50 @@ async def guard_shard(desk: Desk, action: GuardShard) -> None:
         Refused: the record moved on.
         Unreachable: our SN does not answer.
     """
+    round_ = round_of(desk, action.round)
+    shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
+    gone = await _await_silence(
+        desk, action.round, action.shard, action.suspect, merge_steps(shard, len(round_.contributors))
+    )
+    await suspect(desk, action.round, action.attempt, action.shard, action.suspect, gone=gone)
+
+
+async def guard_store(desk: Desk, action: GuardStore) -> None:
+    """R-10: likewise a participant that has not stored what is merged, once we have.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: our SN does not answer.
+    """
+    round_ = round_of(desk, action.round)
+    gone = await _await_silence(desk, action.round, STORING, action.suspect, store_steps(desk.size, round_.shards))
+    await suspect(desk, action.round, action.attempt, STORING, action.suspect, gone=gone)
+
+
+async def _await_silence(desk: Desk, round_: int, shard: int, suspect: NodeId, whole: int) -> bool:
+    """Until `suspect` has made no advance for a lease; whether it has not even answered for half of it.
+
+    More steps than the whole work has are no advance: who makes progress up runs out of it.
+    """
     loop = asyncio.get_running_loop()
-    settings = desk.record.settings
-    lease_s = settings.lease_ms / 1000 if settings else 10.0
-    request = encode(ProgressRequest(contract=desk.contract, run=desk.run, round=action.round, shard=action.shard))
+    look_s = desk.lease_s / LOOKS_A_LEASE
+    request = encode(ProgressRequest(contract=desk.contract, run=desk.run, round=round_, shard=shard))
     seen, moved = -1, loop.time()
-    while loop.time() - moved < lease_s:
-        await asyncio.sleep(lease_s / LOOKS_A_LEASE)  # most rounds are over by then, and nobody is asked
+    answered = moved
+    while (left_s := moved + desk.lease_s - loop.time()) > 0:
+        await asyncio.sleep(min(look_s, left_s))  # most rounds are over by then, and nobody is asked
         try:
-            address = desk.address_of(action.suspect)
-            reply = await desk.client.call(address, CALL_PROGRESS, request, timeout_s=lease_s / LOOKS_A_LEASE)
+            reply = await desk.client.call(desk.address_of(suspect), CALL_PROGRESS, request, timeout_s=look_s)
             steps = decode(reply, Advance).steps
-            if steps > seen:
-                seen, moved = steps, loop.time()
-        except (Unreachable, PeerError):
+        except Unreachable:
             continue  # silence is what is measured here
-    await suspect(desk, action.round, action.attempt, action.shard, action.suspect)
+        except PeerError:
+            answered = loop.time()
+            continue
+        answered = loop.time()
+        if seen < steps <= whole:
+            seen, moved = steps, answered
+    return loop.time() - answered >= desk.lease_s / 2
 
 
 async def tick_later(desk: Desk, action: TickLater, rank: int) -> None:
@@ -81,3 +111,13 @@ async def _tick(desk: Desk, action: TickLater) -> Code | None:
     except (Unreachable, PeerError) as error:
         log.debug("tick: %s", error)
         return None
+
+
+async def say_here(desk: Desk) -> None:
+    """T-19: a round has closed without our program, which still trains; the last rounds are to wait for it.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: our SN does not answer.
+    """
+    await desk.submitter.require(Here(contract=desk.contract, run=desk.run))

@@ -11,7 +11,7 @@ from swarmlearning.errors import Unreachable as UnreachableError
 from swarmlearning.merge.shard import merge_shard
 from swarmlearning.parameters.chunks import CHUNK_BYTES, merged_leaf, merged_root
 from swarmlearning.sl.desk import Desk, MergedShard, log
-from swarmlearning.sl.exchange import STREAM_CHUNKS, ChunkRequest, Pull, Shard
+from swarmlearning.sl.exchange import STEP_CHUNKS, STREAM_CHUNKS, ChunkRequest, Pull, Shard
 from swarmlearning.sl.plan import MergeShard
 from swarmlearning.types import NodeId, short_name
 
@@ -20,9 +20,6 @@ PULLS_AT_ONCE: Final = 4
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 2.0
-
-STEP_CHUNKS: Final = 256
-"""Chunks merged before progress is noted: 16 MiB."""
 
 Reason = Literal["unreachable", "unverified", "nonfinite"]
 
@@ -58,7 +55,7 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
     """
     round_ = round_of(desk, action.round)
     shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
-    lease_s = desk.record.settings.lease_ms / 1000 if desk.record.settings else 10.0
+    lease_s = desk.lease_s
     made_of = tuple(_promise_of(round_, contributor) for contributor in action.contributors)
     merged = desk.merged.get((action.round, action.shard))
     # Merged before, but the commit failed: doing it all again would look like progress for ever.
@@ -136,8 +133,7 @@ def _merge(
     for count, (index, chunk) in enumerate(merged):
         into[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)] = chunk
         leaves += merged_leaf(chunk)
-        if count % STEP_CHUNKS == 0:
-            desk.step(action.round, action.shard)
+        desk.merging[action.round, action.shard] = count // STEP_CHUNKS + 1
     root = merged_root(bytes(leaves), shard.size, shard=shard.shard, shards=shard.shards)
     return MergedShard(shard, root, bytes(leaves), into, made_of)
 
@@ -191,7 +187,6 @@ async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: N
         nonlocal silent_since
         silent_since = loop.time()
         desk.bytes_received += received
-        desk.step(action.round, action.shard)
 
     while True:
         request = ChunkRequest(

@@ -67,6 +67,12 @@ class SlConfig(msgspec.Struct, frozen=True, kw_only=True):
     sn: Endpoint
     wait_max_s: float
     exit_when_done: bool
+    lease_ms: int | None = None
+    """Silence after which this SL suspects another, milliseconds; None: as the training's settings say."""
+    grace_ms: int | None = None
+    """How long it wants rounds to wait for the others; None: as the training's settings say."""
+    leads: bool = True
+    """Whether it may be in charge of merging."""
 
 
 async def to_thread(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
@@ -243,6 +249,7 @@ class SlNode:
             scratch_dir=self.config.data,
             run_blocking=to_thread,
         )
+        desk.lease_ms, desk.grace_ms, desk.leads = self.config.lease_ms, self.config.grace_ms, self.config.leads
         if known is not None:
             desk.inherit(known.desk)
         participation = Participation(desk, self._sn, request, self._endpoint, own)

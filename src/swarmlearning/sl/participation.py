@@ -21,7 +21,7 @@ from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, Offer, log
 from swarmlearning.sl.enrolling import enrol, find_contract
 from swarmlearning.sl.fetching import catch_up, store_and_say
-from swarmlearning.sl.guarding import guard_shard, tick_later
+from swarmlearning.sl.guarding import guard_shard, guard_store, say_here, tick_later
 from swarmlearning.sl.merging import merge_and_commit
 from swarmlearning.sl.plan import (
     Action,
@@ -30,9 +30,11 @@ from swarmlearning.sl.plan import (
     Deliver,
     End,
     GuardShard,
+    GuardStore,
     Local,
     MergeShard,
     SayFinished,
+    SayHere,
     StoreResult,
     TickLater,
     find_peer,
@@ -378,6 +380,10 @@ class Participation:
                 return store_and_say(self.desk, action)
             case GuardShard():
                 return guard_shard(self.desk, action)
+            case GuardStore():
+                return guard_store(self.desk, action)
+            case SayHere():
+                return say_here(self.desk)
             case TickLater():
                 rank = [peer.node for peer in self.desk.record.peers].index(self.desk.node)
                 return tick_later(self.desk, action, rank)

@@ -8,9 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from swarmlearning.contracts.closing import wait_ms
+from swarmlearning.contracts.closing import is_over, wait_ms
 from swarmlearning.contracts.records import Peer, PeerState, Phase, Result, Training
-from swarmlearning.contracts.rounds import dropped_nodes, pending_nodes
+from swarmlearning.contracts.rounds import dropped_nodes, pending_nodes, pending_stores
 from swarmlearning.types import NodeId
 
 
@@ -63,6 +63,18 @@ class GuardShard(msgspec.Struct, frozen=True, kw_only=True):
     suspect: NodeId
 
 
+class GuardStore(msgspec.Struct, frozen=True, kw_only=True):
+    """Watch that a participant that has not stored the merged result moves."""
+
+    round: int
+    attempt: int
+    suspect: NodeId
+
+
+class SayHere(msgspec.Struct, frozen=True, kw_only=True):
+    """A round has closed without our program, which still trains, and all others have finished: say so."""
+
+
 class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
     """Fetch the newest final result from its holders."""
 
@@ -93,7 +105,19 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     result: Result | None
 
 
-Action = CheckInNow | MergeShard | StoreResult | GuardShard | CatchUp | Deliver | SayFinished | TickLater | End
+Action = (
+    CheckInNow
+    | MergeShard
+    | StoreResult
+    | GuardShard
+    | GuardStore
+    | SayHere
+    | CatchUp
+    | Deliver
+    | SayFinished
+    | TickLater
+    | End
+)
 
 
 def find_peer(training: Training, node: NodeId) -> Peer | None:
@@ -121,6 +145,8 @@ def plan(training: Training, local: Local) -> list[Action]:
         actions.append(Deliver(result=newest) if have else CatchUp(result=newest))
     if local.demand == "finish" and peer.state is not PeerState.FINISHED:
         actions.append(SayFinished())
+    if peer.state is PeerState.PAUSED and not local.demand and is_over(training):
+        actions.append(SayHere())
     if training.phase is Phase.COLLECTING:
         actions += _plan_collecting(training, local, peer, behind=behind)
     wait = wait_ms(training)
@@ -166,6 +192,11 @@ def _plan_merging(training: Training, local: Local) -> list[Action]:
             if suspect != local.node and not dropped  # nobody counts a dropped peer's suspicion
         ]
     held = any(h.node == local.node for h in round_.holdings)
+    if held and not dropped:
+        actions += [
+            GuardStore(round=round_.number, attempt=round_.attempt, suspect=suspect)
+            for suspect in pending_stores(round_)
+        ]
     if all(round_.merged) and not held:
         actions.append(StoreResult(round=round_.number, roots=round_.merged, attempt=round_.attempt))
     return actions

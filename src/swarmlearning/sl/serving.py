@@ -71,7 +71,7 @@ class ExchangeService:
         request = decode(body, ProgressRequest)
         desk = self._desk(caller, request.contract)
         self._require_enrolled(desk.record, caller)
-        return encode(Advance(steps=desk.steps.get((request.round, request.shard), 0)))
+        return encode(Advance(steps=desk.steps(request.round, request.shard)))
 
     def _require_enrolled(self, record: Training, caller: Caller) -> None:
         if find_peer(record, caller.node) is None:
