@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swarmlearning.contracts.messages import Message, Payload, Tx
-from swarmlearning.encoding import decode
+from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import DecodeError, Unreachable
+from swarmlearning.sl.exchange import Advance
 from swarmlearning.transport.api import Frame
 from swarmlearning.types import NodeId
 
@@ -36,6 +37,15 @@ class Fault(enum.Enum):
     NEVER_SERVES = enum.auto()  # a leader commits and does not serve the merged shard
     NEVER_STORES = enum.auto()  # a participant never says that it has stored
     SILENT_LEADER = enum.auto()  # a leader pulls nothing and commits nothing, but lives
+    BROKEN_LINK = enum.auto()  # the SLs of two organisations do not reach each other, all others do
+    CRASH_DISK = enum.auto()  # an SL dies at its k-th write to disk, before it or after it
+    LOST_DISK = enum.auto()  # an SL dies at its k-th transaction and comes back with an empty disk
+    CRASH_LEDGER = enum.auto()  # an SN dies at a numbered point of the commit path, and comes back
+    RESTORED_SN = enum.auto()  # a following SN is put back to an older copy of its data
+    CLOCK_SKEW = enum.auto()  # an SN's clock is wrong
+    FAKE_PROGRESS = enum.auto()  # a leader does nothing and says that it makes progress
+    LIES_TO_ONE = enum.auto()  # an SL serves wrong bytes to one peer only
+    FALSE_ACCUSER = enum.auto()  # an SL reports and suspects everybody it can
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +62,18 @@ class Planned:
     until_s: float = 1e9
     """When it ends; CRASH_SN: when the node comes back."""
     point: int = 1
-    """CRASH_SL: at which of its transactions."""
+    """CRASH_SL, LOST_DISK: at which of its transactions. CRASH_DISK: of its writes. CRASH_LEDGER: at which of its
+    blocks."""
+    step: int = 1
+    """CRASH_LEDGER: the numbered point (`ledger.embedded.chain.CrashPoint`)."""
+    skew_s: float = 0.0
+    """CLOCK_SKEW: how far the clock is ahead."""
     after: bool = False
-    """CRASH_SL: whether the transaction is still delivered."""
+    """CRASH_SL: whether the transaction is still delivered. CRASH_DISK: whether the write still happens."""
     restart_s: float | None = None
     """Nodes that die: after how long the SL and its program start again; None: never."""
     group: frozenset[int] = frozenset()
-    """PARTITION: organisations on one side."""
+    """PARTITION: organisations on one side. BROKEN_LINK, LIES_TO_ONE: the other one."""
 
 
 @dataclass(kw_only=True)
@@ -67,7 +82,8 @@ class Hooks:
 
     index_of: Callable[[NodeId], int]
     now: Callable[[], float]
-    crash_sl: Callable[[int, float | None], None]
+    crash_sl: Callable[[int, float | None, bool], None]
+    """Which, after how long it starts again, and whether its disk is lost."""
     repeat: Callable[[NodeId, NodeId, str, bytes], None]
     spoil: Callable[[int], None]
     """Change the bytes that an SL has committed to."""
@@ -88,6 +104,9 @@ class SimFaults:
     """What each SL has told the ledger, in order."""
     died: list[Planned] = field(default_factory=list)
     """Nodes die once of each planned fault."""
+    writes: Counter[int] = field(default_factory=Counter)
+    """How many files each SL has written."""
+    faked: int = 0
     passed: Counter[tuple[NodeId, NodeId]] = field(default_factory=Counter)
 
     def count(self, fault: Fault) -> None:
@@ -106,6 +125,7 @@ class SimFaults:
         """See `transport.memory.Faults`."""
         await asyncio.sleep(self.rng.uniform(*self.latency_s))
         self._check_partition(frm, to)
+        self._check_link(frm, to, method)
         for planned in self._network_faults():
             if self.rng.random() >= planned.chance or method.startswith("watch"):
                 continue
@@ -140,6 +160,8 @@ class SimFaults:
         if self.find(Fault.SLOW_LINK, index_of) and method.startswith("exchange/"):
             self.count(Fault.SLOW_LINK)
             await asyncio.sleep(0.6)
+        self._check_link(frm, to, method)
+        frame = self._lie(frm, to, method, frame)
         for planned in self._network_faults():
             if self.rng.random() >= planned.chance or method.startswith("watch"):
                 continue
@@ -166,6 +188,47 @@ class SimFaults:
                 self.count(Fault.PARTITION)
                 raise Unreachable("simulated: the network is partitioned")
 
+    def _check_link(self, frm: NodeId, to: NodeId, method: str) -> None:
+        if self.hooks is None or not method.startswith("exchange/"):
+            return
+        ends = {self.hooks.index_of(frm), self.hooks.index_of(to)}
+        for planned in self._network_faults():
+            if planned.fault is Fault.BROKEN_LINK and ends == {planned.node, *planned.group}:
+                self.count(Fault.BROKEN_LINK)
+                raise Unreachable("simulated: the link between these two is broken")
+
+    def _lie(self, frm: NodeId, to: NodeId, method: str, frame: Frame) -> Frame:
+        """What a dishonest server sends instead."""
+        if self.hooks is None:
+            return frame
+        server = self.hooks.index_of(frm)
+        if method == "exchange/progress" and self.find(Fault.FAKE_PROGRESS, server):
+            self.count(Fault.FAKE_PROGRESS)
+            self.faked += 1
+            return encode(Advance(steps=self.faked))
+        lie = self.find(Fault.LIES_TO_ONE, server)
+        if lie and method in ("exchange/chunks", "exchange/result") and self.hooks.index_of(to) in lie.group:
+            self.count(Fault.LIES_TO_ONE)
+            changed = bytearray(frame)
+            changed[len(changed) // 2] ^= 1
+            return changed
+        return frame
+
+    def on_write(self, who: int, write: Callable[[], None]) -> None:
+        """An SL writes a file.
+
+        Raises:
+            Unreachable: it died; whether before or after the write, the plan says.
+        """
+        self.writes[who] += 1
+        planned = self.find(Fault.CRASH_DISK, who)
+        if planned is None or self.writes[who] != planned.point or planned in self.died:
+            write()
+            return
+        if planned.after:
+            write()
+        self._die(planned, who, after=False)
+
     def _on_transaction(self, frm: NodeId, message: Message) -> None:
         if self.hooks is None:
             return
@@ -174,6 +237,8 @@ class SimFaults:
         self.sent.append((who, message))
         kind = type(message).__name__
         if (p := self.find(Fault.CRASH_SL, who)) and self.transactions[who] == p.point:
+            self._die(p, who, after=p.after)
+        if (p := self.find(Fault.LOST_DISK, who)) and self.transactions[who] == p.point:
             self._die(p, who, after=p.after)
         if kind == "CheckIn" and (p := self.find(Fault.DEAD_CONTRIBUTOR, who)):
             self._die(p, who, after=True)
@@ -189,16 +254,19 @@ class SimFaults:
         if kind in ("MergeCommit", "Unreachable") and self.find(Fault.SILENT_LEADER, who):
             self.count(Fault.SILENT_LEADER)
             raise Unreachable("simulated: this node does not lead")
+        if kind in ("MergeCommit", "Unreachable") and self.find(Fault.FAKE_PROGRESS, who):
+            raise Unreachable("simulated: this node only says that it leads")
 
     def _die(self, planned: Planned, who: int, *, after: bool) -> None:
         if self.hooks is None or planned in self.died:
             return
         self.died.append(planned)
         self.count(planned.fault)
+        lost = planned.fault is Fault.LOST_DISK
         if after:  # the message is on its way; the node dies before any answer
-            asyncio.get_running_loop().call_later(0.2, self.hooks.crash_sl, who, planned.restart_s)
+            asyncio.get_running_loop().call_later(0.2, self.hooks.crash_sl, who, planned.restart_s, lost)
         else:
-            self.hooks.crash_sl(who, planned.restart_s)
+            self.hooks.crash_sl(who, planned.restart_s, lost)
             raise Unreachable("simulated: the node died")
 
     def _on_exchange(self, to: NodeId, method: str) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import random
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from sim_dishonest import DyingStore, accuse_everybody
 from sim_identity import NETWORK, certificate, node_name, proof, signing_key
 from sim_loop import wall_clock
 
@@ -16,6 +18,7 @@ from swarmlearning.encoding import decode
 from swarmlearning.errors import PeerError, SwarmError, Unreachable
 from swarmlearning.ledger.boundary import Event
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
+from swarmlearning.ledger.embedded.chain import CrashPoint, never_crash
 from swarmlearning.merge.mean import Mean
 from swarmlearning.merge.method import MergeMethod
 from swarmlearning.parameters.chunks import Commitment, commit
@@ -74,6 +77,10 @@ class SimSn:
         on_commit: Callable[[SwarmApplication], None],
     ) -> None:
         self.index = index
+        self.skew_ms = 0
+        """How far its clock is ahead."""
+        self.on_point: Callable[[CrashPoint], None] = never_crash
+        """Called at each numbered point of the commit path; may raise."""
         self.name = node_name(index, Role.SN)
         self._network = network
         self._genesis = genesis
@@ -106,12 +113,35 @@ class SimSn:
         )
         key = signing_key(sentinel) if self.index == 0 else None
         client = self._network.client(self.name)
-        self.ledger = EmbeddedLedger(config, self.app, key, client, wall_clock, self._rng)
+        clock = self._clock
+        self.ledger = EmbeddedLedger(config, self.app, key, client, clock, self._rng, crash=self._crash)
         await self.ledger.start()
-        service = SnService(self.name, self.app, self.ledger, wall_clock)
+        service = SnService(self.name, self.app, self.ledger, clock)
         self._network.serve(self.name, sn_p2p(self.index).endpoint, _Service(self.ledger.calls))
         self._network.serve(self.name, sn_api(self.index).endpoint, _Service(service.calls, service.streams))
         self._task = asyncio.ensure_future(self.ledger.run())
+
+    def _clock(self) -> int:
+        return wall_clock() + self.skew_ms
+
+    def _crash(self, point: CrashPoint) -> None:
+        self.on_point(point)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and not stopped, and its engine has not halted."""
+        return self._task is not None and not self._task.done()
+
+    def keep_copy(self) -> None:
+        """Copy what is on disk, as a backup of a stopped node does."""
+        assert self._directory is not None
+        shutil.copytree(self._directory, self._directory.with_suffix(".copy"))
+
+    def restore_copy(self) -> None:
+        """Put the copy in the place of what is on disk."""
+        assert self._directory is not None
+        shutil.rmtree(self._directory)
+        shutil.copytree(self._directory.with_suffix(".copy"), self._directory)
 
     async def stop(self) -> None:
         """End at once."""
@@ -129,6 +159,10 @@ class Witnessed(Protocol):
 
     commitments: dict[bytes, bytes]
     """What each commitment was made of."""
+
+    def on_write(self, who: int, write: Callable[[], None]) -> None:
+        """An SL writes a file; raises if it dies of that."""
+        ...
 
     def on_served(self, server: NodeId, caller: NodeId, request: ChunkRequest | ResultRequest) -> None:
         """A frame was served."""
@@ -162,11 +196,14 @@ class SimSl:
         self.method: MergeMethod = Mean()
         self.hides_nan: Callable[[], None] | None = None
         """Set on a dishonest node that does not check its own parameters."""
+        self.accuses: Callable[[], None] | None = None
+        """Set on a dishonest node that accuses everybody."""
         self._network = network
         self._rng = rng
         self._disk = disk
         self._log = log
         self._task: asyncio.Task[None] | None = None
+        self._accuser: asyncio.Task[None] | None = None
         self._client: Client
         self._sn: SnClient
         self._submitter: Submitter
@@ -175,7 +212,7 @@ class SimSl:
     async def start(self) -> None:
         """Open the disk, register, serve."""
         self._disk.mkdir(exist_ok=True)
-        self.store = ResultStore(self._disk, self.name.id, sync=False)
+        self.store = DyingStore(self._disk, self.name.id, lambda write: self._log.on_write(self.index, write))
         self._client = self._network.client(self.name)
         self._sn = SnClient(self._client, sn_api(self.index))
         key = signing_key(self.name)
@@ -242,14 +279,24 @@ class SimSl:
         self.participation = Participation(desk, self._sn, request, sl_endpoint(self.index), own)
         self.desks[request.contract] = desk
         self._task = asyncio.ensure_future(self.participation.run())
+        if self.accuses is not None:
+            self._accuser = asyncio.ensure_future(accuse_everybody(desk, self.accuses))
         return self.participation
 
     async def _end_participation(self) -> None:
+        if self._accuser is not None:
+            self._accuser.cancel()
+            await asyncio.gather(self._accuser, return_exceptions=True)
+            self._accuser = None
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError, SwarmError):
                 await self._task
             self._task = None
+
+    def lose_disk(self) -> None:
+        """All that was stored is gone."""
+        shutil.rmtree(self._disk)
 
     async def stop(self) -> None:
         """End at once; only the disk stays."""

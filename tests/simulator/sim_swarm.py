@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from sim_nodes import SimSl, SimSn, WrongMean, sl_endpoint, sn_api, sn_p2p
 from swarmlearning.contracts.membership import load_training
 from swarmlearning.contracts.records import Genesis, Organisation, Progress, Settings, Training
 from swarmlearning.encoding import encode
-from swarmlearning.errors import SwarmError
+from swarmlearning.errors import SwarmError, Unreachable
+from swarmlearning.ledger.embedded.chain import CrashPoint
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out, read_arrays, write_arrays
 from swarmlearning.sl.control import CONTROL_VERSION, Open
@@ -161,21 +162,56 @@ class SwarmSimulator:
         """The record at the end."""
         return self.history[-1]
 
-    def crash_sl(self, index: int, restart_s: float | None) -> None:
-        """An SL dies with its program; both start again after `restart_s`."""
-        self._chore(self._crash_sl(index, restart_s))
+    def on_write(self, who: int, write: Callable[[], None]) -> None:
+        """An SL writes a file; raises if it dies of that."""
+        self.faults.on_write(who, write)
 
-    async def _crash_sl(self, index: int, restart_s: float | None) -> None:
+    def crash_sl(self, index: int, restart_s: float | None, lost: bool = False) -> None:
+        """An SL dies with its program; both start again after `restart_s`, with an empty disk if it is lost."""
+        self._chore(self._crash_sl(index, restart_s, lost))
+
+    async def _crash_sl(self, index: int, restart_s: float | None, lost: bool) -> None:
         program = self._running.get(index)
         if program is not None:
             program.cancel()
         await self.sls[index].stop()
+        if lost:
+            self.sls[index].lose_disk()
         if restart_s is not None:
             await asyncio.sleep(restart_s)
             await self.sls[index].start()
             plan = self.programs[index]
             assert plan is not None
             self._start_program(index, replace(plan, delay_s=0.0))
+
+    async def _restore_sn(self, planned: Planned) -> None:
+        """At `at_s` the node is stopped, copied and started; at `until_s` it is put back to the copy."""
+        sn = self.sns[planned.node]
+        for moment, act in ((planned.at_s, sn.keep_copy), (planned.until_s - planned.at_s, sn.restore_copy)):
+            await asyncio.sleep(moment)
+            await sn.stop()
+            act()
+            await sn.start()
+        self.faults.count(Fault.RESTORED_SN)
+
+    def _dying_at(self, planned: Planned) -> Callable[[CrashPoint], None]:
+        """Kill an SN at a numbered point of the commit path of its k-th block, once."""
+        blocks = 0
+
+        def on_point(point: CrashPoint) -> None:
+            nonlocal blocks
+            blocks += point is CrashPoint.BEFORE_APPLY
+            if point == planned.step and blocks == planned.point:
+                self.faults.count(Fault.CRASH_LEDGER)
+                self._chore(self._restart_sn(planned))
+                raise Unreachable("simulated: the node died")
+
+        return on_point
+
+    async def _restart_sn(self, planned: Planned) -> None:
+        await self.sns[planned.node].stop()
+        await asyncio.sleep(planned.restart_s or 1.0)
+        await self.sns[planned.node].start()
 
     async def _crash_sn(self, planned: Planned) -> None:
         await asyncio.sleep(planned.at_s)
@@ -251,6 +287,8 @@ class SwarmSimulator:
         for planned in self.faults.plan:
             if planned.fault is Fault.CRASH_SN:
                 self._chore(self._crash_sn(planned))
+            if planned.fault is Fault.RESTORED_SN:
+                self._chore(self._restore_sn(planned))
         for index, plan in enumerate(self.programs):
             if plan is not None:
                 self._start_program(index, plan)
@@ -295,6 +333,13 @@ class SwarmSimulator:
                 sl.method = WrongMean(lambda: self.faults.count(Fault.WRONG_MERGE))
             if planned.fault is Fault.NAN:
                 sl.hides_nan = lambda: self.faults.count(Fault.NAN)
+            if planned.fault is Fault.FALSE_ACCUSER:
+                sl.accuses = lambda: self.faults.count(Fault.FALSE_ACCUSER)
+            if planned.fault is Fault.CLOCK_SKEW:
+                self.sns[planned.node].skew_ms = int(planned.skew_s * 1000)
+                self.faults.count(Fault.CLOCK_SKEW)
+            if planned.fault is Fault.CRASH_LEDGER:
+                self.sns[planned.node].on_point = self._dying_at(planned)
 
     def _describe_hang(self) -> str:
         waits = []
