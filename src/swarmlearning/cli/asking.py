@@ -87,5 +87,5 @@ def explain_unknown(name: str, known: Sequence[ContractName]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1)
     listed = ", ".join(known[:_MAX_NAMES]) or "none"
     more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
-    meant = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"there is no contract {name}{meant}; there are: {listed}{more}"
+    meant = f"; did you mean {nearest[0]}? There are" if nearest else "; there are"
+    return f"there is no contract {name}{meant}: {listed}{more}"

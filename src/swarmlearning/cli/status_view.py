@@ -73,7 +73,7 @@ def show_seconds(seconds: int | None) -> str:
         return f"{minutes} min"
     if days < 1:
         return f"{hours} h {minutes % 60:02} min"
-    return f"{days} d {hours % 24} h" if days < 365 else "over a year"
+    return f"{days} d {hours % 24} h" if days < 365 else "over 1 y"
 
 
 def show_elapsed(milliseconds: int) -> str:
@@ -360,11 +360,15 @@ def describe_final(round_: RoundReport) -> str:
     """A final round in a line."""
     merged = "" if round_.drawn else f": {show_merged(round_).replace('/', ' of ')} contributed"
     figures = [
-        f"{name} {show_figure(value)} of the model before"
+        f"{name} of the model before {show_figure(value)}"
         for name, value in (("mean loss", round_.mean_loss), ("mean metric", round_.mean_metric))
         if value is not None
     ]
-    parts = [f"round {round_.round} is final{merged}", *describe_absences(round_), *figures]
+    parts = [
+        f"round {round_.round} final at {show_time(round_.time_ms, '%H:%M:%S')}{merged}",
+        *describe_absences(round_),
+        *figures,
+    ]
     return "; ".join([*parts, f"model {round_.model[:_HASH_DIGITS]}"])
 
 
