@@ -120,8 +120,9 @@ def test_a_window_that_is_too_small_says_what_it_leaves_out(height: int) -> None
     assert lines[-1] == "Ctrl-C ends"
     text = "\n".join(lines)
     peers, rounds = text.count("training "), text.count("11-14")
-    # Rounds go first.
+    # Rounds go first, one by one.
     assert not rounds or peers == 20
+    assert height < 50 or 0 < rounds < 10
     if peers < 20:
         assert f"and {20 - peers} more peers" in text or "too small to show it" in text
     elif rounds < 10:

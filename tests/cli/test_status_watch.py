@@ -117,7 +117,8 @@ def test_an_sn_that_stays_silent_ends_the_watch_with_its_address_and_for_how_lon
 
 
 def test_without_a_terminal_a_watch_is_a_line_a_change(capsys: pytest.CaptureFixture[str]) -> None:
-    sn = ScriptedSn([at(7, 7), at(7, 7)], [at(7, 7), OVER])
+    # Silent twice in a row, which is said once.
+    sn = ScriptedSn([at(7, 7), at(7, 7)], [], [at(7, 7), OVER])
     asyncio.run(follow(sn, HEART, 1, LineShow(lambda: 3_723_000)))
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("01:02:03 UTC  ") for line in lines)
