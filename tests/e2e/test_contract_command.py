@@ -1,21 +1,17 @@
 """A training that is over, or that crashed everywhere, and what the operator and the programs do then; real nodes."""
 
-import asyncio
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
+from real_network import ask_swarm, running_network
 
 from swarmlearning.errors import ExitCode
-from swarmlearning.local.network import LocalNetwork, Site, prepare_workdir
-from swarmlearning.types import TrustDomain
+from swarmlearning.local.network import LocalNetwork
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(110)]
-
-A = TrustDomain("a.example")
 
 PROGRAM = """
 import sys
@@ -40,21 +36,8 @@ print("final", session.finish(weights).arrays["w"][0], flush=True)
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
-    workdir = tmp_path_factory.mktemp("contract") / "w"
-    prepare_workdir(workdir)
-    made = LocalNetwork([Site(domain=A, sls=2)], workdir)
-    loop = asyncio.new_event_loop()
-    # The loop goes on while tests run: it is what copies the nodes' output to their logs.
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(made.__aenter__(), loop).result(60)
+    with running_network(tmp_path_factory.mktemp("contract") / "w") as made:
         yield made
-        asyncio.run_coroutine_threadsafe(made.stop(), loop).result(60)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def train(network: LocalNetwork, contract: str, crash_after: int = -1) -> list[tuple[int, str, str]]:
@@ -75,12 +58,7 @@ def train(network: LocalNetwork, contract: str, crash_after: int = -1) -> list[t
 
 
 def swarm(network: LocalNetwork, *arguments: str) -> subprocess.CompletedProcess[str]:
-    pki = network.workdir / A / "pki"
-    identity = ["--cert", "operator.cert.pem", "--key", "operator.key.pem", "--cacert", f"{A}.ca.pem"]
-    options = [str(pki / word) if word.endswith(".pem") else word for word in identity]
-    command = [sys.executable, "-m", "swarmlearning", "contract", arguments[0], *options]
-    command += ["--sn", str(network.sns[0].address.endpoint), *arguments[1:]]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return ask_swarm(network, "contract", *arguments)
 
 
 def test_a_completed_contract_says_how_to_train_again_and_a_reset_does_it(network: LocalNetwork) -> None:

@@ -3,45 +3,23 @@
 The whole command interface comes with SWCI; this is what a pilot needs meanwhile.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from swarmlearning.cli import examples
+from swarmlearning.cli.asking import ask_sn, find_training, sn_option
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.closing import explain_wait
 from swarmlearning.contracts.messages import RegisterNode, ResetContract, registration_bytes
 from swarmlearning.contracts.records import MICRO, Phase, Training
 from swarmlearning.encoding import to_json
-from swarmlearning.errors import ConfigurationError, Refused
+from swarmlearning.errors import Refused
 from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
-from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.sn.client import SnClient, Submitter
-from swarmlearning.transport.api import Address
-from swarmlearning.transport.client import HttpClient
-from swarmlearning.transport.discover import discover
-from swarmlearning.types import (
-    DEFAULT_CONTRACT,
-    SN_API_PORT,
-    Endpoint,
-    Role,
-    check_contract_name,
-    short_name,
-)
-
-T = TypeVar("T")
-
-CONNECT_S = 10.0
-
-_sn_option = click.option(
-    "--sn", required=True, envvar="SWARM_SN", show_envvar=True, metavar="HOST:PORT", help="Own SN's API."
-)
+from swarmlearning.types import DEFAULT_CONTRACT, short_name
 
 
 @click.group(
@@ -58,60 +36,27 @@ def contract() -> None:
     """
 
 
-@asynccontextmanager
-async def open_sn(identity: PemSource, sn: str) -> AsyncIterator[tuple[SnClient, HttpClient]]:
-    """The SN at an address, verified to be our own organisation's."""
-    credential = identity.load(system_clock())
-    own = {credential.node.domain: Trust(issuers=credential.issuers, roles=tuple(Role))}
-    trust = TrustStore(credential.node.network, system_clock, own)
-    endpoint = Endpoint.parse(sn, SN_API_PORT)
-    name = await discover(trust, identity, endpoint, timeout_s=CONNECT_S)
-    if name.role is not Role.SN:
-        raise ConfigurationError(f"--sn {endpoint} is {name.short}, whose role is {name.role.value}; expected sn")
-    client = HttpClient(trust, identity)
-    try:
-        yield SnClient(client, Address(node=name.id, endpoint=endpoint)), client
-    finally:
-        await client.close()
-
-
-def _ask(identity: PemSource, sn: str, question: Callable[[SnClient], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with open_sn(identity, sn) as (client, _):
-            return await question(client)
-
-    return asyncio.run(main())
-
-
-async def _training(client: SnClient, name: str) -> Training:
-    training = await client.training(check_contract_name(name))
-    if training is None:
-        known = ", ".join(await client.contracts())
-        raise ConfigurationError(f"there is no contract {name}; there are: {known}")
-    return training
-
-
 @contract.command("list")
 @identity_options
-@_sn_option
+@sn_option
 def list_contracts(identity: PemSource, sn: str) -> None:
     """List all training contracts and where they stand."""
 
     async def question(client: SnClient) -> list[Training]:
-        return [await _training(client, name) for name in await client.contracts()]
+        return [await find_training(client, name) for name in await client.contracts()]
 
-    for training in _ask(identity, sn, question):
+    for training in ask_sn(identity, sn, question):
         click.echo(f"{training.name}  run {training.run}  {training.phase.value}  {describe_newest(training)}")
 
 
 @contract.command()
 @identity_options
-@_sn_option
+@sn_option
 @click.option("--json", "as_json", is_flag=True, help="The whole record as JSON.")
 @click.argument("name", default=DEFAULT_CONTRACT)
 def show(identity: PemSource, sn: str, as_json: bool, name: str) -> None:
     """Show a contract: phase, what it waits for, peers, newest model."""
-    training = _ask(identity, sn, lambda client: _training(client, name))
+    training = ask_sn(identity, sn, lambda client: find_training(client, name))
     if as_json:
         click.echo(to_json(training).decode())
         return
@@ -121,7 +66,7 @@ def show(identity: PemSource, sn: str, as_json: bool, name: str) -> None:
 
 @contract.command()
 @identity_options
-@_sn_option
+@sn_option
 @click.option("--sign-key", metavar="FILE", help="Signing key; default: beside the certificate, made if missing.")
 @click.argument("name", default=DEFAULT_CONTRACT)
 def reset(identity: PemSource, sn: str, sign_key: str | None, name: str) -> None:
@@ -134,7 +79,7 @@ def reset(identity: PemSource, sn: str, sign_key: str | None, name: str) -> None
     key = SigningKey.load_or_create(Path(sign_key) if sign_key else beside)
 
     async def question(client: SnClient) -> Training:
-        training = await _training(client, name)
+        training = await find_training(client, name)
         directory = await client.directory()
         submitter = Submitter(client, directory.network, key)
         node = credential.node.id
@@ -142,10 +87,10 @@ def reset(identity: PemSource, sn: str, sign_key: str | None, name: str) -> None
             proof = credential.sign_proof(registration_bytes(directory.network, node, key.public))
             await submitter.require(RegisterNode(node=node, certificate=credential.certificate_der, proof=proof))
         await submitter.require(ResetContract(contract=training.name, run=training.run))
-        return await _training(client, name)
+        return await find_training(client, name)
 
-    before = _ask(identity, sn, lambda client: _training(client, name))
-    after = _ask(identity, sn, question)
+    before = ask_sn(identity, sn, lambda client: find_training(client, name))
+    after = ask_sn(identity, sn, question)
     if after.run == before.run:
         raise Refused(f"{name} is running: the reset counts as a vote, and a majority of its enrolled peers decides")
     click.echo(f"{after.name} is reset: run {after.run} begins when peers enrol")

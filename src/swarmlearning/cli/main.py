@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "run": Entry("swarmlearning.cli.run:run", "Try your own training script in a throw-away swarm."),
     "sl": Entry("swarmlearning.cli.nodes:sl", "Run a Swarm Learning node, beside one ML program."),
     "sn": Entry("swarmlearning.cli.nodes:sn", "Run a Swarm Network node, which holds the ledger."),
+    "status": Entry("swarmlearning.cli.status:status", "See where the network and its trainings stand, live."),
 }
 
 

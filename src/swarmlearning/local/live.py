@@ -58,7 +58,7 @@ def _row(name: str, peer: Peer, training: Training) -> Row:
         epoch += f"/{progress.total_epochs}"
     return Row(
         name=name,
-        state=_state(peer, training),
+        state=describe_activity(peer, training),
         epoch=epoch,
         round=str(training.round.number if training.round else training.last.round if training.last else ""),
         loss=show_micro(progress.loss_micro),
@@ -77,7 +77,8 @@ def metric_heading(training: Training | None) -> str:
     return "\n".join(part[:_HEADING_WIDTH] for part in names.pop().split("_"))
 
 
-def _state(peer: Peer, training: Training) -> str:
+def describe_activity(peer: Peer, training: Training) -> str:
+    """What a peer is doing, in one word."""
     if peer.state is not PeerState.LIVE:
         return peer.state.value
     if training.round is None:
