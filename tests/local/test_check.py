@@ -96,7 +96,15 @@ def test_a_program_that_did_not_join_is_named() -> None:
 )
 def test_exit_status_0_is_not_enough(state: PeerState, said: str) -> None:
     peers = (peer(NODES[0], state), peer(NODES[1]), peer(NODES[2]))
-    assert find_faults(training(peers=peers), GOOD) == [said]
+    assert said in find_faults(training(peers=peers, phase=Phase.COLLECTING), GOOD)
+
+
+@pytest.mark.parametrize("state", [PeerState.LIVE, PeerState.PAUSED])
+def test_a_training_that_a_target_or_the_others_ended_is_judged_by_its_model(state: PeerState) -> None:
+    peers = (peer(NODES[0], state), peer(NODES[1]), peer(NODES[2]))
+    assert find_faults(training(peers=peers, reached=True), GOOD) == []
+    other = [ending(0, result=stored(sha256=OTHER)), *GOOD[1:]]
+    assert len(find_faults(training(peers=peers, reached=True), other)) == 1
 
 
 def test_an_unfinished_training_is_no_success() -> None:

@@ -63,7 +63,9 @@ def find_faults(training: Training | None, endings: Sequence[Ending]) -> list[st
                 faults.append(f"{ending.name}: left the training before its end")
             case PeerState.FINISHED:
                 pass
-            case _ if ending.status == 0:
+            # A target ends the training of those that still train, and a late one is told that it is over: what counts
+            # then is the model that it ended with.
+            case _ if ending.status == 0 and training.phase is not Phase.COMPLETED:
                 faults.append(f"{ending.name}: its program ended without finishing the training")
     if training.phase is not Phase.COMPLETED:
         return [*faults, f"the training {training.name} is not complete: it stands at {training.phase.value}"]
