@@ -22,6 +22,7 @@ from sl_world import (
     training,
 )
 
+from swarmlearning import __version__
 from swarmlearning.contracts.records import PeerState, Phase, Training
 from swarmlearning.encoding import Record, decode, encode
 from swarmlearning.errors import DecodeError, Refused
@@ -30,10 +31,12 @@ from swarmlearning.parameters.manifest import decode_manifest
 from swarmlearning.sl import serving
 from swarmlearning.sl.desk import Desk, MergedShard, Offer
 from swarmlearning.sl.exchange import (
+    CALL_ABOUT,
     CALL_MANIFEST,
     CALL_PROGRESS,
     STREAM_CHUNKS,
     STREAM_RESULT,
+    About,
     Advance,
     ChunkRequest,
     ManifestRequest,
@@ -293,3 +296,22 @@ def test_names_of_other_organisations_are_no_entitlement(world: World) -> None:
     other = NodeName(domain=name(3).domain, network="testnet", role=Role.SL, name=name(0).name)
     with pytest.raises(Refused):
         world.stream(STREAM_CHUNKS, Caller(node=other.id, name=other), CHUNKS)
+
+
+@pytest.mark.parametrize("role", [Role.SL, Role.SN, Role.OPERATOR, Role.AUDITOR])
+def test_e10_whoever_may_look_for_faults_learns_version_and_clock_and_nothing_else(role: Role) -> None:
+    """Of an SL that takes part in nothing too: peers are looked at before a training."""
+    service = ExchangeService({}, lambda: 1_700_000_000_123)
+    told = asyncio.run(service.calls[CALL_ABOUT](caller(7, role), b""))
+    assert decode(told, About) == About(version=__version__, clock_ms=1_700_000_000_123)
+    assert set(About.__struct_fields__) == {"version", "clock_ms"}
+
+
+def test_e10_a_swop_is_told_nothing_and_a_body_is_refused() -> None:
+    service = ExchangeService({})
+    with pytest.raises(Refused) as refused:
+        asyncio.run(service.calls[CALL_ABOUT](caller(0, Role.SWOP), b""))
+    assert refused.value.code == "role"
+    with pytest.raises(Refused) as refused:
+        asyncio.run(service.calls[CALL_ABOUT](caller(0), b"x"))
+    assert refused.value.code == "malformed"
