@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
-from swarmlearning.doctor.findings import Finding, Topic, ok, problem, skipped, warning
+from swarmlearning.doctor.findings import Finding, Topic, Verdict, ok, problem, skipped, warning, worst
 from swarmlearning.encoding import Record
-from swarmlearning.errors import IdentityError, VerificationError
+from swarmlearning.errors import IdentityError, SwarmError, VerificationError
 from swarmlearning.identity.certificate import Certificate, parse_certificate, show_name, show_time
 from swarmlearning.identity.describe import WARN_DAYS
 from swarmlearning.identity.files import read_secret
@@ -71,8 +71,10 @@ def check_identity(paths: Paths, host_ip: str, at_ms: int) -> Identity:
         source = PemSource.from_paths(paths.cert, paths.key, paths.cacert, paths.capath)
         credential = source.load(at_ms)
     except IdentityError as error:
-        advice = "mend what is said above; give files that were issued together (`swarm cert issue`)"
-        found.append(problem(Topic.IDENTITY, "identity", str(error), advice))
+        together = "give certificate, key and CA certificate that were issued together (`swarm cert issue`)"
+        advice = "see above" if worst(found) is Verdict.PROBLEM else together
+        if not any(finding.verdict is Verdict.PROBLEM and str(error).endswith(finding.text) for finding in found):
+            found.append(problem(Topic.IDENTITY, "identity", str(error), advice))
         return Identity(findings=tuple(found))
     node = credential.node
     text = f"{node.short}, {node.role.value} of the network {node.network}; certificate, key and CA belong together"
@@ -87,7 +89,14 @@ def check_certificate(path: Path, host_ip: str, at_ms: int) -> list[Finding]:
         facts = parse_certificate(der)
         node = read_node(der)
     except (IdentityError, VerificationError) as error:
-        return [problem(Topic.IDENTITY, subject, str(error), "give a node's certificate with --cert (SWARM_ID_CERT)")]
+        return [
+            problem(
+                Topic.IDENTITY,
+                subject,
+                _without(subject, error),
+                "give a node's certificate with --cert (SWARM_ID_CERT)",
+            )
+        ]
     renew = f"renew it: swarm cert renew --ca CA {path}"
     found = [judge_period(Topic.IDENTITY, subject, facts, at_ms, f"names {node.short}", renew)]
     # Operators and auditors listen nowhere.
@@ -105,7 +114,11 @@ def check_key(path: Path) -> list[Finding]:
         read_secret(path, "key")
         mode = stat.S_IMODE(path.stat().st_mode)
     except IdentityError as error:
-        return [problem(Topic.IDENTITY, subject, str(error), "give the key with --key (SWARM_ID_KEY), mode 0600")]
+        return [
+            problem(
+                Topic.IDENTITY, subject, _without(subject, error), "give the key with --key (SWARM_ID_KEY), mode 0600"
+            )
+        ]
     except OSError as error:
         return [problem(Topic.IDENTITY, subject, str(error.strerror or error), "check the path and its rights")]
     if mode & 0o020:
@@ -128,7 +141,7 @@ def check_authorities(path: Path, at_ms: int) -> list[Finding]:
             found.append(judge_period(Topic.IDENTITY, subject, facts, at_ms, f"is {name}", renew))
     except (IdentityError, VerificationError) as error:
         advice = "give the PEM file of your organisation's CA with --cacert (SWARM_ID_CACERT)"
-        return [problem(Topic.IDENTITY, subject, str(error), advice)]
+        return [problem(Topic.IDENTITY, subject, _without(subject, error), advice)]
     return found + _check_writable(subject, path)
 
 
@@ -145,6 +158,11 @@ def judge_period(topic: Topic, subject: str, facts: Certificate, at_ms: int, tex
     if days < WARN_DAYS:
         return warning(topic, subject, f"{text}; expires in {days} days, on {show_time(facts.not_after_ms)}", renew)
     return ok(topic, subject, f"{text}; valid until {show_time(facts.not_after_ms)}")
+
+
+def _without(subject: str, error: SwarmError) -> str:
+    """An error's message without the subject that it begins with."""
+    return str(error).removeprefix(f"{subject}: ")
 
 
 def _check_writable(subject: str, path: Path) -> list[Finding]:

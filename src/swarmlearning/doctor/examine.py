@@ -78,7 +78,7 @@ async def _examine_network(plan: Plan, identity: Identity, clock: WallClock) -> 
     if identity.source is None or identity.credential is None:
         ports = await _check_ports(plan, None, ())
         reason, advice = "needs an identity that can be used", "see Identity above"
-        return Network(findings=(*ports, *_skip_network(reason, advice)))
+        return Network(findings=(*ports, _skip_network(Topic.SN, reason, advice)))
     node = identity.credential.node
     own = {node.domain: Trust(issuers=identity.credential.issuers, roles=tuple(Role))}
     trust = TrustStore(node.network, system_clock, own)
@@ -98,12 +98,12 @@ async def _examine_network(plan: Plan, identity: Identity, clock: WallClock) -> 
 
 async def _ask_network(plan: Plan, asker: Asker) -> Network:
     if plan.sn is None:
-        return Network(findings=tuple(_skip_network("the SN was not named", "give --sn HOST:PORT (SWARM_SN)")))
+        return Network(findings=(_skip_network(Topic.SN, "it was not named", "give --sn HOST:PORT (SWARM_SN)"),))
     try:
         sn = await ask_sn(asker, plan.sn)
     except SwarmError as error:
-        rest = _skip_network("the own SN, which knows them, was not reached", "see Own SN above")
-        return Network(findings=(judge_failure(plan.sn, error), *rest[1:]))
+        rest = _skip_network(Topic.MEMBERS, "the own SN, which knows them, was not reached", "see Own SN above")
+        return Network(findings=(judge_failure(plan.sn, error), rest))
     asker.trust.update(
         {o.domain: Trust(issuers=o.issuers, roles=o.roles, revoked=o.revoked) for o in sn.directory.organisations}
     )
@@ -138,16 +138,10 @@ async def _ask_trainings(asker: Asker, sn: OwnSn) -> tuple[tuple[Training, ...],
     return trainings, [finding for training in trainings for finding in judge_training(training)]
 
 
-def _skip_network(reason: str, advice: str) -> list[Finding]:
-    """All that is asked of others, left out; the SN first."""
-    subjects = {
-        Topic.SN: "own SN",
-        Topic.MEMBERS: "other nodes",
-        Topic.CLOCKS: "clocks of others",
-        Topic.VERSIONS: "versions of others",
-        Topic.TRAININGS: "trainings",
-    }
-    return [skipped(topic, subject, reason, advice) for topic, subject in subjects.items()]
+def _skip_network(topic: Topic, reason: str, advice: str) -> Finding:
+    """What is asked of others, left out; one line stands for all of it."""
+    rest = "members, clocks, versions, trainings"
+    return skipped(topic, f"own SN, {rest}" if topic is Topic.SN else rest, reason, advice)
 
 
 async def _check_ports(plan: Plan, watch: Watch | None, nodes: Sequence[Node]) -> list[Finding]:

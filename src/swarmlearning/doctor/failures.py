@@ -17,7 +17,7 @@ def explain_failure(error: SwarmError, host: str) -> tuple[str, str]:
             case socket.gaierror():
                 return (
                     f"the name {host} is not known here",
-                    "check the name server or /etc/hosts, or register an IP address",
+                    "check the name server or /etc/hosts, or use an IP address",
                 )
             case ConnectionRefusedError():
                 return _refused()
@@ -45,7 +45,7 @@ def explain_failure(error: SwarmError, host: str) -> tuple[str, str]:
 def _refused() -> tuple[str, str]:
     return (
         "the connection was refused: nothing listens there",
-        "start the node (an SL that a program starts runs only while it trains), or correct its address",
+        "start the node there, or correct its address",
     )
 
 

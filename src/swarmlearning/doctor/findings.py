@@ -18,15 +18,15 @@ class Verdict(enum.StrEnum):
 class Topic(enum.StrEnum):
     """Headings, in the order in which they are shown."""
 
-    PROGRAM = "Program's environment"
     IDENTITY = "Identity"
-    DISK = "Disk"
-    PORTS = "Ports of this machine"
     SN = "Own SN"
     MEMBERS = "Members"
     CLOCKS = "Clocks"
     VERSIONS = "Versions"
     TRAININGS = "Trainings"
+    PORTS = "Ports of this machine"
+    DISK = "Disk"
+    PROGRAM = "Program's environment"
 
 
 class Finding(Record, frozen=True, kw_only=True):

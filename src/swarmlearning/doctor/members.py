@@ -15,7 +15,7 @@ from swarmlearning.doctor.credentials import judge_period
 from swarmlearning.doctor.failures import explain_failure
 from swarmlearning.doctor.findings import Finding, Topic, problem, skipped, warning
 from swarmlearning.encoding import decode
-from swarmlearning.errors import Refused, SwarmError, VerificationError
+from swarmlearning.errors import Refused, SwarmError, Unreachable, VerificationError
 from swarmlearning.identity.certificate import parse_certificate
 from swarmlearning.identity.trust import TrustStore
 from swarmlearning.sl.exchange import CALL_ABOUT, About
@@ -127,8 +127,13 @@ def judge_member(answer: Answer, at_ms: int) -> list[Finding]:
     subject, where = show_member(answer.node), str(answer.endpoint)
     if answer.error is not None:
         what, advice = explain_failure(answer.error, answer.endpoint.host)
-        gone = f"{advice}; if it is gone for good: --without {answer.node.short}"
-        return [problem(Topic.MEMBERS, subject, f"not reached at {where}: {what}", gone)]
+        if isinstance(answer.error, Unreachable):
+            what = f"not reached at {where}: {what}"
+            advice += "; an SL that a program starts runs only with it" if answer.node.role is Role.SL else ""
+        else:
+            what = f"at {where}: {what}"
+        advice += f"; if it is gone for good: --without {answer.node.short}"
+        return [problem(Topic.MEMBERS, subject, what, advice)]
     text = f"{where}, is who it should be"
     if answer.about is not None:
         text += f", version {answer.about.version}"

@@ -10,7 +10,7 @@ from swarmlearning.doctor.credentials import judge_period
 from swarmlearning.doctor.failures import explain_failure
 from swarmlearning.doctor.findings import Finding, Topic, ok, problem
 from swarmlearning.doctor.members import Asker, Limit, show_member
-from swarmlearning.errors import SwarmError, VerificationError
+from swarmlearning.errors import SwarmError, Unreachable, VerificationError
 from swarmlearning.identity.certificate import parse_certificate
 from swarmlearning.sn.api import Directory, Status
 from swarmlearning.sn.client import SnClient
@@ -74,7 +74,7 @@ async def ask_trainings(asker: Asker, sn: OwnSn) -> tuple[Training, ...]:
 def judge_failure(endpoint: Endpoint, error: SwarmError) -> Finding:
     """Our SN was not reached, or is not what answers there."""
     what, advice = explain_failure(error, endpoint.host)
-    text = f"not reached: {what}"
+    text = f"not reached: {what}" if isinstance(error, Unreachable) else f"no SN's API of ours: {what}"
     return problem(Topic.SN, str(endpoint), text, f"{advice}; --sn (SWARM_SN) is HOST:PORT of its API, port 30304")
 
 
@@ -89,7 +89,7 @@ def judge_sn(sn: OwnSn, at_ms: int) -> list[Finding]:
     sentinel = short_name(status.sentinel)
     if status.problem:
         text = f"does not follow the sentinel {sentinel}: {status.problem}"
-        advice = f"see below whether SN {sentinel} is reached; what this SN commits now waits until it is"
+        advice = f"see below whether SN {sentinel} is reached: until then nothing new is agreed on here"
         found.append(problem(Topic.SN, subject, text, advice))
     elif status.sentinel == status.node:
         found.append(ok(Topic.SN, subject, "is the sentinel: it orders what the network agrees on"))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,8 @@ from swarmlearning.identity.trust import TrustStore
 from swarmlearning.transport.discover import fetch_certificate
 from swarmlearning.transport.tls import Source
 from swarmlearning.types import Endpoint, Role, TrustDomain
+
+_OTHER: Final = "stop what has the port (`ss -ltnp` shows it), or give the node another one"
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,15 +81,10 @@ async def check_port(port: Port, watch: Watch | None, timeout_s: float) -> Findi
         except SwarmError as error:
             what, _ = explain_failure(error, host)
             return problem(Topic.PORTS, port.label, f"what listens at {endpoint} is no node of ours: {what}", _OTHER)
-    return problem(
-        Topic.PORTS,
-        port.label,
-        f"no {port.role.value.upper()} listens at {', '.join(tried)}",
-        f"start `swarm {port.role.value}` here, see its log, or correct {port.label}",
-    )
-
-
-_OTHER = "stop what has the port (`ss -ltnp` shows it), or give the node another one"
+    advice = f"start `swarm {port.role.value}` here, and see its log"
+    if port.label.startswith("--"):
+        advice += f"; or correct {port.label.split()[0]}, or say at which --host-ip"
+    return problem(Topic.PORTS, port.label, f"no {port.role.value.upper()} listens at {', '.join(tried)}", advice)
 
 
 def _judge_name(port: Port, watch: Watch, endpoint: Endpoint, leaf: bytes) -> Finding:
@@ -109,6 +107,8 @@ async def _connect(endpoint: Endpoint, timeout_s: float) -> None:
     except OSError as error:  # TimeoutError is one
         raise Unreachable(f"{endpoint}: {error.strerror or error}") from error
     writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def check_ports(ports: Sequence[Port], watch: Watch | None, timeout_s: float) -> list[Finding]:
