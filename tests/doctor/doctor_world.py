@@ -71,7 +71,9 @@ class World:
         self.stopped: list[NodeName] = []
         """Registered, but not running."""
 
-    def issue(self, node: NodeName, days: int = 365, *, by: Authority | None = None, hosts: Sequence[str] = ()) -> Issued:
+    def issue(
+        self, node: NodeName, days: int = 365, *, by: Authority | None = None, hosts: Sequence[str] = ()
+    ) -> Issued:
         target = self.directory / f"{node.domain}-{node.role}-{node.name}"
         authority = by or self.authorities[node.domain]
         return issue_certificate(authority, node, hosts, target, at_ms=system_clock(), days=days, force=True)

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from doctor_world import A, B, HOST, World, advises, name, only, pick
+from doctor_world import HOST, A, B, World, advises, name, only, pick
 from msgspec.structs import replace
 
 from swarmlearning.clock import system_clock
@@ -180,7 +180,10 @@ def test_each_training_is_told_with_what_it_waits_for_and_its_model_sets_the_spa
 ) -> None:
     tmp_path.chmod(0o700)
     training = Training(name=ContractName("heart"), creator=A, created_height=1)
-    world.trainings = [training, replace(training, name=ContractName("lung"), manifest=Manifested(hash=b"", size=9 * GIB))]
+    world.trainings = [
+        training,
+        replace(training, name=ContractName("lung"), manifest=Manifested(hash=b"", size=9 * GIB)),
+    ]
     report = look(world, free=20 * GIB, directories=(("--data", tmp_path),))
     assert only(report, topic=Topic.TRAININGS, subject="heart").text == "run 1, uninitialized: nobody has enrolled yet"
     found = only(report, topic=Topic.DISK)
@@ -205,7 +208,9 @@ def test_a_port_that_another_node_has_is_told_with_who_has_it(world: World) -> N
     async def story() -> Report:
         async with world.running():
             ours, theirs = world.endpoints[name(A, Role.SN)].port, world.endpoints[name(B, Role.SL)].port
-            plan = Plan(paths=world.paths(), sn=world.api, sl_fs_port=ours, sn_p2p_port=theirs, sn_api_port=world.api.port)
+            plan = Plan(
+                paths=world.paths(), sn=world.api, sl_fs_port=ours, sn_p2p_port=theirs, sn_api_port=world.api.port
+            )
             return await examine(plan)
 
     report = asyncio.run(story())
