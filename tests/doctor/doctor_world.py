@@ -68,6 +68,8 @@ class World:
         """For how long a node's certificate is valid."""
         self.impostors: dict[NodeName, NodeName] = {}
         """Who listens in a node's place."""
+        self.revoked: tuple[bytes, ...] = ()
+        """Fingerprints of A's certificates that nodes accept no more."""
         self.stopped: list[NodeName] = []
         """Registered, but not running."""
 
@@ -83,7 +85,7 @@ class World:
         return Paths(cert=str(made.certificate), key=str(made.key), cacert=str(made.issuer))
 
     def trust(self) -> TrustStore:
-        known = {o.domain: Trust(issuers=o.issuers, roles=o.roles) for o in self.organisations}
+        known = {o.domain: Trust(issuers=o.issuers, roles=o.roles, revoked=self.revoked) for o in self.organisations}
         return TrustStore("net", system_clock, known)
 
     @contextlib.asynccontextmanager

@@ -303,8 +303,9 @@ def test_the_largest_model_of_all_contracts_counts() -> None:
 
 
 def caused(error: Exception) -> Unreachable:
-    made = Unreachable("x")
-    made.__cause__ = error
+    """As after two wrappings, of which the outer type says less."""
+    made, middle = Unreachable("x"), OSError("wrapped")
+    made.__cause__, middle.__cause__ = middle, error
     return made
 
 

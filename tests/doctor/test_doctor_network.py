@@ -14,6 +14,8 @@ from swarmlearning.doctor.disk import GIB
 from swarmlearning.doctor.examine import Plan, examine
 from swarmlearning.doctor.findings import Report, Topic, Verdict
 from swarmlearning.doctor.ports import is_own_address
+from swarmlearning.identity.pem import read_certificates
+from swarmlearning.identity.verify import fingerprints
 from swarmlearning.types import ContractName, Endpoint, Role
 
 
@@ -170,6 +172,14 @@ def test_an_address_that_is_not_our_sns_api_is_said_to_be_none(world: World, who
     assert "--sn (SWARM_SN)" in found.advice
 
 
+def test_a_certificate_of_ours_that_was_revoked_is_told_as_the_sn_says_it(world: World) -> None:
+    world.revoked = fingerprints(read_certificates(world.operator.certificate, "certificate")[0])
+    found = only(look(world), topic=Topic.SN)
+    assert found.verdict is Verdict.PROBLEM
+    assert "refused our certificate" in found.text
+    assert "was revoked by a.example" in found.text
+
+
 def test_an_unknown_name_is_told_as_such(world: World) -> None:
     report = asyncio.run(examine(Plan(paths=world.paths(), sn=Endpoint(host="no-such-host.invalid", port=1))))
     assert "the name no-such-host.invalid is not known here" in only(report, verdict=Verdict.PROBLEM).text
@@ -207,7 +217,7 @@ def test_registered_nodes_of_our_own_at_this_machine_are_looked_for(world: World
 def test_a_port_that_another_node_has_is_told_with_who_has_it(world: World) -> None:
     async def story() -> Report:
         async with world.running():
-            ours, theirs = world.endpoints[name(A, Role.SN)].port, world.endpoints[name(B, Role.SL)].port
+            ours, theirs = world.endpoints[name(A, Role.SN)].port, world.endpoints[name(B, Role.SN)].port
             plan = Plan(
                 paths=world.paths(), sn=world.api, sl_fs_port=ours, sn_p2p_port=theirs, sn_api_port=world.api.port
             )
@@ -215,7 +225,7 @@ def test_a_port_that_another_node_has_is_told_with_who_has_it(world: World) -> N
 
     report = asyncio.run(story())
     assert "SN sn@a.example listens" in only(report, topic=Topic.PORTS, subject="--sl-fs-port").text
-    assert "SL sl@b.example listens" in only(report, topic=Topic.PORTS, subject="--sn-p2p-port").text
+    assert "SN sn@b.example listens" in only(report, topic=Topic.PORTS, subject="--sn-p2p-port").text
     assert only(report, topic=Topic.PORTS, subject="--sn-api-port").verdict is Verdict.OK
     assert len(pick(report, topic=Topic.PORTS, verdict=Verdict.PROBLEM)) == 2
 

@@ -98,7 +98,7 @@ def check_certificate(path: Path, host_ip: str, at_ms: int) -> list[Finding]:
             )
         ]
     renew = f"renew it: swarm cert renew --ca CA {path}"
-    found = [judge_period(Topic.IDENTITY, subject, facts, at_ms, f"names {node.short}", renew)]
+    found = [judge_period(Topic.IDENTITY, subject, facts, at_ms, f"names {node.short};", renew)]
     # Operators and auditors listen nowhere.
     if host_ip and host_ip not in facts.hosts and node.role in (Role.SN, Role.SL):
         text = f"names {', '.join(facts.hosts) or 'no host'}, not --host-ip {host_ip}"
@@ -138,7 +138,7 @@ def check_authorities(path: Path, at_ms: int) -> list[Finding]:
             facts = parse_certificate(der)
             renew = "agree on a new CA with the other members before it ends"
             name = show_name(facts.subject)
-            found.append(judge_period(Topic.IDENTITY, subject, facts, at_ms, f"is {name}", renew))
+            found.append(judge_period(Topic.IDENTITY, subject, facts, at_ms, f"is {name};", renew))
     except (IdentityError, VerificationError) as error:
         advice = "give the PEM file of your organisation's CA with --cacert (SWARM_ID_CACERT)"
         return [problem(Topic.IDENTITY, subject, _without(subject, error), advice)]
@@ -146,18 +146,18 @@ def check_authorities(path: Path, at_ms: int) -> list[Finding]:
 
 
 def judge_period(topic: Topic, subject: str, facts: Certificate, at_ms: int, text: str, renew: str) -> Finding:
-    """Whether a certificate is valid, and for long enough; `text` says what it is, `renew` what to do at its end."""
+    """Whether a certificate is valid, and for long enough; `text` comes before, `renew` is what to do at its end."""
     if at_ms < facts.not_before_ms:
-        early = f"{text}; not valid before {show_time(facts.not_before_ms)}, it is {show_time(at_ms)} here"
+        early = f"{text} not valid before {show_time(facts.not_before_ms)}, it is {show_time(at_ms)} here"
         return problem(
             topic, subject, early, "set this machine's clock (NTP); if it is right, issue the certificate anew"
         )
     if at_ms > facts.not_after_ms:
-        return problem(topic, subject, f"{text}; expired on {show_time(facts.not_after_ms)}", renew)
+        return problem(topic, subject, f"{text} expired on {show_time(facts.not_after_ms)}", renew)
     days = (facts.not_after_ms - at_ms) // _DAY_MS
     if days < WARN_DAYS:
-        return warning(topic, subject, f"{text}; expires in {days} days, on {show_time(facts.not_after_ms)}", renew)
-    return ok(topic, subject, f"{text}; valid until {show_time(facts.not_after_ms)}")
+        return warning(topic, subject, f"{text} expires in {days} days, on {show_time(facts.not_after_ms)}", renew)
+    return ok(topic, subject, f"{text} valid until {show_time(facts.not_after_ms)}")
 
 
 def _without(subject: str, error: SwarmError) -> str:

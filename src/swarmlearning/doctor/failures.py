@@ -4,15 +4,18 @@ import errno
 import socket
 import ssl
 
-from swarmlearning.errors import DecodeError, SwarmError, Unreachable
+from swarmlearning.errors import DecodeError, Refused, SwarmError
 
 _FIREWALL = "check that the machine is up, and that no firewall is in between (ports 30303 and 30305 by default)"
 
 
 def explain_failure(error: SwarmError, host: str) -> tuple[str, str]:
     """What failed, and what to check, of an error in reaching a node at `host`."""
-    causes = list(_causes(error))
-    for cause in causes:
+    if isinstance(error, Refused):
+        return str(error), "do what it says, or see the log of the node that refused"
+    if isinstance(error, DecodeError):
+        return f"it answered in a form that is not known here: {error}", "install the same release everywhere"
+    for cause in _causes(error):
         match cause:
             case socket.gaierror():
                 return (
@@ -36,10 +39,7 @@ def explain_failure(error: SwarmError, host: str) -> tuple[str, str]:
                 return "the connection broke", "check that this is a swarm node's port, and see the node's log"
             case OSError():
                 return f"no connection ({cause.strerror or cause})", _FIREWALL
-    if isinstance(error, DecodeError):
-        return f"it answered in a form that is not known here: {error}", "install the same release everywhere"
-    advice = "see the node's log" if isinstance(error, Unreachable) else "see what it says, and both nodes' logs"
-    return str(error), advice
+    return str(error), "see the logs of both nodes"
 
 
 def _refused() -> tuple[str, str]:
@@ -58,10 +58,10 @@ def _advise_certificate(reason: str) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error's causes, the first one last; aiohttp and asyncio wrap a few times."""
+    """What led to the error, the first cause first; aiohttp and asyncio wrap a few times, and their types say less."""
     found: list[BaseException] = []
-    next_one: BaseException | None = error
-    while next_one is not None and len(found) < 8:
-        found.append(next_one)
-        next_one = next_one.__cause__ or next_one.__context__
+    cause = error.__cause__ or error.__context__
+    while cause is not None and len(found) < 8:
+        found.insert(0, cause)
+        cause = cause.__cause__ or cause.__context__
     return found

@@ -139,7 +139,7 @@ def judge_member(answer: Answer, at_ms: int) -> list[Finding]:
         text += f", version {answer.about.version}"
     renew = f"let {answer.node.domain} renew it (`swarm cert renew`)"
     facts = parse_certificate(answer.certificate)
-    found = [judge_period(Topic.MEMBERS, subject, facts, at_ms, text, renew)]
+    found = [judge_period(Topic.MEMBERS, subject, facts, at_ms, f"{text}; certificate", renew)]
     if answer.silence is not None:
         found.append(_judge_silence(subject, answer.silence))
     return found

@@ -10,12 +10,13 @@ from swarmlearning.doctor.credentials import judge_period
 from swarmlearning.doctor.failures import explain_failure
 from swarmlearning.doctor.findings import Finding, Topic, ok, problem
 from swarmlearning.doctor.members import Asker, Limit, show_member
-from swarmlearning.errors import SwarmError, Unreachable, VerificationError
+from swarmlearning.errors import Refused, SwarmError, Unreachable, VerificationError
 from swarmlearning.identity.certificate import parse_certificate
 from swarmlearning.sn.api import Directory, Status
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.discover import fetch_certificate
+from swarmlearning.transport.wire import UNKNOWN_METHOD
 from swarmlearning.types import Endpoint, NodeName, Role, short_name
 
 
@@ -74,8 +75,14 @@ async def ask_trainings(asker: Asker, sn: OwnSn) -> tuple[Training, ...]:
 def judge_failure(endpoint: Endpoint, error: SwarmError) -> Finding:
     """Our SN was not reached, or is not what answers there."""
     what, advice = explain_failure(error, endpoint.host)
-    text = f"not reached: {what}" if isinstance(error, Unreachable) else f"no SN's API of ours: {what}"
-    return problem(Topic.SN, str(endpoint), text, f"{advice}; --sn (SWARM_SN) is HOST:PORT of its API, port 30304")
+    match error:
+        case Unreachable():
+            what = f"not reached: {what}"
+        case Refused() if error.code != UNKNOWN_METHOD:
+            pass  # it is an SN's API, and says why it does not answer
+        case _:
+            what = f"no SN's API of ours: {what}"
+    return problem(Topic.SN, str(endpoint), what, f"{advice}; --sn (SWARM_SN) is HOST:PORT of its API, port 30304")
 
 
 def judge_sn(sn: OwnSn, at_ms: int) -> list[Finding]:
@@ -85,7 +92,7 @@ def judge_sn(sn: OwnSn, at_ms: int) -> list[Finding]:
     if status.time_ms:
         text += f", last block {show_age(status.clock_ms - status.time_ms)} ago"
     renew = "renew it (`swarm cert renew`); the SN takes it over while it runs"
-    found = [judge_period(Topic.SN, subject, parse_certificate(sn.certificate), at_ms, text, renew)]
+    found = [judge_period(Topic.SN, subject, parse_certificate(sn.certificate), at_ms, f"{text}; certificate", renew)]
     sentinel = short_name(status.sentinel)
     if status.problem:
         text = f"does not follow the sentinel {sentinel}: {status.problem}"
