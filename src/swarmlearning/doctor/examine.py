@@ -1,7 +1,7 @@
 """Runs all checks: first what lies here, then our SN, then, all at once, everybody whom it knows.
 
-Nothing of the network is asked for longer than `timeout_s` a node, and nodes are asked in parallel: three such spans at
-most. Only a name server that does not answer may add its own time.
+Three steps, none of which takes longer than `timeout_s`: our SN; all members at once, and the trainings; the ports of
+this machine. Only a name server that does not answer may add its own time.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from swarmlearning.doctor.credentials import Identity, Paths, check_identity
 from swarmlearning.doctor.disk import FreeSpace, check_disks, free_space
 from swarmlearning.doctor.failures import explain_failure
 from swarmlearning.doctor.findings import Finding, Report, Topic, Verdict, problem, skipped, worst
-from swarmlearning.doctor.members import Answer, Asker, ask_member, choose_members, judge_member, show_member
+from swarmlearning.doctor.members import Answer, Asker, Limit, ask_member, choose_members, judge_member, show_member
 from swarmlearning.doctor.own_sn import OwnSn, ask_sn, ask_trainings, judge_failure, judge_sn
 from swarmlearning.doctor.ports import Port, Watch, check_host, check_ports, is_own_address
 from swarmlearning.doctor.program import check_program
@@ -63,9 +63,10 @@ async def examine(plan: Plan, *, clock: WallClock = system_clock, free: FreeSpac
     at_ms = clock()
     identity = check_identity(plan.paths, plan.host_ip, at_ms)
     local = [*check_here(), *identity.findings]
-    # In a thread: it may ask a name server.
-    program = await asyncio.to_thread(check_program, plan.environ, plan.timeout_s)
-    network = await _examine_network(plan, identity, clock)
+    program, network = await asyncio.gather(
+        asyncio.to_thread(check_program, plan.environ, plan.timeout_s),  # in a thread: it may ask a name server
+        _examine_network(plan, identity, clock),
+    )
     disks = check_disks(plan.directories, largest_model(network.trainings), free)
     findings = [*program, *local, *disks, *network.findings]
     order = list(Topic)
@@ -145,11 +146,12 @@ def _skip_network(topic: Topic, reason: str, advice: str) -> Finding:
 
 
 async def _check_ports(plan: Plan, watch: Watch | None, nodes: Sequence[Node]) -> list[Finding]:
-    found = await check_host(plan.host_ip, plan.timeout_s) if plan.host_ip else []
+    limit = Limit(plan.timeout_s)
+    found = await check_host(plan.host_ip, limit) if plan.host_ip else []
     if worst(found) is Verdict.PROBLEM:
         return found  # what listens at another machine's address is not asked here
-    local = await _local_nodes(nodes, watch.domain, plan.timeout_s) if watch is not None else []
-    found += await check_ports(_choose_ports(plan, local), watch, plan.timeout_s)
+    local = await _local_nodes(nodes, watch.domain, limit) if watch is not None else []
+    found += await check_ports(_choose_ports(plan, local), watch, limit)
     if not found:
         advice = "give --sl-fs-port, --sn-api-port or --sn-p2p-port, with --host-ip, of the nodes here"
         return [skipped(Topic.PORTS, "ports", "none was named, and no node of ours is registered here", advice)]
@@ -176,7 +178,7 @@ def _choose_ports(plan: Plan, local: Sequence[tuple[NodeName, Endpoint]]) -> lis
     return ports
 
 
-async def _local_nodes(nodes: Sequence[Node], domain: TrustDomain, timeout_s: float) -> list[tuple[NodeName, Endpoint]]:
+async def _local_nodes(nodes: Sequence[Node], domain: TrustDomain, limit: Limit) -> list[tuple[NodeName, Endpoint]]:
     """Registered SNs and SLs of our organisation whose address is one of this machine's."""
     ours = [(NodeName.parse(node.node), node.endpoint) for node in nodes]
     candidates = [
@@ -184,5 +186,5 @@ async def _local_nodes(nodes: Sequence[Node], domain: TrustDomain, timeout_s: fl
         for name, endpoint in ours
         if endpoint is not None and not endpoint.via and name.domain == domain and name.role in (Role.SN, Role.SL)
     ]
-    here = await asyncio.gather(*(is_own_address(endpoint.host, timeout_s) for _, endpoint in candidates))
+    here = await asyncio.gather(*(is_own_address(endpoint.host, limit.left()) for _, endpoint in candidates))
     return [candidate for candidate, is_here in zip(candidates, here, strict=True) if is_here]

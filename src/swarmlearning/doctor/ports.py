@@ -10,7 +10,7 @@ import msgspec
 
 from swarmlearning.doctor.failures import explain_failure
 from swarmlearning.doctor.findings import Finding, Topic, ok, problem, warning
-from swarmlearning.doctor.members import show_member
+from swarmlearning.doctor.members import Limit, show_member
 from swarmlearning.errors import SwarmError, Unreachable, VerificationError
 from swarmlearning.identity.trust import TrustStore
 from swarmlearning.transport.discover import fetch_certificate
@@ -55,25 +55,25 @@ async def is_own_address(host: str, timeout_s: float) -> bool:
     return False
 
 
-async def check_host(host_ip: str, timeout_s: float) -> list[Finding]:
+async def check_host(host_ip: str, limit: Limit) -> list[Finding]:
     """Whether nodes can listen at --host-ip."""
-    if await is_own_address(host_ip, timeout_s):
+    if await is_own_address(host_ip, limit.left()):
         return [ok(Topic.PORTS, f"--host-ip {host_ip}", "is an address of this machine")]
     advice = "give an address that `ip address` shows: nodes listen at it, and others reach them there"
     return [problem(Topic.PORTS, f"--host-ip {host_ip}", "is no address of this machine", advice)]
 
 
-async def check_port(port: Port, watch: Watch | None, timeout_s: float) -> Finding:
+async def check_port(port: Port, watch: Watch | None, limit: Limit) -> Finding:
     """Whether a node of ours listens at a port. Without `watch` only whether anything does."""
     tried: list[str] = []
     for host in port.hosts:
         endpoint = Endpoint(host=host, port=port.port)
         try:
             if watch is None:
-                await _connect(endpoint, timeout_s)
+                await _connect(endpoint, limit.left())
                 advice = "give --cert, --key and --cacert to have it asked who it is"
                 return warning(Topic.PORTS, port.label, f"something listens at {endpoint}, who is not known", advice)
-            leaf = await fetch_certificate(watch.trust, watch.source, endpoint, timeout_s=timeout_s)
+            leaf = await fetch_certificate(watch.trust, watch.source, endpoint, timeout_s=limit.left())
             return _judge_name(port, watch, endpoint, leaf)
         except Unreachable as error:
             what, _ = explain_failure(error, host)
@@ -111,6 +111,6 @@ async def _connect(endpoint: Endpoint, timeout_s: float) -> None:
         await writer.wait_closed()
 
 
-async def check_ports(ports: Sequence[Port], watch: Watch | None, timeout_s: float) -> list[Finding]:
+async def check_ports(ports: Sequence[Port], watch: Watch | None, limit: Limit) -> list[Finding]:
     """All ports, at once."""
-    return list(await asyncio.gather(*(check_port(port, watch, timeout_s) for port in ports)))
+    return list(await asyncio.gather(*(check_port(port, watch, limit) for port in ports)))
