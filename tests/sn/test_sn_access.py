@@ -128,7 +128,7 @@ def test_a2_everybody_but_auditors_submits(role: Role) -> None:
     run(story())
 
 
-def test_a6_a_status_tells_the_clock_of_now_and_why_the_sn_does_not_follow() -> None:
+def test_a7_a_status_tells_the_clock_of_now_and_why_the_sn_does_not_follow() -> None:
     async def story() -> None:
         office = Office()
         office.chain.time_ms += 7_000  # no block since

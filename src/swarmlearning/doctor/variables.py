@@ -1,4 +1,4 @@
-"""The names of all environment variables we read, and what is wrong with an environment.
+"""The names of all `SWARM_*` variables we read, and what is wrong with an environment.
 
 Meanings are in docs/reference/environment.md; a test compares the two. Does not look at what a variable leads to.
 """
@@ -12,8 +12,6 @@ from swarmlearning.doctor.findings import Finding, Topic, warning
 
 KNOWN: Final = frozenset(
     {
-        "MIN_PEERS",
-        "SL_LOG_LEVEL",
         "SWARM_DATA",
         "SWARM_EXCHANGE_DIR",
         "SWARM_ID_CACERT",
