@@ -307,7 +307,7 @@ def ask_about(service: ExchangeService, who: Caller, body: bytes = b"") -> About
 
 @pytest.mark.parametrize("role", [Role.SL, Role.SN, Role.OPERATOR, Role.AUDITOR])
 def test_e10_whoever_may_look_for_faults_learns_version_and_clock_and_nothing_else(role: Role) -> None:
-    """Of an SL that takes part in nothing too: peers are looked at before a training."""
+    """E-10. Of an SL that takes part in nothing too: peers are looked at before a training."""
     service = ExchangeService({}, lambda: 1_700_000_000_123)
     assert ask_about(service, caller(7, role)) == About(version=__version__, clock_ms=1_700_000_000_123)
     assert set(About.__struct_fields__) == {"version", "clock_ms"}
