@@ -53,7 +53,7 @@ class ExitCode(enum.IntEnum):
     """What `swarm` commands exit with."""
 
     OK = 0
-    FAILED = 1  # a program we ran failed, or peers ended with different models
+    FAILED = 1  # a program we ran failed, peers ended with different models, or a check found a problem
     CONFIGURATION = 2
     PEER = 3
     UNREACHABLE = 4

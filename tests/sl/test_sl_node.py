@@ -94,7 +94,16 @@ class OneSn:
         sn = name(0, Role.SN).id
         return encode(
             Status(
-                node=sn, network="testnet", sentinel=sn, height=1, transactions=0, app_hash=b"", time_ms=0, version="0"
+                node=sn,
+                network="testnet",
+                sentinel=sn,
+                height=1,
+                transactions=0,
+                app_hash=b"",
+                time_ms=0,
+                clock_ms=0,
+                problem="",
+                version="0",
             )
         )
 

@@ -22,6 +22,7 @@ from sl_world import (
     training,
 )
 
+from swarmlearning import __version__
 from swarmlearning.contracts.records import PeerState, Phase, Training
 from swarmlearning.encoding import Record, decode, encode
 from swarmlearning.errors import DecodeError, Refused
@@ -30,10 +31,12 @@ from swarmlearning.parameters.manifest import decode_manifest
 from swarmlearning.sl import serving
 from swarmlearning.sl.desk import Desk, MergedShard, Offer
 from swarmlearning.sl.exchange import (
+    CALL_ABOUT,
     CALL_MANIFEST,
     CALL_PROGRESS,
     STREAM_CHUNKS,
     STREAM_RESULT,
+    About,
     Advance,
     ChunkRequest,
     ManifestRequest,
@@ -293,3 +296,25 @@ def test_names_of_other_organisations_are_no_entitlement(world: World) -> None:
     other = NodeName(domain=name(3).domain, network="testnet", role=Role.SL, name=name(0).name)
     with pytest.raises(Refused):
         world.stream(STREAM_CHUNKS, Caller(node=other.id, name=other), CHUNKS)
+
+
+def ask_about(service: ExchangeService, who: Caller, body: bytes = b"") -> About:
+    async def go() -> bytes:
+        return await service.calls[CALL_ABOUT](who, body)
+
+    return decode(asyncio.run(go()), About)
+
+
+@pytest.mark.parametrize("role", [Role.SL, Role.SN, Role.OPERATOR, Role.AUDITOR])
+def test_e10_whoever_may_look_for_faults_learns_version_and_clock_and_nothing_else(role: Role) -> None:
+    """E-10. Of an SL that takes part in nothing too: peers are looked at before a training."""
+    service = ExchangeService({}, lambda: 1_700_000_000_123)
+    assert ask_about(service, caller(7, role)) == About(version=__version__, clock_ms=1_700_000_000_123)
+    assert set(About.__struct_fields__) == {"version", "clock_ms"}
+
+
+def test_e10_a_swop_is_told_nothing_and_a_body_is_refused() -> None:
+    for who, body, code in ((caller(0, Role.SWOP), b"", "role"), (caller(0), b"x", "malformed")):
+        with pytest.raises(Refused) as refused:
+            ask_about(ExchangeService({}), who, body)
+        assert refused.value.code == code

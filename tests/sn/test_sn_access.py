@@ -50,6 +50,7 @@ class OneNodeLedger:
         self.chain = chain
         self._grown = asyncio.Condition()
         self.submitted: list[bytes] = []
+        self.problem = ""
 
     @property
     def height(self) -> int:
@@ -132,6 +133,20 @@ def test_a2_everybody_but_auditors_submits(role: Role) -> None:
             assert office.ledger.submitted == []
         else:
             assert (await office.client(member(0, role)).submit(tx)).code is Code.OK
+
+    run(story())
+
+
+def test_a7_a_status_tells_the_clock_of_now_and_why_the_sn_does_not_follow() -> None:
+    async def story() -> None:
+        office = Office()
+        office.chain.time_ms += 7_000  # no block since
+        status = await office.client(member(0, Role.OPERATOR)).status()
+        assert status.clock_ms == office.chain.time_ms
+        assert status.clock_ms > status.time_ms
+        assert status.problem == ""
+        office.ledger.problem = "the sentinel does not answer"
+        assert (await office.client(member(0, Role.OPERATOR)).status()).problem == "the sentinel does not answer"
 
     run(story())
 

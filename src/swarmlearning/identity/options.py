@@ -42,7 +42,12 @@ def identity_options(command: Callable[..., R]) -> Callable[..., R]:
     ) -> R:
         return command(*args, identity=PemSource.from_paths(cert, key, cacert, capath), **others)
 
-    decorated: Callable[..., R] = with_identity
+    return path_options(with_identity)
+
+
+def path_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the identity options to a command that can do without; it gets `cert`, `key`, `cacert`, `capath` as given."""
+    decorated = command
     for name, variable, metavar, text in reversed(_OPTIONS):
         decorated = click.option(name, envvar=variable, show_envvar=True, metavar=metavar, help=text)(decorated)
     return decorated

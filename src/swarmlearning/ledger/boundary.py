@@ -117,6 +117,11 @@ class LedgerView(Protocol):
         """Height of the last committed block; 0 before the first."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """What keeps this node from taking part in the order, for people; empty while nothing does."""
+        ...
+
     async def submit(self, tx: bytes, *, timeout_s: float) -> tuple[int, TxResult]:
         """Offer a transaction, wait until it is in a block committed *here*, and return the height and its result.
 

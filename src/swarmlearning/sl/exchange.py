@@ -28,6 +28,7 @@ STREAM_CHUNKS: Final = "exchange/chunks"
 STREAM_RESULT: Final = "exchange/result"
 CALL_MANIFEST: Final = "exchange/manifest"
 CALL_PROGRESS: Final = "exchange/progress"
+CALL_ABOUT: Final = "exchange/about"
 
 GROUP: Final = 4
 """Chunks in a frame: about 256 KiB. Silence is counted by frames, so that a frame must fit through the slowest link
@@ -80,6 +81,15 @@ class Advance(Record, frozen=True, kw_only=True):
     """A number that grows while work is done, and not when it is done again."""
 
     steps: int
+
+
+class About(Record, frozen=True, kw_only=True):
+    """What an SL tells whoever looks for faults (E-10)."""
+
+    version: str
+    """Of swarmlearning."""
+    clock_ms: int
+    """This SL's own clock when it answered, milliseconds since the epoch."""
 
 
 class Shard(Record, frozen=True, kw_only=True):

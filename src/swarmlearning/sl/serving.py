@@ -1,23 +1,28 @@
 """What an SL serves to other SLs, each request checked against the ledger's record. Spec: docs/spec/exchange.md.
 
 A contributor's chunk: only to the leader or a witness of its shard in the current attempt. A merged shard: only to
-peers enrolled in the contract. A manifest (names and shapes): to SLs whose organisation may enrol.
+peers enrolled in the contract. A manifest (names and shapes): to SLs whose organisation may enrol. Version and clock:
+to whoever may look for faults.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
+from swarmlearning import __version__
+from swarmlearning.clock import WallClock, system_clock
 from swarmlearning.contracts.records import Phase, Round, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
 from swarmlearning.parameters.chunks import salt
 from swarmlearning.sl.desk import Desk
 from swarmlearning.sl.exchange import (
+    CALL_ABOUT,
     CALL_MANIFEST,
     CALL_PROGRESS,
     STREAM_CHUNKS,
     STREAM_RESULT,
+    About,
     Advance,
     ChunkRequest,
     ManifestRequest,
@@ -34,17 +39,21 @@ CATCH_UP_S: Final = 5.0
 """How long a request that is ahead of our record waits for it, seconds."""
 
 
+_MAY_ASK_ABOUT: Final = (Role.SL, Role.SN, Role.OPERATOR, Role.AUDITOR)
+
+
 class ExchangeService:
     """Serves the trainings in `desks`, which the node keeps up to date."""
 
-    def __init__(self, desks: Mapping[ContractName, Desk]) -> None:
-        """Serve `desks`."""
+    def __init__(self, desks: Mapping[ContractName, Desk], clock: WallClock = system_clock) -> None:
+        """Serve `desks`; `clock` is told to whoever asks for it."""
         self._desks = desks
+        self._clock = clock
 
     @property
     def calls(self) -> Mapping[str, Call]:
         """Request-reply methods."""
-        return {CALL_MANIFEST: self._manifest, CALL_PROGRESS: self._progress}
+        return {CALL_MANIFEST: self._manifest, CALL_PROGRESS: self._progress, CALL_ABOUT: self._about}
 
     @property
     def streams(self) -> Mapping[str, Stream]:
@@ -72,6 +81,15 @@ class ExchangeService:
         desk = self._desk(caller, request.contract)
         self._require_enrolled(desk.record, caller)
         return encode(Advance(steps=desk.steps(request.round, request.shard)))
+
+    async def _about(self, caller: Caller, body: bytes) -> bytes:
+        """E-10: version and clock, nothing of any training."""
+        if caller.name.role not in _MAY_ASK_ABOUT:
+            allowed = ", ".join(role.value for role in _MAY_ASK_ABOUT)
+            raise Refused(f"{caller.name.short} is {caller.name.role.value}; this needs one of: {allowed}", code="role")
+        if body:
+            raise Refused(f"{CALL_ABOUT} takes no request, got {len(body)} bytes", code="malformed")
+        return encode(About(version=__version__, clock_ms=self._clock()))
 
     def _require_enrolled(self, record: Training, caller: Caller) -> None:
         if find_peer(record, caller.node) is None:

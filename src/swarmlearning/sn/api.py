@@ -29,6 +29,11 @@ class Status(Record, frozen=True, kw_only=True):
     """Carried out since height 1."""
     app_hash: bytes
     time_ms: int
+    """Time of the last block, milliseconds since the epoch; 0 before the first."""
+    clock_ms: int
+    """This SN's own clock when it answered, milliseconds since the epoch."""
+    problem: str
+    """What keeps this SN from following the sentinel, for people; empty while nothing does."""
     version: str
 
 

@@ -40,15 +40,17 @@ EXPIRY_BLOCKS = 500
 class SnClient:
     """Asks one SN."""
 
-    def __init__(self, client: Client, address: Address) -> None:
-        """Ask the SN at `address` through `client`."""
+    def __init__(self, client: Client, address: Address, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Ask the SN at `address` through `client`; what is no submission is answered within `timeout_s` seconds."""
         self._client = client
+        self._timeout_s = timeout_s
         self.address = address
         self.height = 0
         """Newest height this SN has told us of."""
 
-    async def _call(self, method: str, body: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
-        return await self._client.call(self.address, method, body, timeout_s=timeout_s)
+    async def _call(self, method: str, body: bytes, timeout_s: float | None = None) -> bytes:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return await self._client.call(self.address, method, body, timeout_s=limit_s)
 
     async def status(self) -> Status:
         """Where the SN stands.

@@ -88,6 +88,8 @@ class SnService:
                 transactions=now.transactions if now else 0,
                 app_hash=self._app.store.root(),
                 time_ms=now.time_ms if now else 0,
+                clock_ms=self._clock(),
+                problem=self._ledger.problem,
                 version=__version__,
             )
         )

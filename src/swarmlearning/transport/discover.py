@@ -15,6 +15,27 @@ from swarmlearning.transport.tls import Source, Tls
 from swarmlearning.types import Endpoint, NodeName
 
 
+async def fetch_certificate(
+    trust: TrustStore, source: Source, endpoint: Endpoint, *, timeout_s: float, clock: WallClock = system_clock
+) -> bytes:
+    """The certificate (DER) that whoever listens at `endpoint` shows: of a chain to an authority of `trust`.
+
+    Whom it names, and whether that organisation's own authority issued it, is `trust.verify`'s to say.
+
+    Raises:
+        Unreachable: no connection, or no handshake within `timeout_s` seconds.
+        VerificationError: the certificate is of none of these authorities, or not valid now.
+        IdentityError: our own certificate is missing, expired or does not match.
+    """
+    writer = await _connect(trust, source, endpoint, timeout_s, clock)
+    try:
+        return writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
 async def discover(
     trust: TrustStore, source: Source, endpoint: Endpoint, *, timeout_s: float, clock: WallClock = system_clock
 ) -> NodeName:
@@ -25,8 +46,14 @@ async def discover(
         VerificationError: the certificate is none of a member's.
         IdentityError: our own certificate is missing, expired or does not match.
     """
+    return trust.verify(await fetch_certificate(trust, source, endpoint, timeout_s=timeout_s, clock=clock))
+
+
+async def _connect(
+    trust: TrustStore, source: Source, endpoint: Endpoint, timeout_s: float, clock: WallClock
+) -> asyncio.StreamWriter:
     context = Tls(trust, source, clock).context(server_side=False)
-    context.sslobject_class = ssl.SSLObject  # verified below, as no name is expected yet
+    context.sslobject_class = ssl.SSLObject  # verified by the caller, as no name is expected yet
     try:
         async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
@@ -42,10 +69,4 @@ async def discover(
         raise Unreachable(
             f"{endpoint}: {error.strerror or error}; is the node running, and the address right?"
         ) from error
-    try:
-        leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        return trust.verify(leaf or b"")
-    finally:
-        writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+    return writer
