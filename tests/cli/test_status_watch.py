@@ -61,7 +61,16 @@ class ScriptedSn(SnClient):
 
     async def status(self) -> Status:
         return Status(
-            node=SN, network="heart", sentinel=SN, height=1, transactions=2, app_hash=bytes(32), time_ms=3, version="1"
+            node=SN,
+            network="heart",
+            sentinel=SN,
+            height=1,
+            transactions=2,
+            app_hash=bytes(32),
+            time_ms=3,
+            clock_ms=3,
+            problem="",
+            version="1",
         )
 
 
