@@ -1,0 +1,368 @@
+"""One scenario of the fault matrix: train, strike at exactly the wanted moment, repair or not, and check what must hold.
+
+Moments are read off the ledger's record. A node that is to be hit within a round is frozen first; only if the record
+still stands there is it killed (or left frozen); else it goes on and the next round is tried.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from matrix_network import UNBOUND, FaultyNetwork, Program, now_s
+from matrix_program import Job
+from matrix_watch import History, Watch, wait_until
+from swarmlearning.contracts.records import PeerState, Phase, Result, Round, Settings, Training
+from swarmlearning.sn.client import SnClient
+from swarmlearning.types import ContractName, NodeId
+
+PEERS = 3
+MIN_PEERS = 2
+EARLY = 2
+"""The peer that is hit outside merging, that enrols first and that finishes first."""
+
+TRIES = 8
+"""Rounds in which a moment is tried to be hit."""
+
+LIMIT_S = 60.0
+"""Longest wait for anything; far above what any of it takes."""
+
+OUTAGE_LEASES = 1.5
+"""How long a frozen sentinel stays frozen, leases: so long that every lease runs out meanwhile."""
+
+Target = Literal["sl", "host", "leader", "follower", "sentinel", "sn", "program"]
+"""`sl`: a peer's SL. `host`: SL and program of a peer at once (in a round: of its leader). `leader`, `follower`: the SL
+that leads the round, or another one. `sn`: an SN that follows (in a round: its leader's, if that follows)."""
+
+Moment = Literal["opening", "training", "collecting", "merging", "merged", "stored", "final", "finished"]
+"""`opening`: enrolled as the first. `training`: between two rounds. `collecting`: its check-in is there, others are
+not. `merging`: chunks are pulled. `merged`: the root is there, nobody has stored. `stored`: the leader has stored, no
+majority. `final`: final, and nobody has checked in to the next round. `finished`: it has, others train."""
+
+Action = Literal["kill", "kill-restart", "freeze", "freeze-thaw"]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done to whom, and when."""
+
+    target: Target
+    moment: Moment
+    action: Action
+    megabytes: int = 8
+    topology: Literal["leader", "sharded"] = "leader"
+    lease_ms: int = 2000
+
+    @property
+    def id(self) -> str:
+        """For people, and for `pytest -k`."""
+        parts = [self.target, self.moment, self.action]
+        if self.topology != "leader":
+            parts.append(self.topology)
+        if self.lease_ms != 2000:
+            parts.append(f"lease{self.lease_ms // 1000}s")
+        return "-".join(parts)
+
+    @property
+    def settings(self) -> Settings:
+        """Of its training."""
+        return Settings(
+            sync_frequency=1, start="merge", topology=self.topology, grace_ms=1000, lease_ms=self.lease_ms
+        )
+
+    @property
+    def is_in_round(self) -> bool:
+        """Whether the moment passes by itself, so that it has to be caught."""
+        return self.moment in ("merging", "merged", "stored", "final")
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured."""
+
+    scenario: str
+    struck_round: int
+    """The newest final round when it struck; -1: none."""
+    next_final_s: float
+    """From the fault to the next final round."""
+    repaired_s: float | None
+    """From the fault until what was hit ran again; None: never."""
+    attempts: int
+    """Of the next final round."""
+    contributors: int
+    """Of the next final round."""
+
+
+class Run:
+    """One scenario on a network where everything is up."""
+
+    def __init__(self, network: FaultyNetwork, history: History, sn: SnClient, scenario: Scenario, folder: Path) -> None:
+        self.scenario = scenario
+        contract = ContractName(scenario.id)
+        folder.mkdir()
+        self.programs = [
+            Program(
+                network,
+                Job(
+                    contract=contract,
+                    settings=scenario.settings,
+                    min_peers=MIN_PEERS,
+                    index=index,
+                    megabytes=scenario.megabytes,
+                    pace=str(folder / f"peer-{index}.pace"),
+                    log=str(folder / f"peer-{index}.jsonl"),
+                    life=0,
+                ),
+            )
+            for index in range(PEERS)
+        ]
+        self.watch = Watch(sn, contract)
+        self._network = network
+        self._history = history
+        self._struck_s = 0.0
+        self._repaired_s: float | None = None
+        self._victim = EARLY
+        """Site of what is hit."""
+
+    async def play(self) -> Figures:
+        """Do it all, and check what must hold.
+
+        Raises:
+            AssertionError: something does not hold, or a wait took too long; says what it waited for.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                following = group.create_task(self.watch.run())
+                try:
+                    return await self._play()
+                finally:
+                    following.cancel()
+                    for program in self.programs:
+                        await program.kill()
+        except ExceptionGroup as group_of_one:
+            raise group_of_one.exceptions[0] from None
+
+    async def _play(self) -> Figures:
+        await self._reach_and_strike()
+        before = self.watch.final_round
+        for program in self.programs:
+            if self.scenario.moment == "opening" and program.index != self._victim:
+                await program.start()
+            program.allow(upto=UNBOUND)
+        if self.scenario.action == "kill-restart":
+            await self._start_again()
+        elif self.scenario.action == "freeze-thaw" and self.scenario.target == "sentinel":
+            await asyncio.sleep(OUTAGE_LEASES * self.scenario.lease_ms / 1000)
+            self._thaw()
+        await self.watch.until("the next final round", lambda _: self.watch.final_round > before, LIMIT_S)
+        took_s = self.watch.final_s[self.watch.final_round] - self._struck_s
+        if self.scenario.action == "freeze-thaw" and self.scenario.target != "sentinel":
+            self._thaw()
+        await self._finish()
+        results = await self._check(before)
+        following = results[min(round_ for round_ in results if round_ > before)]
+        return Figures(
+            scenario=self.scenario.id,
+            struck_round=before,
+            next_final_s=took_s,
+            repaired_s=self._repaired_s,
+            attempts=following.attempts,
+            contributors=len(following.contributors),
+        )
+
+    # --- reaching the moment --------------------------------------------------------------------------------------
+
+    async def _reach_and_strike(self) -> None:
+        moment = self.scenario.moment
+        if moment == "opening":
+            await self._start_first(self.programs[EARLY])
+            assert await self._strike(EARLY, lambda record: record.round is not None and not record.round.checkins)
+            return
+        for program in self.programs:
+            await program.start()
+            program.allow(upto=0)
+        await self._await_round(0)
+        if self.scenario.is_in_round:
+            await self._catch()
+            return
+        if moment == "collecting":
+            self.programs[EARLY].allow(upto=1)
+            await self.watch.until("the first check-in", lambda record: self._offers(record) == 1, LIMIT_S)
+        elif moment == "finished":
+            self.programs[EARLY].allow(last=0)
+            await self.watch.until("the first peer to finish", self._has_finished, LIMIT_S)
+        assert await self._strike(EARLY, lambda record: self._offers(record) < MIN_PEERS)
+
+    async def _start_first(self, program: Program) -> None:
+        await program.start()
+        await self._until_said(program, "opened")
+
+    def _offers(self, record: Training) -> int:
+        """Check-ins to the open round 1."""
+        return len(record.round.checkins) if record.round is not None and record.round.number == 1 else -1
+
+    def _has_finished(self, record: Training) -> bool:
+        node = self._network.sls[EARLY].node
+        return any(peer.node == node and peer.state is PeerState.FINISHED for peer in record.peers)
+
+    async def _await_round(self, number: int) -> None:
+        """Until every program has had a round's result and stands before the next."""
+        await self.watch.until(f"round {number} to be final", lambda _: self.watch.final_round >= number, LIMIT_S)
+        for program in self.programs:
+            await self._until_said(program, "round", number)
+
+    async def _until_said(self, program: Program, kind: str, number: int | None = None) -> None:
+        def is_said() -> bool:
+            assert program.status is None, f"{program.name} ended with status {program.status}: {program.output}"
+            return bool(program.said(kind, round_=number))
+
+        what = f"{program.name} to say {kind!r}" + ("" if number is None else f" of round {number}")
+        await wait_until(what, is_said, LIMIT_S, self.watch.explain)
+
+    async def _catch(self) -> None:
+        """Strike within a round; a round that went on too fast is followed by another try."""
+        for number in range(1, 1 + TRIES):
+            for program in self.programs:
+                program.allow(upto=number)
+            await self.watch.until(
+                f"round {number} to be {self.scenario.moment}", lambda record, n=number: self._is_there(record, n), LIMIT_S
+            )
+            if await self._strike_in_round(number):
+                return
+            await self._await_round(number)
+        raise AssertionError(f"the moment {self.scenario.moment!r} passed by in {TRIES} rounds; {self.watch.explain()}")
+
+    async def _strike_in_round(self, number: int) -> bool:
+        leaders = self.watch.leaders.get(number)
+        if leaders is None or self.watch.record is None or not self._holds(self.watch.record, number):
+            return False
+        leader = self._network.index_of(leaders[0])
+        victim = leader
+        if self.scenario.target == "follower":
+            victim = next(index for index in range(PEERS) if index != leader)
+        if self.scenario.target == "sn" and victim == 0:
+            victim = EARLY  # the leader's own SN is the sentinel
+        return await self._strike(victim, lambda record: self._holds(record, number))
+
+    def _is_there(self, record: Training, number: int) -> bool:
+        """Whether the moment has come, or has passed already."""
+        return self._holds(record, number) or self.watch.final_round >= number
+
+    def _holds(self, record: Training, number: int) -> bool:
+        """Whether round `number` is at the moment that is wanted."""
+        round_ = record.round
+        if self.scenario.moment == "final":
+            is_fresh = round_ is None or not round_.checkins
+            return record.last is not None and record.last.round == number and is_fresh
+        if record.phase is not Phase.MERGING or round_ is None or round_.number != number or round_.attempt != 1:
+            return False
+        return _describe(round_) == self.scenario.moment
+
+    # --- the fault ------------------------------------------------------------------------------------------------
+
+    @property
+    def _node(self) -> str:
+        """Name of the node that is hit; of the SL beside it for a program."""
+        if self.scenario.target == "sentinel":
+            return self._network.name_of("sn", 0)
+        return self._network.name_of("sn" if self.scenario.target == "sn" else "sl", self._victim)
+
+    @property
+    def _hits_node(self) -> bool:
+        return self.scenario.target != "program"
+
+    @property
+    def _hits_program(self) -> bool:
+        return self.scenario.target in ("program", "host")
+
+    async def _strike(self, victim: int, holds: Callable[[Training], bool]) -> bool:
+        """Freeze the victim; if the record still is where it should be, the fault has come, else let it go on."""
+        self._victim = 0 if self.scenario.target == "sentinel" else victim
+        program = self.programs[self._victim]
+        self._struck_s = now_s()
+        if self._hits_node:
+            self._network.freeze(self._node)
+        if self._hits_program:
+            program.freeze()
+        # A frozen sentinel orders nothing any more: the record stands where it stood.
+        if self.scenario.target != "sentinel" and not holds(await self.watch.settle()):
+            self._thaw()
+            self._repaired_s = None
+            return False
+        if self.scenario.action in ("kill", "kill-restart"):
+            if self._hits_node:
+                await self._network.kill(self._node)
+            if self._hits_program:
+                await program.kill()
+        return True
+
+    def _thaw(self) -> None:
+        if self._hits_node:
+            self._network.thaw(self._node)
+        if self._hits_program:
+            self.programs[self._victim].thaw()
+        self._repaired_s = now_s() - self._struck_s
+
+    async def _start_again(self) -> None:
+        if self._hits_node:
+            await self._network.start_again(self._node)
+        if self._hits_program:
+            self.programs[self._victim].allow(upto=UNBOUND, last=UNBOUND)
+            await self.programs[self._victim].start()
+        self._repaired_s = now_s() - self._struck_s
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    @property
+    def _survivors(self) -> list[Program]:
+        """Programs that must end well: all, but for the one whose fault is never repaired."""
+        is_lost = self.scenario.action in ("kill", "freeze")
+        return [program for program in self.programs if not (is_lost and program.index == self._victim)]
+
+    async def _finish(self) -> None:
+        """Let all end two rounds later, and wait until they have."""
+        if self.scenario.action == "kill-restart" and self._hits_program:
+            await self._until_said(self.programs[self._victim], "opened")
+        record = self.watch.record
+        number = record.round.number if record is not None and record.round is not None else self.watch.final_round
+        for program in self.programs:
+            if self.scenario.moment != "finished" or program.index != EARLY or self._hits_program:
+                program.allow(last=number + 1)
+        for program in self._survivors:
+            await wait_until(
+                f"{program.name} to end", lambda p=program: p.status is not None, LIMIT_S, self.watch.explain
+            )
+            assert program.status == 0, f"{program.name} ended with status {program.status}: {program.output}"
+
+    async def _check(self, before: int) -> dict[int, Result]:
+        """What must hold after every fault; returns the ledger's final results by round."""
+        record = await self.watch.settle()
+        assert record.phase is Phase.COMPLETED, f"all programs have ended, but {self.watch.explain()}"
+        results = await self._history.results(record.name, record.run)
+        assert record.last is not None
+        assert results[max(results)] == record.last
+        assert max(results) > before, f"no round became final after the fault, the newest is {before}"
+        finals = {program.index: [line.sha256 for line in program.said("final")] for program in self._survivors}
+        expected = [record.last.sha256.hex()]
+        assert all(said == expected for said in finals.values()), f"final models {finals}, on the ledger {expected}"
+        # Every result that a program was ever given is the ledger's: so no two peers had different ones, and none
+        # that was acknowledged before the fault is lost.
+        for program in self.programs:
+            for line in program.lines():
+                if line.sha256:
+                    on_ledger = results.get(line.round)
+                    assert on_ledger is not None, f"{program.name} was given round {line.round}, which is lost"
+                    assert line.sha256 == on_ledger.sha256.hex(), f"{program.name} has another round {line.round}"
+        return results
+
+
+def _describe(round_: Round) -> str:
+    """Which moment of merging a round is at; empty for one that is none of ours."""
+    if not any(round_.merged):
+        return "merging"
+    if not all(round_.merged):
+        return ""
+    holders = {holding.node for holding in round_.holdings}
+    if not holders:
+        return "merged"
+    return "stored" if holders == {round_.leaders[0]} else ""
