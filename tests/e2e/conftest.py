@@ -13,7 +13,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     found = [json.loads(value) for report in reports for name, value in report.user_properties if name == "matrix"]
     if not found:
         return
-    rows = ["| scenario | next final round after | repaired after | attempts | contributors |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| scenario | next final round after | repaired after | attempts | contributors |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for figures in sorted(found, key=lambda figures: figures["scenario"]):
         repaired = "-" if figures["repaired_s"] is None else f"{figures['repaired_s']:.2f} s"
         rows.append(

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 import matrix_program
+import msgspec
 from matrix_program import Job, Line, Pace
+
 from swarmlearning.identity.authority import Issued
 from swarmlearning.local.network import LocalNetwork, Site, node_environment, program_environment
 from swarmlearning.local.process import Command, Process
@@ -136,10 +136,19 @@ class Program:
         """Its standard output and error."""
 
     @property
+    def is_started(self) -> bool:
+        """Whether it has ever been started."""
+        return self._process is not None
+
+    @property
     def status(self) -> int | None:
         """Exit status of its newest life; None while it runs."""
         assert self._process is not None
         return self._process.status
+
+    def has_ended(self) -> bool:
+        """Whether its newest life is over."""
+        return self.status is not None
 
     async def start(self) -> None:
         """Start it, once more if it has lived before."""

@@ -20,6 +20,21 @@ def _cross(targets: tuple[Target, ...], moments: tuple[Moment, ...], actions: tu
     ]
 
 
+GOALS: list[Scenario] = [
+    Scenario(
+        target="leader",
+        moment="merging",
+        action="kill",
+        megabytes=32,
+        lease_ms=lease_ms,
+        goal_s=lease_ms / 1000 + 2,
+    )
+    for lease_ms in (2_000, 10_000)
+]
+"""A leader killed while it merges: the round completes within a lease and two seconds."""
+
+RESTARTED_SL = "a program outlives its SL's restart"
+
 SCENARIOS: list[Scenario] = [
     *_cross(("leader", "follower"), INSIDE, ACTIONS),
     *_cross(("sl",), OUTSIDE, ACTIONS),
@@ -28,7 +43,38 @@ SCENARIOS: list[Scenario] = [
     *_cross(("sentinel",), OUTSIDE + INSIDE, LASTING),
     *_cross(("sn",), OUTSIDE + INSIDE, ACTIONS),
     *_cross(("program",), OUTSIDE + INSIDE, ACTIONS),
+    *_cross(("everything",), OUTSIDE + INSIDE, ("kill-restart",)),
+    *_cross(("leader", "follower", "sentinel", "sn"), ("merging", "merged", "stored"), ("blink",)),
+    *(
+        Scenario(target=target, moment=moment, action=action, megabytes=32, topology="sharded")
+        for target in ("leader", "sentinel")
+        for moment in ("merging", "merged")
+        for action in ("kill", "freeze-thaw")
+        if (target, action) != ("sentinel", "kill")
+    ),
+    # With the lease that is the default, to be measured.
+    *(
+        Scenario(target=target, moment="merging", action="kill", megabytes=32, lease_ms=10_000)
+        for target in ("leader", "follower")
+    ),
+    *GOALS,
 ]
 
-AWAITS: dict[str, str] = {}
-SLICE: frozenset[str] = frozenset()
+AWAITS: dict[str, str] = {
+    scenario.id: RESTARTED_SL
+    for scenario in SCENARIOS
+    if scenario.target in ("sl", "leader", "follower") and scenario.action == "kill-restart"
+} | {scenario.id: "a suspicion that says that the leader is gone as a contributor too" for scenario in GOALS}
+"""Scenarios that do not hold yet, and what they wait for. Take them out when that is there."""
+
+SLICE: frozenset[str] = frozenset(
+    {
+        "leader-merging-kill",
+        "follower-merged-freeze-thaw",
+        "host-collecting-kill-restart",
+        "sentinel-merging-kill-restart",
+        "sn-stored-kill",
+        "program-training-kill-restart",
+    }
+)
+"""What `make test` plays: each kind of process and fault once."""

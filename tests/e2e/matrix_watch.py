@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from matrix_network import FaultyNetwork, now_s
+
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.closing import explain_wait
 from swarmlearning.contracts.records import Result, Training

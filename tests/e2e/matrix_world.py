@@ -1,4 +1,4 @@
-"""One scenario of the fault matrix: train, strike at exactly the wanted moment, repair or not, and check what must hold.
+"""One scenario of the fault matrix: train, strike at exactly the wanted moment, repair or not, check what must hold.
 
 Moments are read off the ledger's record. A node that is to be hit within a round is frozen first; only if the record
 still stands there is it killed (or left frozen); else it goes on and the next round is tried.
@@ -6,17 +6,18 @@ still stands there is it killed (or left frozen); else it goes on and the next r
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-
 from matrix_network import UNBOUND, FaultyNetwork, Program, now_s
 from matrix_program import Job
 from matrix_watch import History, Watch, wait_until
+
 from swarmlearning.contracts.records import PeerState, Phase, Result, Round, Settings, Training
 from swarmlearning.sn.client import SnClient
-from swarmlearning.types import ContractName, NodeId
+from swarmlearning.types import ContractName
 
 PEERS = 3
 MIN_PEERS = 2
@@ -32,16 +33,22 @@ LIMIT_S = 60.0
 OUTAGE_LEASES = 1.5
 """How long a frozen sentinel stays frozen, leases: so long that every lease runs out meanwhile."""
 
-Target = Literal["sl", "host", "leader", "follower", "sentinel", "sn", "program"]
+BLINK_LEASES = 0.25
+"""How long a blink takes, leases; R-9 and R-10 accuse nobody before half a lease."""
+
+Target = Literal["sl", "host", "leader", "follower", "sentinel", "sn", "program", "everything"]
 """`sl`: a peer's SL. `host`: SL and program of a peer at once (in a round: of its leader). `leader`, `follower`: the SL
-that leads the round, or another one. `sn`: an SN that follows (in a round: its leader's, if that follows)."""
+that leads the round, or another one. `sn`: an SN that follows (in a round: its leader's, if that follows).
+`everything`: every node and every program at once, as at night."""
 
 Moment = Literal["opening", "training", "collecting", "merging", "merged", "stored", "final", "finished"]
 """`opening`: enrolled as the first. `training`: between two rounds. `collecting`: its check-in is there, others are
 not. `merging`: chunks are pulled. `merged`: the root is there, nobody has stored. `stored`: the leader has stored, no
 majority. `final`: final, and nobody has checked in to the next round. `finished`: it has, others train."""
 
-Action = Literal["kill", "kill-restart", "freeze", "freeze-thaw"]
+Action = Literal["kill", "kill-restart", "freeze", "freeze-thaw", "blink"]
+"""Without repair, or with: started again at once, thawed once the others have gone on. `blink`: frozen for a quarter
+of a lease, which nobody may be accused for."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,23 +60,25 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     megabytes: int = 8
     topology: Literal["leader", "sharded"] = "leader"
     lease_ms: int = 2000
+    goal_s: float | None = None
+    """Longest that the next final round may take, seconds."""
 
     @property
     def id(self) -> str:
         """For people, and for `pytest -k`."""
-        parts = [self.target, self.moment, self.action]
+        parts: list[str] = [self.target, self.moment, self.action]
         if self.topology != "leader":
             parts.append(self.topology)
         if self.lease_ms != 2000:
             parts.append(f"lease{self.lease_ms // 1000}s")
+        if self.goal_s is not None:
+            parts.append(f"within{self.goal_s:g}s")
         return "-".join(parts)
 
     @property
     def settings(self) -> Settings:
         """Of its training."""
-        return Settings(
-            sync_frequency=1, start="merge", topology=self.topology, grace_ms=1000, lease_ms=self.lease_ms
-        )
+        return Settings(sync_frequency=1, start="merge", topology=self.topology, grace_ms=1000, lease_ms=self.lease_ms)
 
     @property
     def is_in_round(self) -> bool:
@@ -96,7 +105,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 class Run:
     """One scenario on a network where everything is up."""
 
-    def __init__(self, network: FaultyNetwork, history: History, sn: SnClient, scenario: Scenario, folder: Path) -> None:
+    def __init__(
+        self, network: FaultyNetwork, history: History, sn: SnClient, scenario: Scenario, folder: Path
+    ) -> None:
         self.scenario = scenario
         contract = ContractName(scenario.id)
         folder.mkdir()
@@ -123,6 +134,8 @@ class Run:
         self._repaired_s: float | None = None
         self._victim = EARLY
         """Site of what is hit."""
+        self._programs: list[Program] = []
+        """Programs that are hit."""
 
     async def play(self) -> Figures:
         """Do it all, and check what must hold.
@@ -146,21 +159,26 @@ class Run:
         await self._reach_and_strike()
         before = self.watch.final_round
         for program in self.programs:
-            if self.scenario.moment == "opening" and program.index != self._victim:
+            if not program.is_started:
                 await program.start()
             program.allow(upto=UNBOUND)
         if self.scenario.action == "kill-restart":
             await self._start_again()
-        elif self.scenario.action == "freeze-thaw" and self.scenario.target == "sentinel":
-            await asyncio.sleep(OUTAGE_LEASES * self.scenario.lease_ms / 1000)
+        elif (outage_s := self._outage_s) is not None:
+            await asyncio.sleep(outage_s)
             self._thaw()
         await self.watch.until("the next final round", lambda _: self.watch.final_round > before, LIMIT_S)
         took_s = self.watch.final_s[self.watch.final_round] - self._struck_s
-        if self.scenario.action == "freeze-thaw" and self.scenario.target != "sentinel":
+        if self.scenario.action == "freeze-thaw" and self._outage_s is None:
             self._thaw()
         await self._finish()
         results = await self._check(before)
         following = results[min(round_ for round_ in results if round_ > before)]
+        goal_s = self.scenario.goal_s
+        assert goal_s is None or took_s <= goal_s, f"the next round was final {took_s:.1f} s after the fault"
+        if self.scenario.action == "blink":
+            assert following.attempts == 1, f"somebody was relieved for {self._outage_s} s of silence"
+            assert len(following.contributors) == PEERS, f"somebody was dropped for {self._outage_s} s of silence"
         return Figures(
             scenario=self.scenario.id,
             struck_round=before,
@@ -169,6 +187,16 @@ class Run:
             attempts=following.attempts,
             contributors=len(following.contributors),
         )
+
+    @property
+    def _outage_s(self) -> float | None:
+        """How long it stays frozen, seconds; None if for ever, or until the others have gone on."""
+        lease_s = self.scenario.lease_ms / 1000
+        if self.scenario.action == "blink":
+            return BLINK_LEASES * lease_s
+        if self.scenario.action == "freeze-thaw" and self.scenario.target == "sentinel":
+            return OUTAGE_LEASES * lease_s
+        return None
 
     # --- reaching the moment --------------------------------------------------------------------------------------
 
@@ -224,9 +252,8 @@ class Run:
         for number in range(1, 1 + TRIES):
             for program in self.programs:
                 program.allow(upto=number)
-            await self.watch.until(
-                f"round {number} to be {self.scenario.moment}", lambda record, n=number: self._is_there(record, n), LIMIT_S
-            )
+            what = f"round {number} to be {self.scenario.moment}"
+            await self.watch.until(what, partial(self._is_there, number), LIMIT_S)
             if await self._strike_in_round(number):
                 return
             await self._await_round(number)
@@ -244,7 +271,7 @@ class Run:
             victim = EARLY  # the leader's own SN is the sentinel
         return await self._strike(victim, lambda record: self._holds(record, number))
 
-    def _is_there(self, record: Training, number: int) -> bool:
+    def _is_there(self, number: int, record: Training) -> bool:
         """Whether the moment has come, or has passed already."""
         return self._holds(record, number) or self.watch.final_round >= number
 
@@ -261,54 +288,58 @@ class Run:
     # --- the fault ------------------------------------------------------------------------------------------------
 
     @property
-    def _node(self) -> str:
-        """Name of the node that is hit; of the SL beside it for a program."""
-        if self.scenario.target == "sentinel":
-            return self._network.name_of("sn", 0)
-        return self._network.name_of("sn" if self.scenario.target == "sn" else "sl", self._victim)
+    def _nodes(self) -> list[str]:
+        """Names of the nodes that are hit."""
+        match self.scenario.target:
+            case "everything":
+                return [self._network.name_of(kind, index) for kind in ("sl", "sn") for index in range(PEERS)]
+            case "sentinel" | "sn":
+                return [self._network.name_of("sn", self._victim)]
+            case "program":
+                return []
+            case "sl" | "host" | "leader" | "follower":
+                return [self._network.name_of("sl", self._victim)]
 
-    @property
-    def _hits_node(self) -> bool:
-        return self.scenario.target != "program"
-
-    @property
-    def _hits_program(self) -> bool:
-        return self.scenario.target in ("program", "host")
+    def _choose_programs(self) -> list[Program]:
+        """The programs that are hit."""
+        if self.scenario.target == "everything":
+            return [program for program in self.programs if program.is_started]
+        return [self.programs[self._victim]] if self.scenario.target in ("program", "host") else []
 
     async def _strike(self, victim: int, holds: Callable[[Training], bool]) -> bool:
         """Freeze the victim; if the record still is where it should be, the fault has come, else let it go on."""
         self._victim = 0 if self.scenario.target == "sentinel" else victim
-        program = self.programs[self._victim]
+        self._programs = self._choose_programs()
         self._struck_s = now_s()
-        if self._hits_node:
-            self._network.freeze(self._node)
-        if self._hits_program:
+        for name in self._nodes:
+            self._network.freeze(name)
+        for program in self._programs:
             program.freeze()
         # A frozen sentinel orders nothing any more: the record stands where it stood.
-        if self.scenario.target != "sentinel" and not holds(await self.watch.settle()):
+        stands = self.scenario.target in ("sentinel", "everything")
+        if not stands and not holds(await self.watch.settle()):
             self._thaw()
             self._repaired_s = None
             return False
         if self.scenario.action in ("kill", "kill-restart"):
-            if self._hits_node:
-                await self._network.kill(self._node)
-            if self._hits_program:
+            for name in self._nodes:
+                await self._network.kill(name)
+            for program in self._programs:
                 await program.kill()
         return True
 
     def _thaw(self) -> None:
-        if self._hits_node:
-            self._network.thaw(self._node)
-        if self._hits_program:
-            self.programs[self._victim].thaw()
+        for name in self._nodes:
+            self._network.thaw(name)
+        for program in self._programs:
+            program.thaw()
         self._repaired_s = now_s() - self._struck_s
 
     async def _start_again(self) -> None:
-        if self._hits_node:
-            await self._network.start_again(self._node)
-        if self._hits_program:
-            self.programs[self._victim].allow(upto=UNBOUND, last=UNBOUND)
-            await self.programs[self._victim].start()
+        await self._network.heal()
+        for program in self._programs:
+            program.allow(upto=UNBOUND, last=UNBOUND)
+            await program.start()
         self._repaired_s = now_s() - self._struck_s
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -321,17 +352,16 @@ class Run:
 
     async def _finish(self) -> None:
         """Let all end two rounds later, and wait until they have."""
-        if self.scenario.action == "kill-restart" and self._hits_program:
-            await self._until_said(self.programs[self._victim], "opened")
+        if self.scenario.action == "kill-restart":
+            for program in self._programs:
+                await self._until_said(program, "opened")
         record = self.watch.record
         number = record.round.number if record is not None and record.round is not None else self.watch.final_round
         for program in self.programs:
-            if self.scenario.moment != "finished" or program.index != EARLY or self._hits_program:
+            if self.scenario.moment != "finished" or program.index != EARLY or self._programs:
                 program.allow(last=number + 1)
         for program in self._survivors:
-            await wait_until(
-                f"{program.name} to end", lambda p=program: p.status is not None, LIMIT_S, self.watch.explain
-            )
+            await wait_until(f"{program.name} to end", program.has_ended, LIMIT_S, self.watch.explain)
             assert program.status == 0, f"{program.name} ended with status {program.status}: {program.output}"
 
     async def _check(self, before: int) -> dict[int, Result]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-
 from matrix_network import FaultyNetwork
 from matrix_table import AWAITS, SCENARIOS, SLICE
 from matrix_watch import History
 from matrix_world import PEERS, Figures, Run, Scenario
+
 from swarmlearning.local.network import prepare_workdir
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
