@@ -36,10 +36,11 @@ OUTAGE_LEASES = 1.5
 BLINK_LEASES = 0.25
 """How long a blink takes, leases; R-9 and R-10 accuse nobody before half a lease."""
 
-Target = Literal["sl", "host", "leader", "follower", "sentinel", "sn", "program", "everything"]
+Target = Literal["sl", "host", "leader", "follower", "sentinel", "sn", "program", "blackout", "everything"]
 """`sl`: a peer's SL. `host`: SL and program of a peer at once (in a round: of its leader). `leader`, `follower`: the SL
 that leads the round, or another one. `sn`: an SN that follows (in a round: its leader's, if that follows).
-`everything`: every node and every program at once, as at night."""
+`blackout`: a program and the sentinel, which comes back only long after the program. `everything`: every node and
+every program at once, as at night."""
 
 Moment = Literal["opening", "training", "collecting", "merging", "merged", "stored", "final", "finished"]
 """`opening`: enrolled as the first. `training`: between two rounds. `collecting`: its check-in is there, others are
@@ -131,6 +132,7 @@ class Run:
         self._network = network
         self._history = history
         self._struck_s = 0.0
+        self._struck_round = -1
         self._repaired_s: float | None = None
         self._victim = EARLY
         """Site of what is hit."""
@@ -157,7 +159,7 @@ class Run:
 
     async def _play(self) -> Figures:
         await self._reach_and_strike()
-        before = self.watch.final_round
+        before = self._struck_round
         for program in self.programs:
             if not program.is_started:
                 await program.start()
@@ -293,7 +295,9 @@ class Run:
         match self.scenario.target:
             case "everything":
                 return [self._network.name_of(kind, index) for kind in ("sl", "sn") for index in range(PEERS)]
-            case "sentinel" | "sn":
+            case "sentinel" | "blackout":
+                return [self._network.name_of("sn", 0)]
+            case "sn":
                 return [self._network.name_of("sn", self._victim)]
             case "program":
                 return []
@@ -304,11 +308,11 @@ class Run:
         """The programs that are hit."""
         if self.scenario.target == "everything":
             return [program for program in self.programs if program.is_started]
-        return [self.programs[self._victim]] if self.scenario.target in ("program", "host") else []
+        return [self.programs[self._victim]] if self.scenario.target in ("program", "host", "blackout") else []
 
     async def _strike(self, victim: int, holds: Callable[[Training], bool]) -> bool:
         """Freeze the victim; if the record still is where it should be, the fault has come, else let it go on."""
-        self._victim = 0 if self.scenario.target == "sentinel" else victim
+        self._victim = victim
         self._programs = self._choose_programs()
         self._struck_s = now_s()
         for name in self._nodes:
@@ -316,11 +320,12 @@ class Run:
         for program in self._programs:
             program.freeze()
         # A frozen sentinel orders nothing any more: the record stands where it stood.
-        stands = self.scenario.target in ("sentinel", "everything")
+        stands = self.scenario.target in ("sentinel", "blackout", "everything")
         if not stands and not holds(await self.watch.settle()):
             self._thaw()
             self._repaired_s = None
             return False
+        self._struck_round = self.watch.final_round
         if self.scenario.action in ("kill", "kill-restart"):
             for name in self._nodes:
                 await self._network.kill(name)
@@ -336,10 +341,15 @@ class Run:
         self._repaired_s = now_s() - self._struck_s
 
     async def _start_again(self) -> None:
-        await self._network.heal()
+        is_late = self.scenario.target == "blackout"
+        if not is_late:
+            await self._network.heal()
         for program in self._programs:
             program.allow(upto=UNBOUND, last=UNBOUND)
             await program.start()
+        if is_late:
+            await asyncio.sleep(OUTAGE_LEASES * self.scenario.lease_ms / 1000)
+            await self._network.heal()
         self._repaired_s = now_s() - self._struck_s
 
     # --- the end --------------------------------------------------------------------------------------------------
