@@ -1,6 +1,6 @@
 """The fault matrix: all scenarios, those that wait for a fix, and the short slice that runs with every `make test`."""
 
-from matrix_world import Action, Moment, Scenario, Target
+from matrix_scenario import Action, Moment, Scenario, Target
 
 ACTIONS: tuple[Action, ...] = ("kill", "kill-restart", "freeze", "freeze-thaw")
 LASTING: tuple[Action, ...] = ("kill-restart", "freeze-thaw")

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 from matrix_network import FaultyNetwork
+from matrix_scenario import PEERS, Figures, Scenario
 from matrix_table import AWAITS, SCENARIOS, SLICE
 from matrix_watch import History
-from matrix_world import PEERS, Figures, Run, Scenario
+from matrix_world import Run
 
 from swarmlearning.local.network import prepare_workdir
 
