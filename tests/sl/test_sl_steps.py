@@ -35,7 +35,7 @@ from swarmlearning.parameters.chunks import commit, merged_root
 from swarmlearning.sl import participation as participation_module
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.desk import Desk, Offer
-from swarmlearning.sl.exchange import STREAM_RESULT
+from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT
 from swarmlearning.sl.fetching import catch_up
 from swarmlearning.sl.merging import merge_and_commit
 from swarmlearning.sl.participation import Participation
@@ -202,6 +202,24 @@ def test_a_contributor_that_cannot_be_reached_is_reported_after_half_a_lease(pai
     (told,) = pair.merge()
     assert isinstance(told, Unreachable)
     assert (told.contributor, told.reason) == (node(1), "unreachable")
+
+
+def test_a_contributor_that_says_it_restarted_is_reported_at_once(pair: Pair) -> None:
+    """R-9: half a lease of asking again does not bring its parameters back."""
+    asked: list[bytes] = []
+
+    async def gone(caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+        asked.append(body)
+        if asked:
+            raise Refused("this SL does not hold the parameters that were checked in", code="gone")
+        yield b""
+
+    pair.network.stop(name(1))
+    pair.network.serve(name(1), address(1).endpoint, Handlers(streams={STREAM_CHUNKS: gone}))
+    (told,) = pair.merge()
+    assert isinstance(told, Unreachable)
+    assert (told.contributor, told.reason) == (node(1), "unreachable")
+    assert len(asked) == 1
 
 
 def liar(asked: list[bytes]) -> Handlers:

@@ -171,7 +171,12 @@ def _promise_of(round_: Round, contributor: NodeId) -> bytes:
 
 
 async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: NodeId, lease_s: float) -> memoryview:
-    """One contributor's chunks; tries again, keeping what was verified, until half a lease has passed in silence."""
+    """One contributor's chunks; tries again, keeping what was verified, until half a lease has passed in silence.
+
+    Raises:
+        _NotServed: it served what does not verify, nothing for half a lease, or says that it has them no more.
+        Refused: the record moved on.
+    """
     loop = asyncio.get_running_loop()
     round_ = round_of(desk, action.round)
     root = _promise_of(round_, contributor)
@@ -206,7 +211,9 @@ async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: N
         except VerificationError as error:
             raise _NotServed(contributor, "unverified", str(error)) from error
         except (UnreachableError, PeerError) as error:
-            if loop.time() - silent_since > lease_s / 2:
+            # Whoever restarted cannot keep its promise, and says so: waiting does not bring it back.
+            is_gone = isinstance(error, Refused) and error.code == "gone"
+            if is_gone or loop.time() - silent_since > lease_s / 2:
                 raise _NotServed(contributor, "unreachable", str(error)) from error
             wait_s = RETRY_FIRST_S if pull.done > before else min(2 * wait_s, RETRY_MOST_S)
             await asyncio.sleep(wait_s)
