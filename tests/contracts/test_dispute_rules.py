@@ -29,19 +29,40 @@ def test_t26_an_accusation_costs_the_accuser_its_charge_and_the_accused_nothing(
     assert world.say(accuser, world.report(0, accused)) is Code.NOT_ALLOWED
 
 
-def test_t26_only_whoever_is_in_charge_reports_and_only_other_contributors() -> None:
+def test_t26_only_whoever_is_in_charge_reports_others_and_only_contributors() -> None:
     world = World(checkin_mode="inactive")
     world.enrol(0, 1, 2)
     world.play_round([0, 1, 2])
     world.must(2, world.finishing())
     world.check_in(0, 1, 2)
     leader = world.leader()
-    for accused in (leader, 5):
-        assert world.say(leader, world.report(0, accused)) is Code.MALFORMED
+    assert world.say(leader, world.report(0, 5)) is Code.MALFORMED
     if leader != 2:
         assert world.say(leader, world.report(0, 2)) is Code.MALFORMED
     for peer in others(world, leader):
         assert world.say(peer, world.report(0, leader)) is Code.NOT_ALLOWED
+
+
+def test_t27_who_reports_itself_is_dropped_at_once_whatever_it_is_in_charge_of() -> None:
+    """It restarted and holds its offer no more: nobody has to wait until others have found that out."""
+    world = World()
+    world.merging(4)
+    leader = world.leader()
+    restarted = others(world, leader)[0]
+    world.must(restarted, world.report(0, restarted))
+    assert [d.node for d in world.round.dropped] == [node_of(restarted)]
+    assert world.leader() == leader
+    world.finalise()
+    assert world.training.last is not None
+
+
+def test_t27_when_all_lost_their_offers_the_round_collects_again() -> None:
+    world = World()
+    world.merging(3)
+    for peer in (0, 1):
+        if world.is_at(Phase.MERGING):
+            world.must(peer, world.report(0, peer))
+    assert world.is_at(Phase.COLLECTING)
 
 
 def test_t26_a_reports_text_is_short_and_harmless() -> None:

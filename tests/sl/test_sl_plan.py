@@ -19,6 +19,7 @@ from swarmlearning.sl.plan import (
     MergeShard,
     SayFinished,
     SayHere,
+    SayLost,
     StoreResult,
     TickLater,
     plan,
@@ -28,7 +29,8 @@ ROUND_MAX = SETTINGS.round_max_ms
 
 
 def local(index: int = 0, **changes: Any) -> Local:
-    mine = Local(node=node(index), run=1, demand="sync", adopted=-1, offered=b"", stored=frozenset())
+    promised = bytes([index + 1]) * 32
+    mine = Local(node=node(index), run=1, demand="sync", adopted=-1, offered=promised, stored=frozenset())
     return replace(mine, **changes)
 
 
@@ -173,6 +175,23 @@ TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
     "whoever is not in the round only keeps the time": (
         training(peers=[*FINISHED, peer(3)], phase=Phase.MERGING, round_=merging()),
         local(3),
+        [TickLater(round=0, attempt=1, after_ms=ROUND_MAX)],
+    ),
+    "whoever restarted says that its offer is gone": (
+        training(phase=Phase.MERGING, round_=merging()),
+        local(2, offered=b""),
+        [
+            TickLater(round=0, attempt=1, after_ms=ROUND_MAX),
+            SayLost(round=0, attempt=1),
+            GuardShard(round=0, attempt=1, shard=0, suspect=node(0)),
+        ],
+    ),
+    "whoever has been dropped has nothing to say of its offer": (
+        training(
+            phase=Phase.MERGING,
+            round_=merging(contributors=ALL[:2], dropped=(Dropped(node=node(2), reason="unreachable"),)),
+        ),
+        local(2, offered=b""),
         [TickLater(round=0, attempt=1, after_ms=ROUND_MAX)],
     ),
     # storing

@@ -41,15 +41,18 @@ REPORTS_BETWEEN_TWO: Final = 1
 def report_unreachable(training: Training, context: Context, message: Unreachable) -> Training:
     """T-26: somebody in charge of a shard could not get verified, finite chunks from a contributor.
 
-    The first reports only cost the reporter its charge; with enough distinct ones the contributor is dropped.
+    The first reports only cost the reporter its charge; with enough distinct ones the contributor is dropped. Who
+    reports itself, since it has restarted, is dropped at once.
 
     Raises:
-        Rejected: stale, not the sender's shard, about itself or about somebody who does not contribute.
+        Rejected: stale, not the sender's shard, or about somebody who does not contribute.
     """
     round_ = merging_round(training, message.run, message.round, message.attempt)
-    require_charge(round_, message.shard, context.sender)
-    if message.contributor not in round_.contributors or message.contributor == context.sender:
-        raise Rejected(Code.MALFORMED, "the report names nobody who is another contributor of this round")
+    about_itself = message.contributor == context.sender
+    if not about_itself:
+        require_charge(round_, message.shard, context.sender)
+    if message.contributor not in round_.contributors:
+        raise Rejected(Code.MALFORMED, "the report names nobody who is a contributor of this round")
     report = Report(
         reporter=context.sender,
         contributor=message.contributor,
@@ -59,7 +62,7 @@ def report_unreachable(training: Training, context: Context, message: Unreachabl
     round_ = replace(round_, reports=(*round_.reports, report))
     training = replace(training, round=round_)
     reporters = {r.reporter for r in round_.reports if r.contributor == message.contributor}
-    if len(reporters) >= reports_needed(len(round_.participants)):
+    if about_itself or len(reporters) >= reports_needed(len(round_.participants)):
         return _drop_contributor(training, context, report)
     return relieve(training, context, context.sender)
 

@@ -1,6 +1,7 @@
 """What the steps of a round work with: one bundle for one training on one SL."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
@@ -55,6 +56,18 @@ class MergedShard:
         """Of this shard's chunks."""
         self.buffer = buffer
         """The whole canonical buffer; only the shard's chunks are filled."""
+
+
+class Watched:
+    """What is known of somebody whom a round waits for; goes on from attempt to attempt."""
+
+    def __init__(self, now_s: float) -> None:
+        self.steps = -1
+        """How far it was."""
+        self.moved_s = now_s
+        """When it last made an advance."""
+        self.answered_s = now_s
+        """When it last answered."""
 
 
 class Desk:
@@ -113,6 +126,9 @@ class Desk:
         """By shard, root: merged shards on their way to disk."""
         self.merging: dict[tuple[int, int], int] = {}
         """By round, shard: how many steps of merging it are done."""
+        self.watched: dict[tuple[int, int, int, NodeId, tuple[NodeId, ...]], Watched] = {}
+        """By round, when it closed, shard, whom that waits for, and whose parameters it merges: with others the work
+        begins anew."""
         self.lease_ms: int | None = None
         """This SL's own patience, where it does not leave that to the settings."""
         self.grace_ms: int | None = None
@@ -137,6 +153,17 @@ class Desk:
         if self.training is None:
             raise Unreachable(f"no word from the SN about {self.contract} yet")
         return self.training
+
+    async def wait_attempt(self, round_: int, above: int) -> None:
+        """Until the record is past an attempt of a round, or past the round; a lease at most."""
+
+        def is_past() -> bool:
+            now = self.record.round
+            return now is None or (now.number, now.attempt) > (round_, above)
+
+        async with self.changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(is_past), self.lease_s)
 
     def scratch(self, chunks: Iterable[int]) -> memoryview:
         """Room for one model, of which only `chunks` will be written.
@@ -202,5 +229,6 @@ class Desk:
             self.pulls, self.merged, self.fetched = {}, {}, {}
         self.pulls = {key: value for key, value in self.pulls.items() if key[0] > upto}
         self.merging = {key: value for key, value in self.merging.items() if key[0] > upto}
+        self.watched = {key: value for key, value in self.watched.items() if key[0] > upto}
         done = upto if here else upto - 1
         self.merged = {key: value for key, value in self.merged.items() if key[0] > done}

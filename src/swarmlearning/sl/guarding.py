@@ -5,9 +5,10 @@ from typing import Final
 
 from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.messages import Here, Tick
+from swarmlearning.contracts.records import Round
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused, Unreachable
-from swarmlearning.sl.desk import Desk, log
+from swarmlearning.sl.desk import Desk, Watched, log
 from swarmlearning.sl.exchange import CALL_PROGRESS, Advance, ProgressRequest, Shard, merge_steps, store_steps
 from swarmlearning.sl.fetching import suspect
 from swarmlearning.sl.merging import round_of
@@ -36,9 +37,8 @@ async def guard_shard(desk: Desk, action: GuardShard) -> None:
     """
     round_ = round_of(desk, action.round)
     shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
-    gone = await _await_silence(
-        desk, action.round, action.shard, action.suspect, merge_steps(shard, len(round_.contributors))
-    )
+    whole = merge_steps(shard, len(round_.contributors))
+    gone = await _await_silence(desk, round_, action.shard, action.suspect, whole)
     await suspect(desk, action.round, action.attempt, action.shard, action.suspect, gone=gone)
 
 
@@ -50,21 +50,22 @@ async def guard_store(desk: Desk, action: GuardStore) -> None:
         Unreachable: our SN does not answer.
     """
     round_ = round_of(desk, action.round)
-    gone = await _await_silence(desk, action.round, STORING, action.suspect, store_steps(desk.size, round_.shards))
+    gone = await _await_silence(desk, round_, STORING, action.suspect, store_steps(desk.size, round_.shards))
     await suspect(desk, action.round, action.attempt, STORING, action.suspect, gone=gone)
 
 
-async def _await_silence(desk: Desk, round_: int, shard: int, suspect: NodeId, whole: int) -> bool:
+async def _await_silence(desk: Desk, round_: Round, shard: int, suspect: NodeId, whole: int) -> bool:
     """Until `suspect` has made no advance for a lease; whether it has not even answered for half of it.
 
-    More steps than the whole work has are no advance: who makes progress up runs out of it.
+    More steps than the whole work has are no advance: who makes progress up runs out of it. A further attempt that
+    leaves it in charge of the same work does not begin the lease anew.
     """
     loop = asyncio.get_running_loop()
     look_s = desk.lease_s / LOOKS_A_LEASE
-    request = encode(ProgressRequest(contract=desk.contract, run=desk.run, round=round_, shard=shard))
-    seen, moved = -1, loop.time()
-    answered = moved
-    while (left_s := moved + desk.lease_s - loop.time()) > 0:
+    request = encode(ProgressRequest(contract=desk.contract, run=desk.run, round=round_.number, shard=shard))
+    key = (round_.number, round_.closed_ms, shard, suspect, round_.contributors)
+    known = desk.watched.setdefault(key, Watched(loop.time()))
+    while (left_s := known.moved_s + desk.lease_s - loop.time()) > 0:
         await asyncio.sleep(min(look_s, left_s))  # most rounds are over by then, and nobody is asked
         try:
             reply = await desk.client.call(desk.address_of(suspect), CALL_PROGRESS, request, timeout_s=look_s)
@@ -72,12 +73,12 @@ async def _await_silence(desk: Desk, round_: int, shard: int, suspect: NodeId, w
         except Unreachable:
             continue  # silence is what is measured here
         except PeerError:
-            answered = loop.time()
+            known.answered_s = loop.time()
             continue
-        answered = loop.time()
-        if seen < steps <= whole:
-            seen, moved = steps, answered
-    return loop.time() - answered >= desk.lease_s / 2
+        known.answered_s = loop.time()
+        if known.steps < steps <= whole:
+            known.steps, known.moved_s = steps, known.answered_s
+    return loop.time() - known.answered_s >= desk.lease_s / 2
 
 
 async def tick_later(desk: Desk, action: TickLater, rank: int) -> None:

@@ -12,7 +12,7 @@ from swarmlearning.merge.shard import merge_shard
 from swarmlearning.parameters.chunks import CHUNK_BYTES, merged_leaf, merged_root
 from swarmlearning.sl.desk import Desk, MergedShard, log
 from swarmlearning.sl.exchange import STEP_CHUNKS, STREAM_CHUNKS, ChunkRequest, Pull, Shard
-from swarmlearning.sl.plan import MergeShard
+from swarmlearning.sl.plan import MergeShard, SayLost
 from swarmlearning.types import NodeId, short_name
 
 PULLS_AT_ONCE: Final = 4
@@ -103,17 +103,48 @@ async def _report(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
         fault.reason,
         fault.detail,
     )
-    current = _still_charged(desk, action)
+    while True:
+        attempt = _still_charged(desk, action).attempt
+        report = Unreachable(
+            contract=desk.contract,
+            run=desk.run,
+            round=action.round,
+            attempt=attempt,
+            shard=action.shard,
+            contributor=fault.contributor,
+            reason=fault.reason,
+            detail=fault.detail[:200],
+        )
+        try:
+            await desk.submitter.require(report)
+        except Refused as refused:
+            if refused.code != "stale":
+                raise
+            # Somebody else's report has begun another attempt: what we found out holds in that one too.
+            await desk.wait_attempt(action.round, attempt)
+        else:
+            return
+
+
+async def say_lost(desk: Desk, action: SayLost) -> None:
+    """R-18: our own offer is gone, since we restarted: nobody has to find that out.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: our SN does not answer.
+    """
+    detail = "it restarted and no longer holds what it checked in with"
+    log.warning("round %d: this node %s", action.round, detail.removeprefix("it "))
     await desk.submitter.require(
         Unreachable(
             contract=desk.contract,
             run=desk.run,
             round=action.round,
-            attempt=current.attempt,
-            shard=action.shard,
-            contributor=fault.contributor,
-            reason=fault.reason,
-            detail=fault.detail[:200],
+            attempt=action.attempt,
+            shard=0,
+            contributor=desk.node,
+            reason="unreachable",
+            detail=detail,
         )
     )
 

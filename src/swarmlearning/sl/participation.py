@@ -22,7 +22,7 @@ from swarmlearning.sl.desk import Desk, Offer, log
 from swarmlearning.sl.enrolling import enrol, find_contract
 from swarmlearning.sl.fetching import catch_up, store_and_say
 from swarmlearning.sl.guarding import guard_shard, guard_store, say_here, tick_later
-from swarmlearning.sl.merging import merge_and_commit
+from swarmlearning.sl.merging import merge_and_commit, say_lost
 from swarmlearning.sl.plan import (
     Action,
     CatchUp,
@@ -35,6 +35,7 @@ from swarmlearning.sl.plan import (
     MergeShard,
     SayFinished,
     SayHere,
+    SayLost,
     StoreResult,
     TickLater,
     find_peer,
@@ -376,6 +377,8 @@ class Participation:
                 return self._check_in(action)
             case MergeShard():
                 return merge_and_commit(self.desk, action)
+            case SayLost():
+                return say_lost(self.desk, action)
             case StoreResult():
                 return store_and_say(self.desk, action)
             case GuardShard():

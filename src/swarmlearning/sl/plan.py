@@ -46,6 +46,13 @@ class MergeShard(msgspec.Struct, frozen=True, kw_only=True):
     contributors: tuple[NodeId, ...]
 
 
+class SayLost(msgspec.Struct, frozen=True, kw_only=True):
+    """What we checked in with is gone, since this SL restarted: say so."""
+
+    round: int
+    attempt: int
+
+
 class StoreResult(msgspec.Struct, frozen=True, kw_only=True):
     """Fetch the merged shards, put them on disk, say so."""
 
@@ -108,6 +115,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 Action = (
     CheckInNow
     | MergeShard
+    | SayLost
     | StoreResult
     | GuardShard
     | GuardStore
@@ -182,6 +190,10 @@ def _plan_merging(training: Training, local: Local) -> list[Action]:
         return []
     actions: list[Action] = []
     dropped = local.node in dropped_nodes(round_)
+    if any(
+        c.node == local.node and c.commitment != local.offered for c in round_.checkins if c.node in round_.contributors
+    ):
+        actions.append(SayLost(round=round_.number, attempt=round_.attempt))
     for shard in range(round_.shards):
         pending = pending_nodes(round_, shard)
         if local.node in pending:

@@ -36,7 +36,8 @@ from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.types import ContractName, Role
 
 CATCH_UP_S: Final = 5.0
-"""How long a request that is ahead of our record waits for it, seconds."""
+"""How long a request that is ahead of our record waits for it at most, seconds; never more than a quarter of a lease,
+so that who asks hears of it before it takes us for dead."""
 
 
 _MAY_ASK_ABOUT: Final = (Role.SL, Role.SN, Role.OPERATOR, Role.AUDITOR)
@@ -144,7 +145,7 @@ class ExchangeService:
 
         async with desk.changed:
             try:
-                await asyncio.wait_for(desk.changed.wait_for(is_there), CATCH_UP_S)
+                await asyncio.wait_for(desk.changed.wait_for(is_there), min(CATCH_UP_S, desk.lease_s / 4))
             except TimeoutError:
                 return
 
