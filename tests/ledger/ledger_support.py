@@ -28,7 +28,7 @@ from swarmlearning.ledger.embedded.wire import (
 )
 from swarmlearning.transport.api import Address, Call, Caller, Stream
 from swarmlearning.transport.memory import Faults, MemoryNetwork
-from swarmlearning.types import Code, Endpoint, NodeName, Role, TrustDomain
+from swarmlearning.types import Code, Endpoint, NodeId, NodeName, Role, TrustDomain
 
 T = TypeVar("T")
 
@@ -157,6 +157,11 @@ class KvApplication:
         self.calls.append(f"commit {self._next.height}")
         self.state, self._next = self._next, None
         self._save()
+
+    def voters(self) -> dict[NodeId, bytes]:
+        """`sn <node id>=<key in hex>` registers an SN."""
+        parts = [tx[3:].split(b"=") for tx in self.log if tx.startswith(b"sn ")]
+        return {NodeId(node.decode()): bytes.fromhex(key.decode()) for node, key in parts}
 
     def query(self, path: str, argument: bytes) -> bytes:
         raise Refused("the test application answers no queries")

@@ -5,8 +5,8 @@ recovery), which has `store` (SQLite) and `waiting`; `blocks` holds the records 
 """
 
 from swarmlearning.ledger.embedded.blocks import Block, BlockHeader, Evidence, SignedHeader
-from swarmlearning.ledger.embedded.chain import CrashPoint
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.crash import CrashPoint
 from swarmlearning.ledger.embedded.engine import EmbeddedLedger
 
 __all__ = ["Block", "BlockHeader", "CrashPoint", "EmbeddedConfig", "EmbeddedLedger", "Evidence", "SignedHeader"]
