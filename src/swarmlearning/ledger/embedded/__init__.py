@@ -1,7 +1,8 @@
 """The embedded engine: one writer, many verified replicas. Spec: docs/spec/ledger.md, docs/adr/0004-embedded-ledger.md.
 
-Modules, downwards: `engine` joins `sentinel` | `replica` and `service`; these share `chain` (commit path and
-recovery), which has `store` (SQLite) and `waiting`; `blocks` holds the records everything is about.
+Modules, downwards: `engine` joins `sentinel` | `replica` and `service`, which take over blocks by `following`; these
+share `chain` (commit path and recovery), which has `store` (SQLite), `reigning` (who orders which block) and `waiting`;
+`blocks` and `handovers` hold the records everything is about. `succession` is for stopped nodes.
 """
 
 from swarmlearning.ledger.embedded.blocks import Block, BlockHeader, Evidence, SignedHeader

@@ -81,6 +81,11 @@ class Following:
         self._ahead: dict[int, SignedHandover] = {}
         """Handovers after blocks that have yet to come, by epoch; not verified."""
 
+    @property
+    def is_behind_a_handover(self) -> bool:
+        """Whether there was a handover after blocks that have yet to come."""
+        return bool(self._ahead)
+
     # --- handovers --------------------------------------------------------------------------------------------
 
     async def learn(self, peer: Address, timeout_s: float, *, is_source: bool = True) -> int:

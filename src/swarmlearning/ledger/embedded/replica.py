@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from swarmlearning.clock import WallClock
 from swarmlearning.encoding import decode, encode, sha256
-from swarmlearning.errors import ForkDetected, PeerError, Unreachable, VerificationError, WaitExpired
+from swarmlearning.errors import ForkDetected, PeerError, Refused, Unreachable, VerificationError, WaitExpired
 from swarmlearning.ledger.boundary import Application, TxResult
 from swarmlearning.ledger.embedded.backoff import Backoff
 from swarmlearning.ledger.embedded.chain import Chain
@@ -23,7 +23,7 @@ from swarmlearning.ledger.embedded.config import EmbeddedConfig
 from swarmlearning.ledger.embedded.following import Following, Peers, choose_peers
 from swarmlearning.ledger.embedded.forks import compare_header
 from swarmlearning.ledger.embedded.waiting import Outcome
-from swarmlearning.ledger.embedded.wire import MAX_WAIT_MS, SUBMIT, SubmitReply, SubmitRequest
+from swarmlearning.ledger.embedded.wire import MAX_WAIT_MS, NOT_SENTINEL, SUBMIT, SubmitReply, SubmitRequest
 from swarmlearning.transport.api import Address, Client
 from swarmlearning.types import Code
 
@@ -132,16 +132,19 @@ class Replica:
 
     def _registered_sentinel(self) -> Address | None:
         """Where the sentinel is by its own registration, if that is elsewhere than where we were told."""
-        told = self._config.sentinel_address
-        for peer in self._peers():
-            if peer.node == self._chain.reigns.current.sentinel and peer != told:
-                return peer
-        return None
+        told, sentinel = self._config.sentinel_address, self._chain.reigns.current.sentinel
+        if sentinel == self._config.node:
+            return None  # it was, and has not learnt yet who is now
+        return next((peer for peer in self._peers() if peer.node == sentinel and peer != told), None)
 
     def _sentinel_address(self) -> Address:
         sentinel = self._chain.reigns.current.sentinel
-        for address in (self._source, *self._peers()):
-            if address is not None and address.node == sentinel:
+        if self._following.is_behind_a_handover:
+            raise Unreachable("this node is catching up, and another SN orders since")
+        # Who has asked nobody yet may not know who orders.
+        candidates = () if self._source is None else (self._source, *self._peers())
+        for address in candidates:
+            if address.node == sentinel != self._config.node:
                 return address
         raise Unreachable(self._problem or f"it is being looked for at {self._config.sentinel_address}")
 
@@ -223,6 +226,12 @@ class Replica:
                     reply = await self._ask(tx, limit, outcome)
                 except Unreachable as error:
                     why[0] = f"the sentinel {self._chain.reigns.current.sentinel} does not answer ({error})"
+                    await asyncio.wait({outcome}, timeout=backoff.next_s())
+                    continue
+                except Refused as error:
+                    if error.code != NOT_SENTINEL:
+                        raise
+                    why[0] = str(error)  # there was a handover of which one of us has not learnt yet
                     await asyncio.wait({outcome}, timeout=backoff.next_s())
                     continue
                 if reply is None or (reply.height == 0 and reply.result is None):

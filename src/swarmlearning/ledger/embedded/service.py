@@ -19,6 +19,7 @@ from swarmlearning.ledger.embedded.wire import (
     HANDOVERS,
     HEADER,
     MAX_REPLY_BLOCK_BYTES,
+    NOT_SENTINEL,
     SUBMIT,
     BlocksReply,
     BlocksRequest,
@@ -94,7 +95,7 @@ class LedgerService:
             if self._submit is None:
                 sentinel = self._chain.reigns.current.sentinel
                 raise Refused(
-                    f"{self._config.node} does not order transactions; ask the sentinel {sentinel}", code="not-sentinel"
+                    f"{self._config.node} does not order transactions; ask the sentinel {sentinel}", code=NOT_SENTINEL
                 )
             request = decode(body, SubmitRequest, limit=self._config.max_tx_bytes + _SMALL_BYTES)
             try:

@@ -14,6 +14,9 @@ SUBMIT: Final = "ledger/submit"
 HEADER: Final = "ledger/header"
 HANDOVERS: Final = "ledger/handovers"
 
+NOT_SENTINEL: Final = "not-sentinel"
+"""Code of the refusal of a node that does not order."""
+
 MAX_WAIT_MS: Final = 30_000
 """Longest that a node holds a request while there is nothing to answer."""
 
