@@ -9,5 +9,18 @@ from swarmlearning.ledger.embedded.blocks import Block, BlockHeader, Evidence, S
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
 from swarmlearning.ledger.embedded.crash import CrashPoint
 from swarmlearning.ledger.embedded.engine import EmbeddedLedger
+from swarmlearning.ledger.embedded.handovers import SignedHandover
+from swarmlearning.ledger.embedded.succession import Succession, open_succession
 
-__all__ = ["Block", "BlockHeader", "CrashPoint", "EmbeddedConfig", "EmbeddedLedger", "Evidence", "SignedHeader"]
+__all__ = [
+    "Block",
+    "BlockHeader",
+    "CrashPoint",
+    "EmbeddedConfig",
+    "EmbeddedLedger",
+    "Evidence",
+    "SignedHandover",
+    "SignedHeader",
+    "Succession",
+    "open_succession",
+]

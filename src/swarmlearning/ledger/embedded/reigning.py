@@ -164,7 +164,7 @@ class Reigning:
         self._store.save_handover(signed, voters)
         self._crash(HandoverPoint.AFTER_INSTALLED)
         self._enter(signed, voters)
-        _LOG.warning("%s: %s orders after block %d (handover %d)", self._config.node, handover.sentinel, height,
+        _LOG.info("%s: %s orders after block %d (handover %d)", self._config.node, handover.sentinel, height,
                      handover.epoch)  # fmt: skip
 
     def check_rival(self, signed: SignedHandover) -> None:

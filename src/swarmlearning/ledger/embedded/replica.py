@@ -105,8 +105,16 @@ class Replica:
                 await self._ask_others()
                 await asyncio.sleep(backoff.next_s())
             else:
-                self._note("")
+                self._note(self._say_if_itself())
                 backoff.reset()
+
+    def _say_if_itself(self) -> str:
+        if self._chain.reigns.current.sentinel != self._config.node:
+            return ""
+        return (
+            "this SN is itself the sentinel, for all that it and the SN that it follows know: either start it without "
+            "--sentinel, or give the address of an SN that knows of a handover"
+        )
 
     async def _find_source(self) -> Address:
         """Whom to pull from, once asked for the handovers it knows: the sentinel, or whoever is where we were told."""
