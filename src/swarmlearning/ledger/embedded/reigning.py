@@ -227,6 +227,12 @@ class Reigning:
             VerificationError: it does not.
         """
         reign, network = self.reigns.current, self._config.network
+        promised = self.promised
+        if promised is not None and promised.epoch > reign.epoch:
+            raise VerificationError(
+                f"no evidence counts against {reign.sentinel}: this SN signed handover {promised.epoch}, which ends "
+                "its reign"
+            )
         low, high = sorted((evidence.first, evidence.second), key=lambda signed: signed.header.height)
         height = low.header.height
         if height > reign.after:
@@ -243,9 +249,9 @@ class Reigning:
         verify_header(high, network, reign.key)
 
     def is_settled(self, evidence: Evidence) -> bool:
-        """Whether a handover has replaced the sentinel that kept evidence convicts."""
+        """Whether a handover has replaced the sentinel that kept evidence convicts, or this SN signed one that will."""
         try:
             self.verify_evidence(evidence)
         except VerificationError:
-            return self.reigns.current.epoch > 0
+            return self.reigns.current.epoch > 0 or self.promised is not None
         return False
