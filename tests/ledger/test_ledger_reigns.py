@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ledger_support import (
     GENESIS,
     NETWORK,
+    START_MS,
     Died,
     Forger,
     KvApplication,
@@ -620,5 +621,37 @@ def test_l29_a_block_of_the_old_sentinel_beyond_the_handover_is_refused_by_its_s
             await until(lambda: "block 5: the sentinel's signature does not hold" in swarm.ledger(3).problem, "refused")
             assert swarm.ledger(3).height == 4
             assert asyncio.get_running_loop().time() < 120
+
+    run_virtual(work())
+
+
+def test_l27_a_block_that_waits_for_the_clock_is_not_taken_after_a_handover_came_in_between(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Hospitals(tmp_path) as swarm:
+            for index in (1, 2):
+                await swarm.kill(index)
+            tip = swarm.ledger(3).block(4)
+            assert tip is not None
+            ahead = Forger(swarm.key).block(
+                [b"ahead=1"], height=5, previous_hash=hash_header(tip.header), time_ms=START_MS + 600_000
+            )
+            story = Liar()
+
+            async def blocks(caller: Caller, body: bytes) -> bytes:
+                return encode(BlocksReply(height=5, blocks=(encode(ahead),)))
+
+            story.calls = {HANDOVERS: story.calls[HANDOVERS], "ledger/blocks": blocks}
+            await swarm.kill(0)
+            swarm.network.serve(sn(0), address(0).endpoint, story)
+            await until(lambda: "ahead of this node's clock" in swarm.ledger(3).problem, "the block waits")
+            swarm.install(1, swarm.sign(0, swarm.sign(2, swarm.propose(1))))
+            swarm.nodes[1].follows = None
+            await swarm.start(1)
+            await until(lambda: swarm.ledger(3).sentinel == sn(1).id, "it learns of the handover by comparing")
+            assert await submit(swarm, 1, b"on=1") == 5
+            swarm.network.stop(sn(0))
+            while asyncio.get_running_loop().time() < 650:
+                await asyncio.sleep(1.0)
+            assert swarm.log(3) == swarm.log(1)
 
     run_virtual(work())
