@@ -298,9 +298,11 @@ class TestNode:
         """Wait until the engine ends by itself, and return why."""
         assert self.task is not None
         try:
-            await self.task
+            await asyncio.wait_for(self.task, 600)
         except SwarmError as error:
             return error
+        except TimeoutError as error:
+            raise AssertionError("ten minutes passed, and the engine still runs") from error
         raise AssertionError("the engine ended without an error")
 
 

@@ -338,6 +338,19 @@ def test_l28_who_was_told_of_the_old_sentinel_finds_the_new_one(tmp_path: Path) 
     run_virtual(work())
 
 
+def test_l28_the_sentinel_that_is_told_to_follow_says_that_it_is_the_sentinel_itself(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Hospitals(tmp_path) as swarm:
+            await swarm.kill(0)
+            swarm.nodes[0].follows = 1
+            await swarm.start(0)
+            await until(lambda: "this SN is itself the sentinel" in swarm.ledger(0).problem, "it says so")
+            with pytest.raises(WaitExpired, match="this SN is itself the sentinel"):
+                await swarm.ledger(0).submit(b"a=1", timeout_s=5.0)
+
+    run_virtual(work())
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_l29_the_old_sentinel_that_comes_back_orders_nothing(ahead: bool, tmp_path: Path) -> None:
     """`ahead`: it had ordered a block that nobody else has."""

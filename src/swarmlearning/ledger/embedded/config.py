@@ -1,4 +1,4 @@
-"""What an embedded engine is started with, and its limits. Spec: docs/spec/ledger.md, section 7."""
+"""What an embedded engine is started with, and its limits. Spec: docs/spec/ledger.md."""
 
 from pathlib import Path
 

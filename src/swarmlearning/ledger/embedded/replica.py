@@ -105,12 +105,15 @@ class Replica:
                 await self._ask_others()
                 await asyncio.sleep(backoff.next_s())
             else:
-                self._note(self._say_if_itself())
+                self._note(self._say_who_is_missing(self._source))
                 backoff.reset()
 
-    def _say_if_itself(self) -> str:
-        if self._chain.reigns.current.sentinel != self._config.node:
+    def _say_who_is_missing(self, source: Address) -> str:
+        sentinel = self._chain.reigns.current.sentinel
+        if sentinel == source.node or self._following.is_behind_a_handover:
             return ""
+        if sentinel != self._config.node:
+            return f"the sentinel {sentinel} is not within reach; blocks come from {source.node}"
         return (
             "this SN is itself the sentinel, for all that it and the SN that it follows know: either start it without "
             "--sentinel, or give the address of an SN that knows of a handover"
