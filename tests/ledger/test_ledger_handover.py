@@ -100,7 +100,7 @@ def test_l24_with_a_majority_another_sn_orders_and_all_go_on(tmp_path: Path) -> 
                 fresh = swarm.nodes[4]
                 fresh.follows = told
                 await fresh.start()
-                await fresh.ledger.wait_height(7)
+                await asyncio.wait_for(fresh.ledger.wait_height(7), LIMIT_S)
                 assert fresh.app.log == swarm.log(1)
                 assert fresh.ledger.sentinel == sn(1).id
                 assert fresh.ledger.verify() == 8
@@ -124,7 +124,7 @@ def test_l24_the_reign_may_pass_on_again(tmp_path: Path) -> None:
             fresh = swarm.nodes[5]
             fresh.follows = 2
             await fresh.start()
-            await fresh.ledger.wait_height(6)
+            await asyncio.wait_for(fresh.ledger.wait_height(6), LIMIT_S)
             assert fresh.app.log == swarm.log(2)
             assert fresh.ledger.verify() == 7
             proposers = [fresh.ledger.block(height) for height in (5, 6, 7)]
@@ -202,7 +202,7 @@ def test_l26_a_signer_that_is_behind_catches_up_from_the_others_and_signs_then(t
             await swarm.kill(0)
             # Nobody orders any more, but the others have the block and give it.
             await swarm.start(1)
-            await swarm.ledger(1).wait_height(4)
+            await asyncio.wait_for(swarm.ledger(1).wait_height(4), LIMIT_S)
             assert swarm.log(1)[-1] == b"last=1"
             await swarm.hand_over(1, [1, 2, 3])
             assert await submit(swarm, 3, b"on=1") == 6
@@ -439,7 +439,7 @@ def test_l32_a_restored_replica_catches_up(tmp_path: Path) -> None:
             shutil.rmtree(tmp_path / "node1")
             shutil.copytree(tmp_path / "backup", tmp_path / "node1")
             await swarm.start(1)
-            await swarm.ledger(1).wait_height(4)
+            await asyncio.wait_for(swarm.ledger(1).wait_height(4), LIMIT_S)
             assert swarm.log(1) == swarm.log(0)
 
     run_virtual(work())

@@ -254,7 +254,7 @@ def test_l28_a_source_that_lies_about_a_handover_delays_a_new_node_but_misleads_
             await fresh.start()
             await until(lambda: "is not registered at block 2" in fresh.ledger.problem, "it is found out at its block")
             lying.handovers = ()
-            await fresh.ledger.wait_height(3)
+            await asyncio.wait_for(fresh.ledger.wait_height(3), LIMIT_S)
             assert fresh.app.log == swarm.log(0)
 
     run_virtual(work())
