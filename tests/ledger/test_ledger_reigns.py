@@ -136,6 +136,17 @@ def test_l30_a_new_sentinel_that_does_not_go_on_from_the_tip_convicts_itself() -
     assert isinstance(chain.convict(Evidence(first=tip, second=astray)), ForkDetected)
 
 
+def test_l29_a_handover_after_another_block_of_our_height_is_not_gone_by_and_makes_ours_void() -> None:
+    story, other = Story(), Story(2)
+    other.forger.add([b"another story=1"])
+    chain = stand(other, 3)
+    with pytest.raises(VerificationError, match=r"handover 1 is after block 3, .*; this node stands at block 3, "):
+        chain.install(story.signed(3))
+    assert chain.reigns.current.epoch == 0
+    with pytest.raises(ConfigurationError, match="holds other blocks than those handed over, which are void"):
+        chain.compare_handover(story.signed(3))
+
+
 def test_l30_a_network_that_a_fork_stopped_goes_on_after_a_handover(tmp_path: Path) -> None:
     async def work() -> None:
         async with Hospitals(tmp_path) as swarm:
