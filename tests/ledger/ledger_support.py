@@ -4,7 +4,8 @@ import asyncio
 import itertools
 import random
 import selectors
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,6 +17,8 @@ from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import Applied, Header, Info, TxResult
 from swarmlearning.ledger.embedded import Block, BlockHeader, CrashPoint, EmbeddedConfig, EmbeddedLedger
 from swarmlearning.ledger.embedded.blocks import execution_header, hash_header, hash_txs, sign_block
+from swarmlearning.ledger.embedded.crash import HandoverPoint
+from swarmlearning.ledger.embedded.succession import Succession, open_succession
 from swarmlearning.ledger.embedded.wire import (
     BLOCKS,
     HEADER,
@@ -28,7 +31,7 @@ from swarmlearning.ledger.embedded.wire import (
 )
 from swarmlearning.transport.api import Address, Call, Caller, Stream
 from swarmlearning.transport.memory import Faults, MemoryNetwork
-from swarmlearning.types import Code, Endpoint, NodeName, Role, TrustDomain
+from swarmlearning.types import Code, Endpoint, NodeId, NodeName, Role, TrustDomain
 
 T = TypeVar("T")
 
@@ -158,6 +161,11 @@ class KvApplication:
         self.state, self._next = self._next, None
         self._save()
 
+    def voters(self) -> dict[NodeId, bytes]:
+        """`sn <node id>=<key in hex>` registers an SN."""
+        parts = [tx[3:].split(b"=") for tx in self.log if tx.startswith(b"sn ")]
+        return {NodeId(node.decode()): bytes.fromhex(key.decode()) for node, key in parts}
+
     def query(self, path: str, argument: bytes) -> bytes:
         raise Refused("the test application answers no queries")
 
@@ -173,14 +181,17 @@ class Died(BaseException):
     """A node died at a crash point."""
 
 
+Point = CrashPoint | HandoverPoint
+
+
 class CrashAt:
     """Dies the first time that `point` is reached once armed."""
 
-    def __init__(self, point: CrashPoint | None = None) -> None:
+    def __init__(self, point: Point | None = None) -> None:
         self.point = point
-        self.fired: CrashPoint | None = None
+        self.fired: Point | None = None
 
-    def __call__(self, point: CrashPoint) -> None:
+    def __call__(self, point: Point) -> None:
         if point is self.point:
             self.point, self.fired = None, point
             raise Died(f"died at {point.name}")
@@ -218,12 +229,21 @@ class TestNode:
         self.index = index
         self.app = KvApplication()
         self.crash = CrashAt()
+        self.follows: int | None = 0 if index else None
+        """Whom it is told to follow; None: it is to order."""
         self.ledger: EmbeddedLedger = self._make()
         self.task: asyncio.Task[None] | None = None
 
-    def _make(self) -> EmbeddedLedger:
-        swarm, index = self._swarm, self.index
-        directory = None if swarm.directory is None else swarm.directory / f"node{index}"
+    @property
+    def directory(self) -> Path | None:
+        return None if self._swarm.directory is None else self._swarm.directory / f"node{self.index}"
+
+    @property
+    def key(self) -> SigningKey:
+        return self._swarm.key if self.index == 0 else self._swarm.keys[self.index]
+
+    def _config(self) -> EmbeddedConfig:
+        swarm, directory = self._swarm, self.directory
         if directory is not None:
             directory.mkdir(exist_ok=True)
             self.app = KvApplication(directory / "app.msgpack")
@@ -231,16 +251,26 @@ class TestNode:
             network=NETWORK,
             genesis=GENESIS,
             data_dir=directory,
-            node=sn(index).id,
+            node=sn(self.index).id,
             sentinel=sn(0).id,
             sentinel_key=swarm.key.public,
-            sentinel_address=None if index == 0 else address(0),
+            sentinel_address=None if self.follows is None else address(self.follows),
         )
-        config = msgspec.structs.replace(config, **swarm.changes)
+        return msgspec.structs.replace(config, **swarm.changes)
+
+    @contextmanager
+    def succession(self) -> Iterator[Succession]:
+        """The operator's steps, while the node is stopped."""
+        with open_succession(self._config(), self.app, self.crash) as succession:
+            yield succession
+
+    def _make(self) -> EmbeddedLedger:
+        swarm, index = self._swarm, self.index
+        config = self._config()
         return EmbeddedLedger(
             config,
             self.app,
-            swarm.key if index == 0 else None,
+            self.key if self.follows is None else None,
             swarm.network.client(sn(index)),
             swarm.clocks.get(index, virtual_clock),
             random.Random(index),
@@ -268,9 +298,11 @@ class TestNode:
         """Wait until the engine ends by itself, and return why."""
         assert self.task is not None
         try:
-            await self.task
+            await asyncio.wait_for(self.task, 600)
         except SwarmError as error:
             return error
+        except TimeoutError as error:
+            raise AssertionError("ten minutes passed, and the engine still runs") from error
         raise AssertionError("the engine ended without an error")
 
 
@@ -290,6 +322,7 @@ class EmbeddedSwarm:
         self.directory = directory
         self.network = MemoryNetwork(faults)
         self.key = SigningKey.create()
+        self.keys = [SigningKey.create() for _ in range(size)]
         self.changes = changes
         self.clocks: dict[int, Callable[[], int]] = {}
         self.peers: Callable[[], Sequence[Address]] | None = None

@@ -10,13 +10,11 @@ from ledger_support import (
     START_MS,
     EmbeddedSwarm,
     KvApplication,
-    address,
     run_virtual,
     sn,
-    virtual_clock,
 )
 
-from swarmlearning.errors import Broken, Closed, ConfigurationError, SwarmError, WaitExpired
+from swarmlearning.errors import Broken, Closed, ConfigurationError, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.ledger.embedded.blocks import MAX_TX_BYTES
@@ -269,8 +267,6 @@ def _config(**changes: object) -> EmbeddedConfig:
     ("changes", "message"),
     [
         ({"sentinel_key": b"short"}, "32 bytes, got 5"),
-        ({"node": sn(1).id}, "give the sentinel's address"),
-        ({"node": sn(1).id, "sentinel_address": address(2)}, "sentinel_address is"),
         ({"max_block_tx_bytes": 1 << 20}, "limits"),
         ({"max_tx_bytes": 0}, "limits"),
         ({"max_tx_bytes": 1 << 20}, "at most 65536"),
@@ -283,13 +279,22 @@ def test_a_configuration_that_cannot_work_is_refused(changes: dict[str, object],
         _config(**changes)
 
 
+def _engine(config: EmbeddedConfig, key: SigningKey | None) -> EmbeddedLedger:
+    client = MemoryNetwork().client(sn(0))
+    return EmbeddedLedger(config, KvApplication(), key, client, lambda: START_MS, random.Random(0))
+
+
 def test_a_sentinel_needs_the_key_of_the_genesis() -> None:
     key = SigningKey.create()
-    client = MemoryNetwork().client(sn(0))
-    for wrong in (None, SigningKey.create()):
-        with pytest.raises(ConfigurationError, match="give the signing key"):
-            EmbeddedLedger(
-                _config(sentinel_key=key.public), KvApplication(), wrong, client, lambda: START_MS, random.Random(0)
-            )
-    with pytest.raises(SwarmError):
-        EmbeddedLedger(_config(), KvApplication(), key, client, virtual_clock, random.Random(0))
+    with pytest.raises(ConfigurationError, match="give the signing key"):
+        _engine(_config(sentinel_key=key.public), None)
+    with pytest.raises(ConfigurationError, match="give the signing key"):
+        run_virtual(_engine(_config(sentinel_key=key.public), SigningKey.create()).start())
+    run_virtual(_engine(_config(sentinel_key=key.public), key).start())
+
+
+def test_a_node_that_the_genesis_does_not_name_is_not_let_order() -> None:
+    key = SigningKey.create()
+    config = _config(node=sn(1).id, sentinel_key=key.public)
+    with pytest.raises(ConfigurationError, match=r"follows the sentinel .*node0 .the genesis.: give --sentinel"):
+        run_virtual(_engine(config, key).start())

@@ -13,10 +13,12 @@ from swarmlearning.ledger.embedded import Block
 from swarmlearning.ledger.embedded.service import MAX_WAITING
 from swarmlearning.ledger.embedded.wire import (
     BLOCKS,
+    HANDOVERS,
     HEADER,
     SUBMIT,
     BlocksReply,
     BlocksRequest,
+    HandoversRequest,
     HeaderReply,
     HeaderRequest,
     SubmitReply,
@@ -30,6 +32,7 @@ REQUESTS: dict[str, Any] = {
     BLOCKS: BlocksRequest(from_height=1, wait_ms=0),
     SUBMIT: SubmitRequest(tx=b"a=1", wait_ms=1000),
     HEADER: HeaderRequest(height=1),
+    HANDOVERS: HandoversRequest(above=0),
 }
 
 
@@ -72,6 +75,9 @@ def test_numbers_out_of_range_are_refused() -> None:
             ):
                 with pytest.raises(DecodeError):
                     await calls[BLOCKS](caller(1), encode(request))
+            for above in (-1, 2**31 + 1):
+                with pytest.raises(DecodeError):
+                    await calls[HANDOVERS](caller(1), encode(HandoversRequest(above=above)))
 
     run_virtual(work())
 

@@ -144,7 +144,7 @@ def _sql(path: Path, statement: str) -> None:
         (_cut, "cannot be used"),
         (_overwritten, "cannot be used"),
         (_foreign, "no ledger of ours"),
-        (_newer, "has format 99, this release reads 1"),
+        (_newer, "has format 99, this release reads 2"),
         (_gap, "blocks are missing"),
     ],
 )

@@ -4,17 +4,17 @@ Legal order of the calls, as a grammar::
 
     life   = info [init] {replay} {block}
     replay = apply commit                      ; engine's height = application's height + 1 after a crash
-    block  = {check | query} [propose] [accept] apply commit
+    block  = {check | query | voters} [propose] [accept] apply commit
 
 `apply` writes nothing durable; `commit` is the only durable write. `apply` may be called again for the same height
 after a crash, or after a block that was never committed, and must give the same answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from swarmlearning.encoding import Record
-from swarmlearning.types import Code
+from swarmlearning.types import Code, NodeId
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -106,6 +106,10 @@ class Application(Protocol):
         Raises:
             Refused: the path is unknown or the argument malformed.
         """
+        ...
+
+    def voters(self) -> Mapping[NodeId, bytes]:
+        """Whose majority decides who orders, by committed state: node id to Ed25519 public key, 32 bytes."""
         ...
 
 

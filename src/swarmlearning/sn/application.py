@@ -1,5 +1,6 @@
 """The contracts as a ledger application: joins `ledger` (order) and `contracts` (meaning). Spec: transactions.md."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -23,7 +24,7 @@ from swarmlearning.errors import Broken, DecodeError, InvalidName, Refused, Veri
 from swarmlearning.identity.verify import verify_issuer
 from swarmlearning.ledger.boundary import Applied, Event, Header, Info, TxResult
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeName, Role, check_label
+from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeId, NodeName, Role, check_label
 
 MAX_GAP_MS: Final = 60_000
 """TX-16: a gap between two blocks counts as at most this for deadlines, milliseconds."""
@@ -184,6 +185,18 @@ class SwarmApplication:
         self.store.commit(height, changes)
         self._pending = None
         self._on_commit(events)
+
+    def voters(self) -> dict[NodeId, bytes]:
+        """Every registered SN whose key may sign (M-3), with that key: a majority of them replaces the sentinel."""
+        state = Overlay(self.store)
+        found: dict[NodeId, bytes] = {}
+        for key in state.keys(membership.node_key(NodeId(""))):
+            node = membership.load_node(state, NodeId(key.removeprefix("node/")))
+            if node is None or NodeName.parse(node.node).role is not Role.SN:
+                continue
+            with contextlib.suppress(Rejected):
+                found[membership.require_signer(state, node.key).node] = node.key
+        return found
 
     def query(self, path: str, argument: bytes) -> bytes:
         """Committed value under `path/argument`; empty where there is none.

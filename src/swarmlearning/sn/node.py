@@ -10,7 +10,7 @@ from swarmlearning.clock import system_clock
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Genesis
-from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
+from swarmlearning.errors import Closed, ConfigurationError, Refused, VerificationError, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
@@ -22,11 +22,16 @@ from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
 from swarmlearning.transport.api import Address, Call, Stream
 from swarmlearning.transport.client import HttpClient
+from swarmlearning.transport.discover import discover
 from swarmlearning.transport.server import Server
 from swarmlearning.types import Code, Endpoint, NodeId, NodeName, Role, TrustDomain
 
 REGISTER_WAIT_S: Final = 120.0
 """How long a follower waits for the sentinel at start, seconds."""
+
+
+LOCATE_S: Final = 10.0
+"""How long a handshake with the sentinel may take, seconds."""
 
 
 class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +44,7 @@ class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_port: int
     p2p_port: int
     sentinel: Endpoint | None
-    """Where the sentinel's peer-to-peer port is; None on the sentinel itself."""
+    """Peer-to-peer port of the sentinel, or of an SN that knows it; None on the sentinel itself."""
 
 
 class _Calls:
@@ -48,6 +53,21 @@ class _Calls:
     def __init__(self, calls: dict[str, Call]) -> None:
         self.calls = calls
         self.streams: dict[str, Stream] = {}
+
+
+def ledger_config(
+    genesis: Genesis, data: bytes, directory: Path, node: NodeId, sentinel: Address | None
+) -> EmbeddedConfig:
+    """What the ledger engine of `node` is started with; `data` are the genesis's bytes."""
+    return EmbeddedConfig(
+        network=genesis.network,
+        genesis=data,
+        data_dir=directory,
+        node=node,
+        sentinel=genesis.sentinel,
+        sentinel_key=genesis.sentinel_key,
+        sentinel_address=sentinel,
+    )
 
 
 class SnNode:
@@ -77,26 +97,20 @@ class SnNode:
             raise ConfigurationError(
                 f"{node.id} belongs to network {node.network}; the genesis is {self.genesis.network}'s"
             )
-        if self.is_sentinel == (config.sentinel is not None):
-            what = "is the sentinel: leave --sentinel out" if self.is_sentinel else "follows: give --sentinel HOST:PORT"
-            raise ConfigurationError(f"{node.short} {what} (the genesis names {self.genesis.sentinel})")
         config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._key = SigningKey.load_or_create(config.sign_key)
         organisations = {o.domain: Trust(issuers=o.issuers, roles=o.roles) for o in self.genesis.organisations}
+        self._identity = identity
         self._trust = TrustStore(self.genesis.network, system_clock, organisations)
         self._client = HttpClient(self._trust, identity)
         self.app = SwarmApplication(StateStore(config.data / "state.sqlite"), self._on_commit)
         self.ledger = EmbeddedLedger(
-            EmbeddedConfig(
-                network=self.genesis.network,
-                genesis=data,
-                data_dir=config.data,
-                node=node.id,
-                sentinel=self.genesis.sentinel,
-                sentinel_key=self.genesis.sentinel_key,
-                sentinel_address=(
-                    Address(node=self.genesis.sentinel, endpoint=config.sentinel) if config.sentinel else None
-                ),
+            ledger_config(
+                self.genesis,
+                data,
+                config.data,
+                node.id,
+                Address(node=self.genesis.sentinel, endpoint=config.sentinel) if config.sentinel else None,
             ),
             self.app,
             self._key if self.is_sentinel else None,
@@ -104,15 +118,33 @@ class SnNode:
             system_clock,
             random.Random(),
             peers=self._other_sns,
+            locate=self._locate,
         )
-        service = SnService(node, self.app, self.ledger, system_clock)
+        service = SnService(node, self.app, self.ledger, system_clock, sentinel=lambda: self.ledger.sentinel)
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
 
     @property
     def is_sentinel(self) -> bool:
-        """Whether this SN orders transactions."""
-        return self.credential.node.id == self.genesis.sentinel
+        """Whether this SN was started to order transactions; `start` finds out whether it may."""
+        return self.config.sentinel is None
+
+    async def _locate(self) -> Address:
+        """Who listens where we were told to look for the sentinel: after a handover it may be another SN than before.
+
+        Raises:
+            Unreachable: nobody answers.
+            VerificationError: it is no other SN of this network.
+        """
+        if self.config.sentinel is None:
+            raise Closed("the sentinel looks for no other one")
+        found = await discover(self._trust, self._identity, self.config.sentinel, timeout_s=LOCATE_S)
+        if (found.role, found.network) != (Role.SN, self.genesis.network) or found == self.credential.node:
+            raise VerificationError(
+                f"{self.config.sentinel} is {found.id}; expected another SN of network {self.genesis.network} at its "
+                "peer-to-peer port"
+            )
+        return Address(node=found.id, endpoint=self.config.sentinel)
 
     def _on_commit(self, events: tuple[Event, ...]) -> None:
         """Membership may have changed: whom TLS believes follows the ledger."""
@@ -143,6 +175,7 @@ class SnNode:
         """Open the ledger and listen; returns the ports by name.
 
         Raises:
+            ConfigurationError: this SN was started to order, and is not the sentinel.
             AddressInUse: a port is taken.
             Broken: the ledger or the state is damaged.
         """
@@ -180,6 +213,7 @@ class SnNode:
 
         Raises:
             ForkDetected: the sentinel signed two chains.
+            ConfigurationError: a handover made another SN the sentinel, or what this one holds void.
             Broken: the application or the disk failed.
         """
         await self.ledger.run()

@@ -1,7 +1,7 @@
 """The SN's API for its own organisation: submit, look, watch. Who may ask what: docs/spec/access.md, A-1 to A-5."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from swarmlearning import __version__
 from swarmlearning.clock import WallClock
@@ -40,12 +40,21 @@ HISTORY_BYTES = 900 << 10
 class SnService:
     """Answers SLs, operators and auditors of the SN's own organisation."""
 
-    def __init__(self, node: NodeName, app: SwarmApplication, ledger: LedgerView, clock: WallClock) -> None:
-        """Serve `app` and `ledger` as `node`."""
+    def __init__(
+        self,
+        node: NodeName,
+        app: SwarmApplication,
+        ledger: LedgerView,
+        clock: WallClock,
+        *,
+        sentinel: Callable[[], NodeId] | None = None,
+    ) -> None:
+        """Serve `app` and `ledger` as `node`; `sentinel` tells who orders now (None: whom the genesis names)."""
         self._node = node
         self._app = app
         self._ledger = ledger
         self._clock = clock
+        self._sentinel = sentinel
 
     @property
     def calls(self) -> Mapping[str, Call]:
@@ -83,7 +92,7 @@ class SnService:
             Status(
                 node=self._node.id,
                 network=genesis.network,
-                sentinel=genesis.sentinel,
+                sentinel=genesis.sentinel if self._sentinel is None else self._sentinel(),
                 height=self._ledger.height,
                 transactions=now.transactions if now else 0,
                 app_hash=self._app.store.root(),

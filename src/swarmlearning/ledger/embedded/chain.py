@@ -8,26 +8,29 @@ The commit path, with its numbered crash points::
 After a crash at any of them the store is level with the application or exactly one block ahead; `recover` executes
 that block again. Nothing is acknowledged or served before both are durable.
 
-Does not: decide what goes into a block (`sentinel`) or whether a block is genuine (`replica`). Spec: section 3.
+It also knows who orders which block: the genesis's sentinel, and after a handover the one that a majority named.
+
+Does not: decide what goes into a block (`sentinel`) or whether a block is genuine (`following`). Spec: section 3.
 """
 
-import enum
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from swarmlearning.encoding import sha256
-from swarmlearning.errors import Broken, Closed, ForkDetected, VerificationError
+from swarmlearning.errors import Broken, Closed, ConfigurationError, ForkDetected, SwarmError, VerificationError
 from swarmlearning.ledger.boundary import Application, Applied, Header
 from swarmlearning.ledger.embedded.blocks import (
     Block,
     Evidence,
     execution_header,
     hash_header,
-    verify_evidence,
     verify_header,
 )
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.crash import Crash, CrashPoint
+from swarmlearning.ledger.embedded.handovers import Reigns, SignedHandover
+from swarmlearning.ledger.embedded.reigning import Reigning
 from swarmlearning.ledger.embedded.store import BlockStore
 from swarmlearning.ledger.embedded.waiting import Outcome, Waiting
 
@@ -37,29 +40,12 @@ _APP_HASH: Final = "genesis_app_hash"
 _REBUILDING: Final = "rebuilding"
 
 
-class CrashPoint(enum.IntEnum):
-    """Where tests let a node die."""
-
-    BEFORE_APPLY = 1  # nothing of the block exists
-    AFTER_APPLY = 2  # executed in memory
-    AFTER_STORED = 3  # the block is on disk, the application's state is not
-    AFTER_COMMIT = 4  # both are on disk, nobody has heard of it
-    BEFORE_ACKNOWLEDGE = 5  # followers may have it, whoever submitted has not been told
-
-
-Crash = Callable[[CrashPoint], None]
-
-
-def never_crash(point: CrashPoint) -> None:
-    """What production runs with."""
-    del point
-
-
 class Chain:
     """Stored blocks and executed state, in step.
 
     Attributes:
         waiting: everyone who waits for more blocks.
+        reigning: who orders which block, and what this node promised about it.
 
     Args:
         config: who and where.
@@ -75,6 +61,7 @@ class Chain:
         self._height = 0
         self._tip: Block | None = None
         self.waiting = Waiting()
+        self.reigning = Reigning(config, app, crash)
 
     # --- what stands ------------------------------------------------------------------------------------------
 
@@ -97,6 +84,11 @@ class Chain:
     def is_open(self) -> bool:
         """Whether there is a store to serve from."""
         return self._store is not None
+
+    @property
+    def reigns(self) -> Reigns:
+        """Who orders which block."""
+        return self.reigning.reigns
 
     @property
     def tip_hash(self) -> bytes:
@@ -135,8 +127,11 @@ class Chain:
 
     # --- start and recovery -----------------------------------------------------------------------------------
 
-    def open(self) -> None:
+    def open(self, *, despite_fork: bool = False) -> None:
         """Open the store and bring the application level with it.
+
+        Args:
+            despite_fork: do not mind evidence against the sentinel: it is to be replaced.
 
         Raises:
             ForkDetected: evidence against the sentinel was kept before.
@@ -145,8 +140,9 @@ class Chain:
         """
         self._store = BlockStore(self._config.data_dir, self._config.genesis)
         try:
+            self.reigning.open(self._store)
             evidence = self._store.load_evidence()
-            if evidence is not None:
+            if evidence is not None and not despite_fork and not self.reigning.is_settled(evidence):
                 raise fork_error(self._config, evidence)
             self._recover(self._store)
         except BaseException:
@@ -178,7 +174,7 @@ class Chain:
         self._tip = store.read(store.height) if store.height else None
         if self._tip is not None:
             try:
-                verify_header(self._tip.signed_header, self._config.network, self._config.sentinel_key)
+                verify_header(self._tip.signed_header, self._config.network, self.reigns.at(self._height).key)
             except VerificationError as error:
                 raise Broken(f"the stored ledger is not the one of this genesis: {error}") from error
 
@@ -201,10 +197,12 @@ class Chain:
             # Written down, so that a crash half-way does not look like lost state.
             store.set_meta(_REBUILDING, b"1")
             _LOG.warning("%s: rebuilding the state from %d blocks", self._config.node, behind)
+        self.reigning.check_voters(app_height)
         for height in range(app_height + 1, store.height + 1):
             block = self._stored(store, height)
             self._check_hash(block, self.execute(execution_header(block.header), block.txs))
             self._app.commit()
+            self.reigning.check_voters(height)
         if store.get_meta(_REBUILDING) == b"1":
             store.set_meta(_REBUILDING, b"0")
 
@@ -295,9 +293,37 @@ class Chain:
         Raises:
             VerificationError: it proves nothing.
         """
-        verify_evidence(evidence, self._config.network, self._config.sentinel_key)
+        self.reigning.verify_evidence(evidence)
         self.store.save_evidence(evidence)
         error = fork_error(self._config, evidence)
+        self.end(error)
+        return error
+
+    def install(self, signed: SignedHandover) -> None:
+        """Go by a handover after the block at which this node stands.
+
+        Raises:
+            VerificationError: it does not follow what is known, is not after our last block, or lacks signatures.
+            Broken: the disk failed.
+        """
+        self.reigning.install(signed, self._height, self.tip_hash)
+        self.waiting.announce()
+
+    def compare_handover(self, signed: SignedHandover) -> None:
+        """Compare another node's handover with what stands here, and stop where ours is void.
+
+        Raises:
+            ForkDetected: two of one epoch have a majority: some SN signed twice. The engine halts.
+            ConfigurationError: a newer one ended our sentinel's reign elsewhere than where we stand.
+        """
+        try:
+            self.reigning.check_rival(signed)
+            self.reigning.check_void(signed, self._height)
+        except (ForkDetected, ConfigurationError) as error:
+            raise self.end(error) from error.__cause__
+
+    def end(self, error: ForkDetected | ConfigurationError) -> SwarmError:
+        """Halt at once, so that not one block more is ordered or adopted, and return the error to raise."""
         _LOG.critical("%s: %s", self._config.node, error)
         self.waiting.halt(error)
         return error
@@ -314,7 +340,8 @@ def fork_error(config: EmbeddedConfig, evidence: Evidence) -> ForkDetected:
     """What everyone hears once the sentinel is convicted."""
     first, second = evidence.first.header, evidence.second.header
     return ForkDetected(
-        f"sentinel {config.sentinel} signed block {first.height} as {hash_header(first).hex()[:16]} and a "
+        f"sentinel {first.proposer} signed block {first.height} as {hash_header(first).hex()[:16]} and a "
         f"contradicting block {second.height} as {hash_header(second).hex()[:16]}: the network stops; the evidence is "
-        f"kept in {'memory' if config.data_dir is None else config.data_dir}, agree on a new sentinel"
+        f"kept in {'memory' if config.data_dir is None else config.data_dir}, agree on a new sentinel (swarm network "
+        "handover)"
     )

@@ -1,4 +1,4 @@
-"""What an embedded engine is started with, and its limits. Spec: docs/spec/ledger.md, section 6."""
+"""What an embedded engine is started with, and its limits. Spec: docs/spec/ledger.md."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Holds `ledger.sqlite`; None keeps the blocks in memory, for simulations."""
     node: NodeId
     sentinel: NodeId
-    """The one node that orders; equal to `node` on the sentinel itself."""
+    """The node that the genesis lets order; a handover may have named another one since."""
     sentinel_key: bytes
-    """Ed25519 public key that signs block headers, 32 bytes."""
+    """Ed25519 public key with which that node signs block headers, 32 bytes."""
     sentinel_address: Address | None = None
-    """Where a replica finds the sentinel; None on the sentinel itself."""
+    """Where a replica finds the sentinel, or any SN that has its blocks; None: this node is to order."""
 
     max_block_tx_bytes: int = MAX_BLOCK_TX_BYTES
     max_block_txs: int = MAX_BLOCK_TXS
@@ -42,21 +42,18 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A replica holds a block back while the block's time lies further ahead of its own clock."""
     compare_every_s: float = 30.0
     """How often this node compares signed headers with the other nodes."""
+    ask_others_s: float = 3.0
+    """How long other nodes are waited for that may hold more than this one: when a sentinel starts, and on a replica
+    while its sentinel does not answer."""
 
     @property
     def is_sentinel(self) -> bool:
-        """Whether this node orders."""
-        return self.node == self.sentinel
+        """Whether this node is to order; that it may is found out when its ledger is opened."""
+        return self.sentinel_address is None
 
     def __post_init__(self) -> None:
         if len(self.sentinel_key) != 32:
             raise ConfigurationError(f"sentinel_key: expected an Ed25519 key of 32 bytes, got {len(self.sentinel_key)}")
-        if not self.is_sentinel and self.sentinel_address is None:
-            raise ConfigurationError(f"{self.node} follows {self.sentinel}: give the sentinel's address")
-        if self.sentinel_address is not None and self.sentinel_address.node != self.sentinel:
-            raise ConfigurationError(
-                f"sentinel_address is {self.sentinel_address.node}'s; the network's sentinel is {self.sentinel}"
-            )
         if self.max_tx_bytes > MAX_TX_BYTES:
             raise ConfigurationError(f"max_tx_bytes: expected at most {MAX_TX_BYTES}, got {self.max_tx_bytes}")
         if not 0 < self.max_tx_bytes <= self.max_block_tx_bytes <= MAX_BLOCK_TX_BYTES:

@@ -4,32 +4,29 @@ Life: `start`, then `run` as a task for as long as the node lives, then `stop`. 
 outcome than the sentinel's, a damaged disk) says why to everyone who waits and does not come back; its calls go on
 telling other nodes of a fork until `stop`.
 
-Does not: choose or replace a sentinel. Spec: docs/spec/ledger.md.
+Does not: decide that a sentinel be replaced (`succession`). Spec: docs/spec/ledger.md.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from swarmlearning.clock import WallClock
-from swarmlearning.errors import Broken, Closed, ConfigurationError, ForkDetected, SwarmError
+from swarmlearning.errors import Broken, Closed, ConfigurationError, ForkDetected, SwarmError, VerificationError
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import Application, TxResult
 from swarmlearning.ledger.embedded.blocks import Block, hash_header
-from swarmlearning.ledger.embedded.chain import Chain, Crash, never_crash
+from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.crash import Crash, never_crash
+from swarmlearning.ledger.embedded.following import Following, Peers, choose_peers
 from swarmlearning.ledger.embedded.forks import compare_headers
-from swarmlearning.ledger.embedded.replica import Replica
+from swarmlearning.ledger.embedded.replica import Locate, Replica
 from swarmlearning.ledger.embedded.sentinel import Sentinel
 from swarmlearning.ledger.embedded.service import LedgerService
 from swarmlearning.ledger.embedded.verify import verify_link, verify_signed
 from swarmlearning.transport.api import Address, Call, Client
-
-Peers = Callable[[], Sequence[Address]]
-"""The other SN nodes as they are known now."""
-
-_MAX_COMPARED = 16
-"""Most nodes compared with at a time; with more, a random choice."""
+from swarmlearning.types import NodeId
 
 
 class EmbeddedLedger:
@@ -42,11 +39,13 @@ class EmbeddedLedger:
         client: asks other nodes.
         clock: this node's wall clock.
         rng: jitter of retries, and whom to compare with.
-        peers: with whom `run` compares headers every `compare_every_s`; None: only when `compare` is called.
+        peers: with whom `run` compares headers every `compare_every_s`, and who is asked when the sentinel is gone;
+            None: nobody, and headers are compared only when `compare` is called.
+        locate: finds out who listens where a replica looks for the sentinel; None: the one that the address names.
         crash: raises where a test wants the node to die.
 
     Raises:
-        ConfigurationError: the key and the configuration do not fit each other.
+        ConfigurationError: this node is to order but was given no key.
     """
 
     def __init__(
@@ -59,6 +58,7 @@ class EmbeddedLedger:
         rng: random.Random,
         *,
         peers: Peers | None = None,
+        locate: Locate | None = None,
         crash: Crash = never_crash,
     ) -> None:
         self._config = config
@@ -67,19 +67,28 @@ class EmbeddedLedger:
         self._peers = peers
         self._chain = Chain(config, app, crash)
         self._part: Sentinel | Replica
-        if config.is_sentinel:
-            if signing_key is None or signing_key.public != config.sentinel_key:
-                raise ConfigurationError(f"{config.node} is the sentinel: give the signing key that the genesis names")
-            self._part = Sentinel(config, self._chain, app, signing_key, clock)
+        self._key = signing_key
+        known: Peers = peers or _nobody
+        self._following = Following(config, self._chain, app, client, clock, lambda _: None)
+        if config.sentinel_address is None:
+            if signing_key is None:
+                raise ConfigurationError(f"{config.node} is to order: give the signing key that it is registered with")
+            self._part = Sentinel(config, self._chain, app, signing_key, client, clock, rng, known)
             self._service = LedgerService(config, self._chain, self._part.submit)
         else:
-            self._part = Replica(config, self._chain, app, client, clock, rng)
+            find = locate or _always(config.sentinel_address)
+            self._part = Replica(config, self._chain, app, client, clock, rng, known, find)
             self._service = LedgerService(config, self._chain, None)
 
     @property
     def height(self) -> int:
         """Height of the last block that is durable and executed here; 0 before the first."""
         return self._chain.height
+
+    @property
+    def sentinel(self) -> NodeId:
+        """Who orders the next block, as far as this node knows."""
+        return self._chain.reigns.current.sentinel
 
     @property
     def transactions(self) -> int:
@@ -101,18 +110,42 @@ class EmbeddedLedger:
 
         Raises:
             ForkDetected: the sentinel was convicted before.
-            ConfigurationError: the ledger's file is in use by another process, or of another genesis.
+            ConfigurationError: the ledger's file is in use by another process, or of another genesis; or this node is
+                to order and may not.
             Broken: the ledger's file is damaged or foreign, or does not belong to the application.
             DecodeError: the application refuses the genesis.
         """
         self._chain.open()
+        if self._config.is_sentinel:
+            try:
+                self._check_may_order()
+            except BaseException:
+                self._chain.close()
+                raise
+
+    def _check_may_order(self) -> None:
+        reign, node = self._chain.reigns.current, self._config.node
+        if reign.sentinel != node:
+            since = f"handover {reign.epoch}, after block {reign.after}" if reign.epoch else "the genesis"
+            raise ConfigurationError(
+                f"{node} follows the sentinel {reign.sentinel} ({since}): give --sentinel HOST:PORT of that SN"
+            )
+        if self._key is None or self._key.public != reign.key:
+            raise ConfigurationError(
+                f"{node} is the sentinel: give the signing key {reign.key.hex()[:16]} with which it was made so"
+            )
+        try:
+            self._chain.reigning.check_promise(self._chain.height + 1)
+        except VerificationError as error:
+            raise ConfigurationError(f"{node} orders no more: {error}") from error
 
     async def run(self) -> None:
         """Order or follow, and compare with other nodes, until cancelled or stopped.
 
         Raises:
             ForkDetected: the sentinel signed two chains.
-            ConfigurationError: this new node was given another genesis than the one the sentinel's chain began with.
+            ConfigurationError: this new node was given another genesis than the one the sentinel's chain began with; or
+                a handover made another node the sentinel, or what this one holds void.
             Broken: the application or the disk failed, or a block has another outcome here.
         """
         self._chain.waiting.check_running()
@@ -176,9 +209,10 @@ class EmbeddedLedger:
 
         Raises:
             ForkDetected: the sentinel signed two chains. The evidence is kept, the engine has halted.
+            ConfigurationError: a handover made another node the sentinel, or what this one holds void.
         """
         self._chain.waiting.check_running()
-        await compare_headers(self._config, self._chain, self._client, peers)
+        await compare_headers(self._config, self._chain, self._client, self._following, peers)
 
     async def _compare_forever(self) -> None:
         if self._peers is None:
@@ -186,8 +220,7 @@ class EmbeddedLedger:
         while True:
             # Spread over half the interval, so that nodes do not all ask at once.
             await asyncio.sleep(self._config.compare_every_s * (1 - self._rng.random() / 2))
-            peers = [peer for peer in self._peers() if peer.node != self._config.node]
-            await self.compare(self._rng.sample(peers, min(len(peers), _MAX_COMPARED)))
+            await self.compare(choose_peers(self._config, self._peers, self._rng))
 
     def verify(self) -> int:
         """Verify every stored block anew (hashes, links, times, signatures) and return how many there are.
@@ -201,7 +234,18 @@ class EmbeddedLedger:
             block = self._chain.read(height)
             if block is None:
                 raise Broken(f"block {height} is missing from the ledger's file")
-            verify_signed(block, self._config, height)
+            verify_signed(block, self._config.network, self._chain.reigns.at(height), height)
             verify_link(block, previous_hash, previous_time_ms)
             previous_hash, previous_time_ms = hash_header(block.header), block.header.time_ms
         return self.height
+
+
+def _nobody() -> Sequence[Address]:
+    return ()
+
+
+def _always(address: Address) -> Locate:
+    async def locate() -> Address:
+        return address
+
+    return locate

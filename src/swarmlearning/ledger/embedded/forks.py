@@ -14,19 +14,23 @@ from swarmlearning.errors import Broken, ForkDetected, PeerError, Unreachable, V
 from swarmlearning.ledger.embedded.blocks import Evidence, is_contradiction, verify_header
 from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.following import Following
 from swarmlearning.ledger.embedded.wire import HEADER, HeaderReply, HeaderRequest
 from swarmlearning.transport.api import Address, Client
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
 
-async def compare_headers(config: EmbeddedConfig, chain: Chain, client: Client, peers: Sequence[Address]) -> None:
-    """Compare with each of `peers`; one that does not answer, or answers nonsense, is passed over and logged.
+async def compare_headers(
+    config: EmbeddedConfig, chain: Chain, client: Client, following: Following, peers: Sequence[Address]
+) -> None:
+    """Compare handovers and headers with each of `peers`; one that does not answer, or talks nonsense, is passed over.
 
     Raises:
+        ConfigurationError: a handover ended our sentinel's reign elsewhere than where we stand, or our own.
         ForkDetected: the sentinel signed two headers that cannot stand in one chain. The engine has halted.
     """
-    tasks = [asyncio.ensure_future(_compare_or_log(config, chain, client, peer)) for peer in peers]
+    tasks = [asyncio.ensure_future(_compare_or_log(config, chain, client, following, peer)) for peer in peers]
     try:
         for task in tasks:
             await task
@@ -36,8 +40,11 @@ async def compare_headers(config: EmbeddedConfig, chain: Chain, client: Client, 
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _compare_or_log(config: EmbeddedConfig, chain: Chain, client: Client, peer: Address) -> None:
+async def _compare_or_log(
+    config: EmbeddedConfig, chain: Chain, client: Client, following: Following, peer: Address
+) -> None:
     try:
+        await following.learn(peer, config.reply_margin_s, is_source=False)
         await compare_header(config, chain, client, peer)
     except ForkDetected:
         raise
@@ -64,7 +71,7 @@ async def compare_header(config: EmbeddedConfig, chain: Chain, client: Client, p
         return 0
     theirs = reply.header
     # 1. it is the sentinel's, and 2. one that we asked for
-    verify_header(theirs, config.network, config.sentinel_key)
+    verify_header(theirs, config.network, chain.reigns.at(theirs.header.height).key)
     if theirs.header.height > asked:
         raise VerificationError(f"{peer.node} answered with header {theirs.header.height}; asked was {asked} at most")
     # 3. it is the one that we hold

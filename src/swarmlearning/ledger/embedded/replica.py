@@ -1,7 +1,8 @@
 """A replica's part: pull blocks from the sentinel, verify, execute, keep; forward transactions to it.
 
 Pulling is a long poll: an idle network costs one request every `poll_wait_s`. A sentinel that does not answer, or
-answers what does not verify, is asked again with growing waits. What its signature proves wrong stops this node.
+answers what does not verify, is asked again with growing waits; meanwhile the other SNs are asked for what they hold,
+so that all have the same when operators replace a lost sentinel. What its signature proves wrong stops this node.
 
 Does not: order, or accept anything that the sentinel has not signed. Spec: docs/spec/ledger.md, section 4.
 """
@@ -9,42 +10,27 @@ Does not: order, or accept anything that the sentinel has not signed. Spec: docs
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from swarmlearning.clock import WallClock
 from swarmlearning.encoding import decode, encode, sha256
-from swarmlearning.errors import (
-    Broken,
-    ConfigurationError,
-    ForkDetected,
-    PeerError,
-    Unreachable,
-    VerificationError,
-    WaitExpired,
-)
+from swarmlearning.errors import ForkDetected, PeerError, Refused, Unreachable, VerificationError, WaitExpired
 from swarmlearning.ledger.boundary import Application, TxResult
 from swarmlearning.ledger.embedded.backoff import Backoff
-from swarmlearning.ledger.embedded.blocks import MAX_BLOCK_BYTES, Block, Evidence, execution_header, is_contradiction
 from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.following import Following, Peers, choose_peers
 from swarmlearning.ledger.embedded.forks import compare_header
-from swarmlearning.ledger.embedded.verify import verify_link, verify_signed
 from swarmlearning.ledger.embedded.waiting import Outcome
-from swarmlearning.ledger.embedded.wire import (
-    BLOCKS,
-    MAX_WAIT_MS,
-    SUBMIT,
-    BlocksReply,
-    BlocksRequest,
-    SubmitReply,
-    SubmitRequest,
-)
-from swarmlearning.transport.api import Client
+from swarmlearning.ledger.embedded.wire import MAX_WAIT_MS, NOT_SENTINEL, SUBMIT, SubmitReply, SubmitRequest
+from swarmlearning.transport.api import Address, Client
 from swarmlearning.types import Code
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
-_CLOCK_RECHECK_S: Final = 5.0
+Locate = Callable[[], Awaitable[Address]]
+"""Finds out who listens where a replica was told to look for its sentinel. Raises as `Client.call` does."""
 
 
 class Replica:
@@ -56,7 +42,9 @@ class Replica:
         app: accepts blocks.
         client: asks the sentinel.
         clock: this node's own.
-        rng: jitter of retries.
+        rng: jitter of retries, and whom to ask.
+        peers: the other SNs as they are known now.
+        locate: finds out who listens where this node was told to look for the sentinel.
     """
 
     def __init__(  # each is one seam that tests replace
@@ -67,16 +55,21 @@ class Replica:
         client: Client,
         clock: WallClock,
         rng: random.Random,
+        peers: Peers,
+        locate: Locate,
     ) -> None:
-        if config.sentinel_address is None:
-            raise ConfigurationError(f"{config.node} follows {config.sentinel}: give the sentinel's address")
         self._config = config
         self._chain = chain
-        self._app = app
         self._client = client
-        self._clock = clock
         self._rng = rng
-        self._sentinel = config.sentinel_address
+        self._peers = peers
+        self._locate = locate
+        self._following = Following(config, chain, app, client, clock, self._note)
+        self._source: Address | None = None
+        """Whom blocks are pulled from: the sentinel, unless only another SN is within reach."""
+        self._is_lost = True
+        """Whether the source is to be looked for anew."""
+        self._others_at = 0.0
         self._problem = ""
 
     @property
@@ -99,84 +92,99 @@ class Replica:
         while True:
             self._chain.waiting.check_running()
             try:
-                await self._pull()
+                if self._is_lost or self._source is None:
+                    self._source = await self._find_source()
+                await self._pull(self._source)
+                # Another SN than the sentinel is good enough for now only.
+                self._is_lost = self._source.node != self._chain.reigns.current.sentinel
             except ForkDetected:
                 raise
             except (Unreachable, PeerError) as error:
+                self._is_lost = True
                 self._note(str(error))
+                await self._ask_others()
                 await asyncio.sleep(backoff.next_s())
             else:
-                self._note("")
+                self._note(self._say_who_is_missing(self._source))
                 backoff.reset()
 
-    async def _pull(self) -> None:
+    def _say_who_is_missing(self, source: Address) -> str:
+        sentinel = self._chain.reigns.current.sentinel
+        if sentinel == source.node or self._following.is_behind_a_handover:
+            return ""
+        if sentinel != self._config.node:
+            return f"the sentinel {sentinel} is not within reach; blocks come from {source.node}"
+        return (
+            "this SN is itself the sentinel, for all that it and the SN that it follows know: either start it without "
+            "--sentinel, or give the address of an SN that knows of a handover"
+        )
+
+    async def _find_source(self) -> Address:
+        """Whom to pull from, once asked for the handovers it knows: the sentinel, or whoever is where we were told."""
+        source: Address | None = None
+        try:
+            source = await self._locate()
+            await self._following.learn(source, self._config.reply_margin_s)
+        except Unreachable:
+            if self._registered_sentinel() is None:
+                raise
+        registered = self._registered_sentinel()
+        if registered is not None and (source is None or source.node != registered.node):
+            try:
+                await self._following.learn(registered, self._config.reply_margin_s)
+            except (Unreachable, PeerError):
+                if source is None:
+                    raise
+            else:
+                return registered
+        if source is None:
+            raise Unreachable(f"the sentinel {self._chain.reigns.current.sentinel} is not within reach")
+        return source
+
+    def _registered_sentinel(self) -> Address | None:
+        """Where the sentinel is by its own registration, if that is elsewhere than where we were told."""
+        told, sentinel = self._config.sentinel_address, self._chain.reigns.current.sentinel
+        if sentinel == self._config.node:
+            return None  # it was, and has not learnt yet who is now
+        return next((peer for peer in self._peers() if peer.node == sentinel and peer != told), None)
+
+    def _sentinel_address(self) -> Address:
+        sentinel = self._chain.reigns.current.sentinel
+        if self._following.is_behind_a_handover:
+            raise Unreachable("this node is catching up, and another SN orders since")
+        # Who has asked nobody yet may not know who orders.
+        candidates = () if self._source is None else (self._source, *self._peers())
+        for address in candidates:
+            if address.node == sentinel != self._config.node:
+                return address
+        raise Unreachable(self._problem or f"it is being looked for at {self._config.sentinel_address}")
+
+    async def _ask_others(self) -> None:
+        """Take over what other SNs hold, and learn of a handover from them; not too often."""
+        now = asyncio.get_running_loop().time()
+        if now < self._others_at:
+            return
+        self._others_at = now + self._config.retry_max_s
+        await self._following.catch_up(choose_peers(self._config, self._peers, self._rng))
+
+    async def _pull(self, source: Address) -> None:
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         wait_s = self._config.poll_wait_s
-        request = BlocksRequest(from_height=self._chain.height + 1, wait_ms=min(int(wait_s * 1000), MAX_WAIT_MS))
-        raw = await self._client.call(
-            self._sentinel, BLOCKS, encode(request), timeout_s=wait_s + self._config.reply_margin_s
-        )
-        reply = decode(raw, BlocksReply)
+        reply = await self._following.fetch(source, wait_s)
         if reply.height < self._chain.height:
-            await self._examine_lost(reply.height)
-        for encoded in reply.blocks:
-            await self._follow(decode(encoded, Block, limit=MAX_BLOCK_BYTES))
-        if not reply.blocks and loop.time() - asked_at < request.wait_ms / 2000:
+            await self._examine_lost(source, reply.height)
+        if not reply.blocks and loop.time() - asked_at < min(wait_s * 1000, MAX_WAIT_MS) / 2000:
             raise VerificationError("the sentinel answers a poll at once but sends no block; asking it less often")
 
-    async def _follow(self, block: Block) -> None:
-        header = block.header
-        self._check_beginning(block)
-        # Steps 1-4: network, signature, proposer, height
-        verify_signed(block, self._config, self._chain.height + 1)
-        # Step 5, first half: a signed block on top of another past than the one it signed for us is proof of a fork
-        tip = self._chain.tip
-        if tip is not None:
-            evidence = Evidence(first=tip.signed_header, second=block.signed_header)
-            if is_contradiction(evidence):
-                raise self._chain.convict(evidence)
-        # Steps 5-8: previous hash, time, limits, transactions
-        verify_link(block, self._chain.tip_hash, self._chain.tip_time_ms)
-        # 9. not ahead of our clock: which of the two clocks is wrong nobody knows, so wait rather than refuse
-        await self._await_time(block)
-        # 10. the application accepts it, from committed state and the block alone: what it refuses, all refuse
-        reason = self._app.accept(execution_header(header), block.txs)
-        if reason:
-            raise Broken(
-                f"block {header.height}, signed by the sentinel, is refused by the application: {reason}; "
-                "do all nodes run the same release? This node stops"
-            )
-        # 11. executing it here gives the same state
-        self._chain.adopt(block)
-        await asyncio.sleep(0)  # a long catch-up leaves room for others
-
-    def _check_beginning(self, block: Block) -> None:
-        """Stop a node that was given another network's genesis: it would be refused block 1 for ever.
-
-        The signature is not asked for: another genesis may name another key. So only a node that holds no block yet
-        ends here, where a lying sentinel gains nothing that silence would not; TLS keeps everybody else out.
-        """
-        theirs = block.header.previous_hash
-        if self._chain.height == 0 and block.header.height == 1 and theirs != self._chain.genesis_hash:
-            raise ConfigurationError(
-                f"{self._config.node} was given the genesis {self._chain.genesis_hash.hex()[:16]}, but the chain of "
-                f"{self._config.sentinel} began with {theirs.hex()[:16]}: get that network's founding file, delete "
-                "this SN's data directory (it holds no block yet), and start again"
-            )
-
-    async def _await_time(self, block: Block) -> None:
-        header = block.header
-        while (ahead_ms := header.time_ms - self._clock() - self._config.max_ahead_ms) > 0:
-            self._note(
-                f"block {header.height} is {(ahead_ms + self._config.max_ahead_ms) / 1000:.1f} s ahead of this node's "
-                f"clock, at most {self._config.max_ahead_ms / 1000:g} s are accepted: waiting; check both clocks"
-            )
-            await asyncio.sleep(min(ahead_ms / 1000, _CLOCK_RECHECK_S))
-
-    async def _examine_lost(self, height: int) -> None:
+    async def _examine_lost(self, source: Address, height: int) -> None:
         """The sentinel is behind us, who only have what it signed: it lost blocks, or went on from an older copy."""
-        await compare_header(self._config, self._chain, self._client, self._sentinel)
+        await compare_header(self._config, self._chain, self._client, source)
+        if source.node != self._chain.reigns.current.sentinel:
+            raise VerificationError(
+                f"{source.node} stands at height {height}, this node at {self._chain.height}; the sentinel "
+                f"{self._chain.reigns.current.sentinel} is not within reach"
+            )
         raise VerificationError(
             f"the sentinel stands at height {height} but has signed blocks up to {self._chain.height}: it has lost "
             "blocks; stop it and give it a copy of this node's ledger"
@@ -228,11 +236,17 @@ class Replica:
                 try:
                     reply = await self._ask(tx, limit, outcome)
                 except Unreachable as error:
-                    why[0] = f"the sentinel {self._config.sentinel} does not answer ({error})"
+                    why[0] = f"the sentinel {self._chain.reigns.current.sentinel} does not answer ({error})"
+                    await asyncio.wait({outcome}, timeout=backoff.next_s())
+                    continue
+                except Refused as error:
+                    if error.code != NOT_SENTINEL:
+                        raise
+                    why[0] = str(error)  # there was a handover of which one of us has not learnt yet
                     await asyncio.wait({outcome}, timeout=backoff.next_s())
                     continue
                 if reply is None or (reply.height == 0 and reply.result is None):
-                    why[0] = f"the sentinel {self._config.sentinel} has not put it into a block yet"
+                    why[0] = f"the sentinel {self._chain.reigns.current.sentinel} has not put it into a block yet"
                     await asyncio.wait({outcome}, timeout=backoff.next_s())
                     continue
                 if reply.height == 0 and reply.result is not None:
@@ -249,11 +263,12 @@ class Replica:
 
     async def _ask(self, tx: bytes, limit: asyncio.Timeout, outcome: asyncio.Future[Outcome]) -> SubmitReply | None:
         """The sentinel's reply; None if the block arrived first."""
+        sentinel = self._sentinel_address()
         left_s = max(0.0, (limit.when() or 0.0) - asyncio.get_running_loop().time())
         wait_s = min(left_s, MAX_WAIT_MS / 1000)
         body = encode(SubmitRequest(tx=tx, wait_ms=int(wait_s * 1000)))
         timeout_s = wait_s + self._config.reply_margin_s
-        call = asyncio.ensure_future(self._client.call(self._sentinel, SUBMIT, body, timeout_s=timeout_s))
+        call = asyncio.ensure_future(self._client.call(sentinel, SUBMIT, body, timeout_s=timeout_s))
         try:
             either: set[asyncio.Future[Any]] = {call, outcome}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

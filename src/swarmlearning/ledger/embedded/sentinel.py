@@ -3,10 +3,14 @@
 A block is made as soon as anything is pending, from all that has arrived; there are no empty blocks. One block is
 made from proposal to commit without giving way to other tasks, so that nobody sees a half-made one.
 
-Does not: talk to the network (`service`). Spec: docs/spec/ledger.md, section 3.
+Before the first block the other SNs are asked, once and not for long, whether they hold blocks or a handover that this
+node does not: a sentinel restored from an older copy, or replaced while it was away, would else fork the chain.
+
+Does not: serve other nodes (`service`). Spec: docs/spec/ledger.md, section 3.
 """
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +22,10 @@ from swarmlearning.ledger.boundary import Application, Applied, Header, TxResult
 from swarmlearning.ledger.embedded.blocks import Block, BlockHeader, hash_txs, sign_block
 from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.following import Following, Peers, choose_peers
 from swarmlearning.ledger.embedded.mempool import Mempool
 from swarmlearning.ledger.embedded.waiting import Outcome
+from swarmlearning.transport.api import Client
 from swarmlearning.types import Code
 
 
@@ -31,23 +37,41 @@ class Sentinel:
         chain: where blocks go.
         app: judges transactions and chooses the next block's.
         key: signs block headers.
+        client: asks other nodes, before the first block.
         clock: block time.
+        rng: whom to ask.
+        peers: the other SNs as they are known now.
     """
 
-    def __init__(
-        self, config: EmbeddedConfig, chain: Chain, app: Application, key: SigningKey, clock: WallClock
+    def __init__(  # each is one seam that tests replace
+        self,
+        config: EmbeddedConfig,
+        chain: Chain,
+        app: Application,
+        key: SigningKey,
+        client: Client,
+        clock: WallClock,
+        rng: random.Random,
+        peers: Peers,
     ) -> None:
         self._config = config
         self._chain = chain
         self._app = app
         self._key = key
         self._clock = clock
+        self._rng = rng
+        self._peers = peers
+        self._following = Following(config, chain, app, client, clock, self._note)
+        self._problem = ""
         self._pool = Mempool(config.max_pending_txs, config.max_pending_bytes)
 
     @property
     def problem(self) -> str:
-        """What keeps this node from taking part; a sentinel waits for nobody."""
-        return ""
+        """What keeps this node from ordering, for people; empty while nothing does."""
+        return self._problem
+
+    def _note(self, problem: str) -> None:
+        self._problem = problem
 
     async def submit(self, tx: bytes, timeout_s: float) -> Outcome:
         """See `LedgerView.submit`. The same bytes are ordered once: submitted again, they give the first outcome.
@@ -98,9 +122,12 @@ class Sentinel:
         """Make blocks until cancelled.
 
         Raises:
+            ConfigurationError: a handover made another node the sentinel.
             Broken: the application or the disk failed.
             SwarmError: the engine halted.
         """
+        await self._following.catch_up(choose_peers(self._config, self._peers, self._rng))
+        self._note("")
         while True:
             await self._pool.wait_pending()
             # Whoever is ready to submit now joins this block.
@@ -109,6 +136,8 @@ class Sentinel:
 
     def _make_block(self) -> None:
         self._chain.waiting.check_running()
+        if self._chain.reigns.current.sentinel != self._config.node:
+            raise Broken(f"{self._config.node} was to order block {self._chain.height + 1}, which is no longer its own")
         offered = dict(self._pool.first(self._config.max_block_txs))
         chosen = self._choose(list(offered.values()))
         if chosen:

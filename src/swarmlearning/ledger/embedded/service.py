@@ -16,11 +16,15 @@ from swarmlearning.ledger.embedded.config import EmbeddedConfig
 from swarmlearning.ledger.embedded.waiting import Outcome
 from swarmlearning.ledger.embedded.wire import (
     BLOCKS,
+    HANDOVERS,
     HEADER,
     MAX_REPLY_BLOCK_BYTES,
+    NOT_SENTINEL,
     SUBMIT,
     BlocksReply,
     BlocksRequest,
+    HandoversReply,
+    HandoversRequest,
     HeaderReply,
     HeaderRequest,
     SubmitReply,
@@ -29,7 +33,7 @@ from swarmlearning.ledger.embedded.wire import (
 from swarmlearning.transport.api import Call, Caller
 from swarmlearning.types import NodeId, Role
 
-MAX_WAITING: Final[Mapping[str, int]] = {BLOCKS: 8, SUBMIT: 512, HEADER: 8}
+MAX_WAITING: Final[Mapping[str, int]] = {BLOCKS: 8, SUBMIT: 512, HEADER: 8, HANDOVERS: 8}
 """Most requests of one node that this node works on at a time, by method."""
 
 _SMALL_BYTES: Final = 256
@@ -56,7 +60,12 @@ class LedgerService:
     @property
     def calls(self) -> Mapping[str, Call]:
         """Handlers by method."""
-        return {BLOCKS: self._answer_blocks, SUBMIT: self._answer_submit, HEADER: self._answer_header}
+        return {
+            BLOCKS: self._answer_blocks,
+            SUBMIT: self._answer_submit,
+            HEADER: self._answer_header,
+            HANDOVERS: self._answer_handovers,
+        }
 
     async def _answer_blocks(self, caller: Caller, body: bytes) -> bytes:
         with self._admitted(BLOCKS, caller):
@@ -84,9 +93,9 @@ class LedgerService:
     async def _answer_submit(self, caller: Caller, body: bytes) -> bytes:
         with self._admitted(SUBMIT, caller):
             if self._submit is None:
+                sentinel = self._chain.reigns.current.sentinel
                 raise Refused(
-                    f"{self._config.node} does not order transactions; ask the sentinel {self._config.sentinel}",
-                    code="not-sentinel",
+                    f"{self._config.node} does not order transactions; ask the sentinel {sentinel}", code=NOT_SENTINEL
                 )
             request = decode(body, SubmitRequest, limit=self._config.max_tx_bytes + _SMALL_BYTES)
             try:
@@ -105,6 +114,21 @@ class LedgerService:
             block = self._chain.read(min(request.height, self._chain.height))
             evidence = self._chain.store.load_evidence() if halted is not None else None
             return encode(HeaderReply(header=None if block is None else block.signed_header, evidence=evidence))
+
+    async def _answer_handovers(self, caller: Caller, body: bytes) -> bytes:
+        with self._admitted(HANDOVERS, caller):
+            request = decode(body, HandoversRequest, limit=_SMALL_BYTES)
+            found: list[bytes] = []
+            size = 0
+            for epoch, signed in self._chain.reigning.handovers.items():
+                if epoch <= request.above:
+                    continue
+                encoded = encode(signed)
+                size += len(encoded) + 5  # its length prefix
+                if found and size > MAX_REPLY_BLOCK_BYTES:
+                    break
+                found.append(encoded)
+            return encode(HandoversReply(height=self._chain.height, handovers=tuple(found)))
 
     @contextlib.contextmanager
     def _admitted(self, method: str, caller: Caller) -> Iterator[None]:

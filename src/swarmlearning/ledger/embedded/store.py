@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from swarmlearning.encoding import decode, encode, sha256
+from swarmlearning.encoding import Record, decode, encode, sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
 from swarmlearning.ledger.boundary import TxResult
 from swarmlearning.ledger.embedded.blocks import Block, Evidence, hash_header, hash_txs
+from swarmlearning.ledger.embedded.handovers import SignedHandover, Voters
+from swarmlearning.types import NodeId
 
 FILE_NAME: Final = "ledger.sqlite"
 """The store's file within the data directory."""
@@ -23,10 +25,12 @@ FILE_NAME: Final = "ledger.sqlite"
 APPLICATION_ID: Final = 0x53574C31
 """Marks the file as ours ("SWL1")."""
 
-FORMAT: Final = 1
-"""Raised when the tables change."""
+FORMAT: Final = 2
+"""Raised when the tables change; 1 had no handovers, and gets their table."""
 
 _MAX_RESULTS_BYTES: Final = 16 << 20
+
+_HANDOVERS: Final = "CREATE TABLE handover (epoch INTEGER PRIMARY KEY, body BLOB NOT NULL, voters BLOB NOT NULL) STRICT"
 
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
@@ -36,9 +40,17 @@ CREATE TABLE block (
 ) STRICT;
 CREATE TABLE tx (hash BLOB PRIMARY KEY, height INTEGER NOT NULL, position INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE evidence (height INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+{_HANDOVERS};
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
+
+
+class Voter(Record, frozen=True, kw_only=True):
+    """One of the SNs that counted when a handover was verified."""
+
+    node: NodeId
+    key: bytes
 
 
 class BlockStore:
@@ -157,6 +169,32 @@ class BlockStore:
         except DecodeError as error:
             raise self._damaged(f"the evidence of a fork is damaged ({error})") from error
 
+    def save_handover(self, signed: SignedHandover, voters: Voters) -> None:
+        """Keep a verified handover and the SNs whose majority it has, durably."""
+        counted = tuple(Voter(node=node, key=voters[node]) for node in sorted(voters))
+        row = (signed.handover.epoch, encode(signed), encode(counted))
+        with self._damage(), self._transaction():
+            self._db.execute("INSERT INTO handover VALUES (?, ?, ?)", row)
+
+    def load_handovers(self) -> list[tuple[SignedHandover, Voters]]:
+        """The kept handovers, by epoch, each with the SNs that counted.
+
+        Raises:
+            Broken: one is damaged.
+        """
+        with self._damage():
+            rows = self._db.execute("SELECT body, voters FROM handover ORDER BY epoch").fetchall()
+        try:
+            return [
+                (
+                    decode(body, SignedHandover),
+                    {voter.node: voter.key for voter in decode(voters, tuple[Voter, ...])},
+                )
+                for body, voters in rows
+            ]
+        except DecodeError as error:
+            raise self._damaged(f"a handover is damaged ({error})") from error
+
     def set_meta(self, key: str, value: bytes) -> None:
         """Remember a value about the store itself, durably."""
         with self._damage(), self._transaction():
@@ -182,6 +220,10 @@ class BlockStore:
             self._create(genesis)
         elif marks[0] != APPLICATION_ID:
             raise Broken(f"{self._path} is no ledger of ours: another program's file lies there; move it away")
+        elif marks[1] == 1:
+            with self._transaction():
+                self._db.execute(_HANDOVERS)
+                self._db.execute(f"PRAGMA user_version = {FORMAT}")
         elif marks[1] != FORMAT:
             raise Broken(f"{self._path} has format {marks[1]}, this release reads {FORMAT}: use the release it is from")
         # Takes the lock now rather than at the first block.

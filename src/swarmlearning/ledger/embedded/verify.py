@@ -12,21 +12,21 @@ from swarmlearning.ledger.embedded.blocks import (
     hash_txs,
     verify_header,
 )
-from swarmlearning.ledger.embedded.config import EmbeddedConfig
+from swarmlearning.ledger.embedded.handovers import Reign
 
 
-def verify_signed(block: Block, config: EmbeddedConfig, height: int) -> None:
-    """Check that the sentinel signed this block as block `height` of this network.
+def verify_signed(block: Block, network: str, reign: Reign, height: int) -> None:
+    """Check that the sentinel of `reign` signed this block as block `height` of this network.
 
     Raises:
         VerificationError: it did not; the message says what differs.
     """
     header = block.header
     # 1. network, and 2. the sentinel's signature: after these, what is wrong is the sentinel's doing
-    verify_header(block.signed_header, config.network, config.sentinel_key)
+    verify_header(block.signed_header, network, reign.key)
     # 3. who made it
-    if header.proposer != config.sentinel:
-        raise VerificationError(f"block {header.height} was made by {header.proposer}; expected {config.sentinel}")
+    if header.proposer != reign.sentinel:
+        raise VerificationError(f"block {header.height} was made by {header.proposer}; expected {reign.sentinel}")
     # 4. height
     if header.height != height:
         raise VerificationError(f"expected block {height}, got block {header.height}")

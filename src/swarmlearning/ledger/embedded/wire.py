@@ -7,16 +7,21 @@ from msgspec import Meta
 from swarmlearning.encoding import Record
 from swarmlearning.ledger.boundary import TxResult
 from swarmlearning.ledger.embedded.blocks import Evidence, SignedHeader
+from swarmlearning.ledger.embedded.handovers import MAX_EPOCH
 
 BLOCKS: Final = "ledger/blocks"
 SUBMIT: Final = "ledger/submit"
 HEADER: Final = "ledger/header"
+HANDOVERS: Final = "ledger/handovers"
+
+NOT_SENTINEL: Final = "not-sentinel"
+"""Code of the refusal of a node that does not order."""
 
 MAX_WAIT_MS: Final = 30_000
 """Longest that a node holds a request while there is nothing to answer."""
 
 MAX_REPLY_BLOCK_BYTES: Final = 900 * 1024
-"""Most bytes of blocks in one reply."""
+"""Most bytes of blocks, or of handovers, in one reply."""
 
 _Wait = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
 _Height = Annotated[int, Meta(ge=0, le=2**62)]
@@ -61,3 +66,16 @@ class HeaderReply(Record, frozen=True, kw_only=True):
 
     header: SignedHeader | None
     evidence: Evidence | None
+
+
+class HandoversRequest(Record, frozen=True, kw_only=True):
+    """Give me the handovers of higher epochs than this."""
+
+    above: Annotated[int, Meta(ge=0, le=MAX_EPOCH)]
+
+
+class HandoversReply(Record, frozen=True, kw_only=True):
+    """I stand at `height`; here are encoded handovers with their signatures, by epoch, as many as fit."""
+
+    height: _Height
+    handovers: tuple[bytes, ...]
