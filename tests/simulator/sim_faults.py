@@ -65,7 +65,7 @@ class Planned:
     """CRASH_SL, LOST_DISK: at which of its transactions. CRASH_DISK: of its writes. CRASH_LEDGER: at which of its
     blocks."""
     step: int = 1
-    """CRASH_LEDGER: the numbered point (`ledger.embedded.chain.CrashPoint`)."""
+    """CRASH_LEDGER: the numbered point (`ledger.embedded.crash.CrashPoint`)."""
     skew_s: float = 0.0
     """CLOCK_SKEW: how far the clock is ahead."""
     after: bool = False

@@ -18,7 +18,7 @@ from swarmlearning.encoding import decode
 from swarmlearning.errors import PeerError, SwarmError, Unreachable
 from swarmlearning.ledger.boundary import Event
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
-from swarmlearning.ledger.embedded.chain import CrashPoint, never_crash
+from swarmlearning.ledger.embedded.crash import Crash, CrashPoint, HandoverPoint, never_crash
 from swarmlearning.merge.mean import Mean
 from swarmlearning.merge.method import MergeMethod
 from swarmlearning.parameters.chunks import Commitment, commit
@@ -79,7 +79,7 @@ class SimSn:
         self.index = index
         self.skew_ms = 0
         """How far its clock is ahead."""
-        self.on_point: Callable[[CrashPoint], None] = never_crash
+        self.on_point: Crash = never_crash
         """Called at each numbered point of the commit path; may raise."""
         self.name = node_name(index, Role.SN)
         self._network = network
@@ -124,7 +124,7 @@ class SimSn:
     def _clock(self) -> int:
         return wall_clock() + self.skew_ms
 
-    def _crash(self, point: CrashPoint) -> None:
+    def _crash(self, point: CrashPoint | HandoverPoint) -> None:
         self.on_point(point)
 
     @property

@@ -18,7 +18,7 @@ from swarmlearning.contracts.membership import load_training
 from swarmlearning.contracts.records import Genesis, Organisation, Progress, Settings, Training
 from swarmlearning.encoding import encode
 from swarmlearning.errors import SwarmError, Unreachable
-from swarmlearning.ledger.embedded.chain import CrashPoint
+from swarmlearning.ledger.embedded.crash import Crash, CrashPoint, HandoverPoint
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out, read_arrays, write_arrays
 from swarmlearning.sl.control import CONTROL_VERSION, Open
@@ -194,11 +194,11 @@ class SwarmSimulator:
             await sn.start()
         self.faults.count(Fault.RESTORED_SN)
 
-    def _dying_at(self, planned: Planned) -> Callable[[CrashPoint], None]:
+    def _dying_at(self, planned: Planned) -> Crash:
         """Kill an SN at a numbered point of the commit path of its k-th block, once."""
         blocks = 0
 
-        def on_point(point: CrashPoint) -> None:
+        def on_point(point: CrashPoint | HandoverPoint) -> None:
             nonlocal blocks
             blocks += point is CrashPoint.BEFORE_APPLY
             if point == planned.step and blocks == planned.point:

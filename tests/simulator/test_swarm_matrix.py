@@ -11,7 +11,7 @@ from sim_wide import wide
 from test_swarm_faults import SHARDED, SIZE, run_with
 
 from swarmlearning.contracts.records import Settings
-from swarmlearning.ledger.embedded.chain import CrashPoint
+from swarmlearning.ledger.embedded.crash import CrashPoint
 
 ALL = {0, 1, 2, 3}
 
