@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from swarmlearning.clock import parse_duration
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.options import identity_options
@@ -23,22 +24,6 @@ LOG_FORMAT = "%(asctime)s : %(name)s : %(levelname)s : %(message)s"
 
 def _directory(text: str) -> Path:
     return Path(text).expanduser().absolute()
-
-
-def _seconds(text: str) -> float:
-    """`7200`, `120s`, `90m` or `2h` in seconds.
-
-    Raises:
-        ConfigurationError: none of these.
-    """
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
-    try:
-        value = float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise ConfigurationError(f"duration {text!r}: expected seconds, or a number with s, m or h such as 2h")
-    return value
 
 
 def _set_up_logging() -> None:
@@ -171,7 +156,7 @@ def sl(
         host=host_ip,
         port=sl_fs_port,
         sn=Endpoint.parse(sn, SN_API_PORT),
-        wait_max_s=_seconds(max_wait),
+        wait_max_s=parse_duration(max_wait),
         exit_when_done=exit_when_done,
     )
 
