@@ -3,7 +3,6 @@
 Joins a `SwarmSession`, a `SyncSchedule` and a model. Knows a framework only through `Model`.
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -165,9 +164,7 @@ class SwarmLoop:
     def _step(self, step: Callable[[], Outcome]) -> Outcome:
         try:
             outcome = self._share(step)
-        except BaseException as error:
-            if isinstance(error, SwarmError):
-                self._rescue(error)
+        except BaseException:
             self.session.close()  # the SL must see at once that this program goes no further
             raise
         if outcome.over:
@@ -176,13 +173,6 @@ class SwarmLoop:
         else:
             self.schedule.synced(outcome.next_interval)
         return outcome
-
-    def _rescue(self, error: SwarmError) -> None:
-        """Save what would be lost where the session has not: an error that came between its calls."""
-        if not self.session.rescued and not self.over and self.session.adopted >= 0:
-            # A model that cannot be read any more must not hide why.
-            with contextlib.suppress(SwarmError, RuntimeError, OSError):
-                self.session.rescue(self._model.read(), error, self._progress())
 
     # --- steps, run by the leading replica only -------------------------------------------------------------------
 

@@ -55,8 +55,8 @@ class SwarmSession:
     """One training, from `open` to `finish` or `leave`; a context manager that closes itself.
 
     It outlives its SL: one that dies and comes back is asked again (C-17). After any error the session is closed, and
-    what was trained and not merged has been saved (`rescue`). With `SWARM_LOOPBACK=TRUE` every call is checked and
-    hands back what it was given.
+    what was trained and not merged has been saved. With `SWARM_LOOPBACK=TRUE` every call is checked and hands back what
+    it was given.
     """
 
     def __init__(
@@ -86,8 +86,6 @@ class SwarmSession:
         """How far this program had come in this run, as its SL last heard of it; known after `open`."""
         self.interval = config.settings.sync_frequency
         """Batches until the next `sync`, as agreed on; known after `open`."""
-        self.rescued = False
-        """`rescue` has saved parameters, or tried to."""
         self._environ = dict(os.environ if environ is None else environ)
         self._wait_max_s = _max_wait_s(self._environ)
         self._door: Door = find_door(self._environ)
@@ -168,7 +166,7 @@ class SwarmSession:
         try:
             return self._offer(arrays, progress or Progress())
         except SwarmError as error:
-            self.rescue(arrays, error, progress)
+            self._rescue(arrays, error, progress)
             self.close()
             raise
         except BaseException:
@@ -236,7 +234,7 @@ class SwarmSession:
                 raise unexpected("Finish", over)
             return self._keep_final(over, connection)
         except SwarmError as error:
-            self.rescue(arrays, error, progress)
+            self._rescue(arrays, error, progress)
             raise
         finally:
             self.close()
@@ -262,26 +260,6 @@ class SwarmSession:
         if self._connection is not None:
             self._connection.close()
             self._closed = True
-
-    def rescue(self, arrays: Arrays, error: SwarmError, progress: Progress | None = None) -> None:
-        """Save parameters that would be lost with `error`, and let its message say where; never raises.
-
-        `sync` and `finish` do so by themselves. Nothing is saved twice, nor before anything was trained.
-        """
-        connection = self._connection
-        trained = progress is None or progress.batch != 0
-        if connection is None or not self._is_model or self.rescued or not (trained or connection.adopted >= 0):
-            return
-        self.rescued = True
-        directory = save_directory(self._environ)
-        try:
-            who = short_name(self.node) if self.node else self._program
-            path = save_model(arrays, directory, saved_name(self.config.contract, who, self._round))
-        except (OSError, ValueError, SwarmError) as failure:
-            note = f"the parameters as they stood could not be saved in {directory} ({failure}); see SWARM_SAVE_DIR"
-        else:
-            note = f"the parameters as they stood are in {path}: numpy.load() gives them by tensor name"
-        error.args = (f"{error}; {note}", *error.args[1:])
 
     def __enter__(self) -> Self:
         return self
@@ -357,6 +335,24 @@ class SwarmSession:
                 "the round goes on without this peer: check the data and the learning rate, then start again"
             )
         return self._connection
+
+    def _rescue(self, arrays: Arrays, error: SwarmError, progress: Progress | None) -> None:
+        """Save parameters that would be lost with `error`, and let its message say where; never raises.
+
+        What has not been trained is not lost: nothing is saved before that.
+        """
+        trained = progress is None or progress.batch != 0
+        if not self._is_model or not (trained or self.adopted >= 0):
+            return
+        directory = save_directory(self._environ)
+        try:
+            who = short_name(self.node) if self.node else self._program
+            path = save_model(arrays, directory, saved_name(self.config.contract, who, self._round))
+        except (OSError, ValueError, SwarmError) as failure:
+            note = f"the parameters as they stood could not be saved in {directory} ({failure}); see SWARM_SAVE_DIR"
+        else:
+            note = f"the parameters as they stood are in {path}: numpy.load() gives them by tensor name"
+        error.args = (f"{error}; {note}", *error.args[1:])
 
     def _keep_final(self, over: Over, connection: Connection) -> FinalResult:
         arrays = connection.read(over.file, over.sha256) if over.file else None
