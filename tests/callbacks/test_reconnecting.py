@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def attach(control: Path) -> Attach:
 @pytest.mark.parametrize("kind", [Sync, Finish])
 def test_an_sl_that_dies_in_the_middle_is_asked_again_where_it_was(control: Path, kind: type, lines: Lines) -> None:
     """C-17, C-12, C-6."""
-    dies = {Sync: [1]} if kind is Sync else {Finish: [0]}
+    dies: dict[type, list[int]] = {Sync: [1]} if kind is Sync else {Finish: [0]}
     with FakeSl(control, merge=add_round, dies=dies) as sl:
         with SwarmSession(CONFIG, environ=environ(sl)) as session:
             session.open(model())
@@ -211,7 +212,7 @@ def test_an_sl_that_was_back_for_long_is_waited_for_anew(control: Path) -> None:
 def test_a_failure_is_an_answer_and_is_not_asked_again(control: Path, kind: type) -> None:
     """C-7, C-17."""
     time = Time()
-    dies = {Sync: [0]} if kind is Open else {}
+    dies: dict[type, list[int]] = {Sync: [0]} if kind is Open else {}
 
     class Restarted(FakeSl):
         """Refuses once it was opened."""
@@ -221,7 +222,8 @@ def test_a_failure_is_an_answer_and_is_not_asked_again(control: Path, kind: type
                 self._replies = {kind: failed("unreachable", "the SN does not answer")}
             super()._serve(connection)
 
-    replies = {Sync: failed("unreachable", "the SN does not answer")} if kind is Sync else {}
+    refusal: dict[type, Any] = {Sync: failed("unreachable", "the SN does not answer")}
+    replies = refusal if kind is Sync else {}
     with Restarted(control, dies=dies, replies=replies) as sl:
         link = connect(attach(control), time)
         with pytest.raises(errors.Unreachable, match=r"^the SN does not answer$"):
@@ -309,13 +311,13 @@ def test_an_sl_that_the_program_started_is_started_again(control: Path, monkeypa
             refusals[0] += 1
             self._ends = refusals[0] % 2 == 0
             if not self._ends:
-                dies = {Sync: [0]} if not started else {}
+                dies: dict[type, list[int]] = {} if started else {Sync: [0]}
                 started.append(FakeSl(inner, dies=dies, stays_dead=True).__enter__())
 
         def poll(self) -> int | None:
             return 4 if self._ends else None
 
-    monkeypatch.setattr(launch.subprocess, "Popen", Process)
+    monkeypatch.setattr(subprocess, "Popen", Process)
     before = len(launch._started)
     time = Time()
     try:

@@ -101,7 +101,7 @@ def test_an_interruption_by_the_user_saves_nothing(control: Path, tmp_path: Path
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
-        session._connection.ask = interrupt  # type: ignore[union-attr, method-assign, assignment]  # as Ctrl-C does
+        session._connection.ask = interrupt  # type: ignore[union-attr, method-assign]  # as Ctrl-C does
         with pytest.raises(KeyboardInterrupt):
             session.sync(model())
     assert list(tmp_path.iterdir()) == []
