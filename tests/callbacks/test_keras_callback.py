@@ -242,6 +242,14 @@ def test_progress_says_of_which_model_the_figures_are_and_how_long_it_takes(swar
     assert sl.of(Finish)[0].progress.eta_s == 0
 
 
+def test_what_is_not_shared_is_marked_so_from_the_opening_on(swarm: Callable[..., FakeSl]) -> None:
+    """C-18."""
+    with swarm() as sl:
+        fit(build(), SwarmCallback(100, 2))
+        fit(build(), SwarmCallback(100, 2, shareProgress=False))
+    assert [request.share for request in sl.of(Open)] == [True, False]
+
+
 def test_without_validation_data_no_figures_are_claimed(swarm: Callable[..., FakeSl]) -> None:
     with swarm() as sl:
         fit(build(), SwarmCallback(5, 2))
@@ -302,12 +310,13 @@ def test_without_resume_all_epochs_are_trained_and_the_user_is_told_of_it(
 
 
 @pytest.mark.parametrize("position", [Progress(), Progress(epoch=-1, batch=0), Progress(epoch=1, batch=0)])
-def test_resume_in_a_new_run_just_starts(swarm: Callable[..., FakeSl], position: Progress) -> None:
+def test_resume_in_a_new_run_just_starts(swarm: Callable[..., FakeSl], position: Progress, lines: Lines) -> None:
     epochs = Epochs()
     with swarm(position=position) as sl:
         fit(build(), epochs, SwarmCallback(5, 2, resume=True), epochs=2)
     assert epochs.seen == [0, 1]
     assert sl.of(Sync)[0].progress.batch == 0
+    assert not any(text.startswith("Resuming") for text in lines.of(logging.INFO))
 
 
 def test_a_training_that_failed_does_not_lend_its_first_epoch_to_the_next(swarm: Callable[..., FakeSl]) -> None:
