@@ -20,7 +20,7 @@ CORE = {"identity", "parameters", "transport", "ledger", "merge", "contracts"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "clock": set(),
+    "clock": {"errors"},
     "encoding": {"errors"},
     "types": {"errors", "encoding"},
     "identity": BASE,

@@ -35,6 +35,7 @@ from swarmlearning.callbacks.torch_model import Replicas, TorchModel
 __all__ = ["CheckinModel", "SLMergeMethod", "SLPlatforms", "SwarmCallback", "SwarmError"]
 
 _HASH_CHARACTERS = 64
+_NUMBERS = 5
 
 
 class SwarmCallback:
@@ -73,8 +74,13 @@ class SwarmCallback:
 
     @property
     def over(self) -> bool:
-        """All peers have finished: the program may stop training and call `on_train_end`."""
+        """The training is over everywhere: the program may stop training and call `on_train_end`."""
         return self._loop is not None and self._loop.over
+
+    @property
+    def first_epoch(self) -> int:
+        """Index from 0 of the epoch to begin with, for `range(first_epoch, epochs)`; above 0 after `resume=True`."""
+        return self._loop.first_epoch if self._loop is not None else 0
 
     def on_train_begin(self) -> None:
         """Join the training and load the model that all start from.
@@ -88,6 +94,7 @@ class SwarmCallback:
         self._loop = SwarmLoop(self._arguments, self.session, self._model, self._share)
         self._loop.epoch = 1
         self._loop.begin()
+        self._loop.begin_epoch(self._loop.first_epoch + 1)
 
     def on_batch_end(self, batch: int | None = None) -> None:
         """A batch has been trained; sync if it is time.
@@ -107,7 +114,7 @@ class SwarmCallback:
             epoch: its index from 0; None counts calls.
         """
         loop = self._require()
-        loop.epoch = (epoch if epoch is not None else loop.epoch - 1) + 2
+        loop.begin_epoch((epoch if epoch is not None else loop.epoch - 1) + 2)
 
     def on_train_end(self) -> None:
         """Wait until all peers have finished and load the final swarm model.
@@ -119,6 +126,14 @@ class SwarmCallback:
         loop.epoch = max(1, loop.epoch - 1)  # the one that `on_epoch_end` began has not been trained
         loop.end()
         self.session.close()
+
+    def leave(self, reason: str) -> None:
+        """Leave the swarm training politely, at any time; the program may train on alone.
+
+        Raises:
+            ConfigurationError: training has not begun, or the reason is no text.
+        """
+        self._require().leave(reason)
 
     def _make_session(self) -> SwarmSession:
         return SwarmSession(session_config(self._arguments), logger=self._arguments.logger)
@@ -137,18 +152,25 @@ class SwarmCallback:
             try:
                 outcome = step()
             except BaseException:
-                Replicas.broadcast_numbers([0] * (4 + _HASH_CHARACTERS), device)  # so that nobody waits for us
+                Replicas.broadcast_numbers([0] * (_NUMBERS + _HASH_CHARACTERS), device)  # so that nobody waits for us
                 raise
+            numbers = [outcome.adopted, outcome.over, outcome.next_interval, outcome.first_epoch]
             digest = outcome.sha256.ljust(_HASH_CHARACTERS).encode()
-            Replicas.broadcast_numbers([1, outcome.adopted, outcome.over, outcome.next_interval, *digest], device)
+            Replicas.broadcast_numbers([1, *numbers, *digest], device)
         else:
-            done, adopted, over, interval, *digits = Replicas.broadcast_numbers([0] * (4 + _HASH_CHARACTERS), device)
+            nothing = [0] * (_NUMBERS + _HASH_CHARACTERS)
+            done, adopted, over, interval, first_epoch, *digits = Replicas.broadcast_numbers(nothing, device)
             if not done:
                 raise Unreachable(
                     "the first process of this data-parallel training could not sync: its message says why"
                 )
-            sha256 = bytes(digits).decode("ascii").strip()
-            outcome = Outcome(adopted=bool(adopted), over=bool(over), next_interval=interval, sha256=sha256)
+            outcome = Outcome(
+                adopted=bool(adopted),
+                over=bool(over),
+                next_interval=interval,
+                sha256=bytes(digits).decode("ascii").strip(),
+                first_epoch=first_epoch,
+            )
         if outcome.adopted:
             Replicas.broadcast_model(self._model)
         return outcome

@@ -65,6 +65,7 @@ class SwarmCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras sh
         self.logger: logging.Logger = self._arguments.logger
         self.session: SwarmSession = self._make_session()
         self._loop: SwarmLoop | None = None
+        self._resumed = False
 
     @property
     def final_sha256(self) -> str:
@@ -84,13 +85,15 @@ class SwarmCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras sh
         if loop.total_epochs < 0:
             loop.total_epochs = int((self.params or {}).get("epochs") or -1)
         loop.begin()
+        self._resume(loop)
         self._stop_if_over(loop)
         self._watch_end()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002  # Keras gives it
         """Count epochs."""
+        self._forget_resuming()
         loop = self._require()
-        loop.epoch = epoch + 1
+        loop.begin_epoch(epoch + 1, (self.params or {}).get("steps") or 0)
         loop.schedule.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002  # Keras gives it
@@ -111,8 +114,17 @@ class SwarmCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras sh
         Raises:
             SwarmError: the end was not reached.
         """
+        self._forget_resuming()
         self._require().end()
         self.session.close()
+
+    def leave(self, reason: str) -> None:
+        """Leave the swarm training politely, at any time; `fit` goes on with this model alone.
+
+        Raises:
+            ConfigurationError: training has not begun, or the reason is no text.
+        """
+        self._require().leave(reason)
 
     def _make_session(self) -> SwarmSession:
         return SwarmSession(session_config(self._arguments), logger=self._arguments.logger)
@@ -121,6 +133,23 @@ class SwarmCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras sh
         if self._loop is None:
             raise ConfigurationError("SwarmCallback: on_train_begin was not called; pass it to fit(callbacks=[…])")
         return self._loop
+
+    def _resume(self, loop: SwarmLoop) -> None:
+        """Let `fit` begin at a later epoch, by the attribute through which Keras's own `BackupAndRestore` does it."""
+        restored = getattr(self.model, "_initial_epoch", None)
+        if not loop.first_epoch:
+            return
+        if restored is not None:
+            self.logger.info("fit() goes on with epoch %d, as its own checkpoint says", restored + 1)
+            return
+        self.model._initial_epoch = loop.first_epoch  # noqa: SLF001  # Keras has no public way
+        self._resumed = True
+
+    def _forget_resuming(self) -> None:
+        """Keras has read where to begin; the next `fit` begins where it says itself."""
+        if self._resumed:
+            self.model._initial_epoch = None  # noqa: SLF001  # as above
+            self._resumed = False
 
     def _stop_if_over(self, loop: SwarmLoop) -> None:
         if loop.over:

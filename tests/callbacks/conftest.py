@@ -16,7 +16,8 @@ from swarmlearning.callbacks import arguments
 
 
 @pytest.fixture(autouse=True)
-def _no_swarm(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_swarm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # models that are saved after an error go to the working directory
     for name in [name for name in os.environ if name.startswith("SWARM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(arguments, "_warned", set())

@@ -6,13 +6,14 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from swarmlearning.contracts.records import MICRO
+from swarmlearning.contracts.records import MICRO, Progress
 from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.parameters.manifest import Manifest, decode_manifest, read_arrays, write_arrays
 from swarmlearning.sl.control import (
@@ -36,7 +37,22 @@ Merge = Callable[[int, Arrays], Arrays | None]
 
 ME = NodeId("spiffe://cleveland.example/heart/sl/sl-1")
 OTHER = NodeId("spiffe://hungary.example/heart/sl/sl-1")
-__all__ = ["ME", "MICRO", "OTHER", "FakeSl", "MeanSwarm"]
+__all__ = ["ME", "MICRO", "OTHER", "FakeSl", "Figures", "MeanSwarm"]
+
+
+class _Died(Exception):
+    """The SL ends, as told."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a round's answer says of this peer and of the swarm."""
+
+    contributed: Sequence[int] = (0,)
+    """By round; the last one goes on."""
+    recent: int = 0
+    loss_micro: int | None = None
+    metric_micro: int | None = None
 
 
 class FakeSl:
@@ -55,6 +71,13 @@ class FakeSl:
         replies: Mapping[type, Reply | bytes] | None = None,
         tamper: bool = False,
         peers: tuple[NodeId, ...] = (ME, OTHER),
+        dies: Mapping[type, Sequence[int]] | None = None,
+        stays_dead: bool = False,
+        position: Progress | None = None,
+        interval_now: int = 0,
+        reached: bool = False,
+        run: int = 1,
+        figures: Figures | None = None,
     ) -> None:
         """Listen.
 
@@ -69,6 +92,13 @@ class FakeSl:
             replies: by the request's type, what is answered instead; bytes are sent as they are, then it hangs up.
             tamper: change a byte of each result after hashing it.
             peers: contributors and participants of every round.
+            dies: by the request's type, which of them (from 0) it does not answer but hangs up.
+            stays_dead: it does not listen any more then; the socket's file stays, as after a SIGKILL.
+            position: `Opened.position`.
+            interval_now: `Opened.interval`.
+            reached: `Over.reached`.
+            run: `Opened.run`.
+            figures: what `Synced` tells besides.
         """
         self.path = directory / "sl.sock"
         self.requests: list[Request] = []
@@ -83,9 +113,19 @@ class FakeSl:
             tamper,
             peers,
         )
+        self._dies, self._stays_dead = dies or {}, stays_dead
+        self._position, self._interval_now, self._reached, self._run_number = (
+            position or Progress(),
+            interval_now,
+            reached,
+            run,
+        )
+        self._figures = figures or Figures()
+        self._number = first_round
         self._error: BaseException | None = None
         self._connection: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.path.unlink(missing_ok=True)
         self._listener.bind(str(self.path))
         self._listener.listen(4)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -95,7 +135,8 @@ class FakeSl:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             if self._connection is not None:
                 self._connection.shutdown(socket.SHUT_RDWR)
@@ -122,6 +163,10 @@ class FakeSl:
                     self._serve(connection)
                 except (ConnectionError, EOFError):
                     pass
+                except _Died:
+                    if self._stays_dead:
+                        self._listener.close()
+                        return
                 except BaseException as error:  # noqa: BLE001  # shown by the test
                     self._error = error
                     return
@@ -129,7 +174,6 @@ class FakeSl:
     def _serve(self, connection: socket.socket) -> None:
         manifest: Manifest | None = None
         file = ""
-        number = self._first
         interval = 1
         while True:
             request = _receive(connection)
@@ -137,6 +181,11 @@ class FakeSl:
             if isinstance(request, Open):
                 manifest = decode_manifest(request.manifest)
                 file, interval = request.file, self._interval or request.settings.sync_frequency
+                if not request.run:
+                    self._number = self._first
+            if len(self.of(type(request))) - 1 in self._dies.get(type(request), ()):
+                raise _Died
+            number = self._number
             for text in self._waits:
                 _send(connection, Waiting(text=text))
             instead = self._replies.get(type(request))
@@ -148,12 +197,24 @@ class FakeSl:
                 continue
             match request:
                 case Open():
-                    newest = self._store(manifest, self._newest)[0] if self._newest else ""
-                    _send(connection, Opened(node=ME, run=1, round=number, peers=self._peers, file=newest))
+                    newest = self._store(manifest, self._newest)[0] if self._newest and not request.run else ""
+                    _send(
+                        connection,
+                        Opened(
+                            node=ME,
+                            run=self._run_number,
+                            round=number,
+                            peers=self._peers,
+                            file=newest,
+                            newest=number - 1 if newest else -1,
+                            interval=self._interval_now,
+                            position=self._position,
+                        ),
+                    )
                 case Sync():
                     name, digest = self._store(manifest, self._merge(number, self._take(manifest, file)))
                     if number == self._over_at:
-                        _send(connection, Over(round=number, file=name, sha256=digest, contributors=self._peers))
+                        _send(connection, self._over(number, name, digest))
                         continue
                     _send(
                         connection,
@@ -166,14 +227,21 @@ class FakeSl:
                             next_interval=interval,
                             bytes_received=7,
                             bytes_sent=9,
+                            contributed=self._figures.contributed[min(number, len(self._figures.contributed) - 1)],
+                            recent=self._figures.recent,
+                            mean_loss_micro=self._figures.loss_micro,
+                            mean_metric_micro=self._figures.metric_micro,
                         ),
                     )
-                    number += 1
+                    self._number += 1
                 case Finish():
                     name, digest = self._store(manifest, self._merge(number, self._take(manifest, file)))
-                    _send(connection, Over(round=number, file=name, sha256=digest, contributors=self._peers))
+                    _send(connection, self._over(number, name, digest))
                 case Leave():
                     _send(connection, Over(round=number, file="", sha256=b"", contributors=()))
+
+    def _over(self, number: int, name: str, digest: bytes) -> Over:
+        return Over(round=number, file=name, sha256=digest, contributors=self._peers, reached=self._reached)
 
     def _take(self, manifest: Manifest | None, file: str) -> Arrays:
         assert manifest is not None

@@ -19,9 +19,10 @@ from swarmlearning.callbacks.arguments import (
     SLPlatforms,
     parse_arguments,
 )
-from swarmlearning.callbacks.evaluation import WeightedMean, to_micro
+from swarmlearning.callbacks.evaluation import Measured, WeightedMean, explain_missing, to_micro
 from swarmlearning.callbacks.schedule import SyncSchedule
-from swarmlearning.contracts.records import MAX_PEERS
+from swarmlearning.contracts.limits import check_settings
+from swarmlearning.contracts.records import MAX_PEERS, Adaptive, Target
 from swarmlearning.errors import ConfigurationError, InvalidName, NotYetAvailable
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,6 +38,9 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (arguments.contract, arguments.weight) == ("defaultbb.cqdb.sml.hpe", 1)
     assert (arguments.settings.merge_method, arguments.settings.checkin_mode) == ("mean", "snapshot")
     assert arguments.settings.start == "draw"
+    assert (arguments.settings.adaptive, arguments.settings.target) == (None, None)
+    assert (arguments.settings.lease_ms, arguments.settings.grace_ms) == (10_000, 30_000)
+    assert (arguments.share, arguments.resume) == (True, False)
     assert (arguments.data, arguments.batch_size, arguments.total_epochs) == (None, None, None)
     assert arguments.logger.name == "SwarmCallback"
 
@@ -47,7 +51,19 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
         nodeWeightage=100,
         mergeMethod="MEAN",
         checkinModelOnTrainEnd="Inactive",
-        useAdaptiveSync=False,
+        useAdaptiveSync=True,
+        adaptiveMin=16,
+        adaptiveMax=np.int64(1024),
+        adaptiveFactor=2,
+        adaptiveWindow=5,
+        targetLoss=np.float32(0.25),
+        targetMetric=0.9,
+        targetMode="MIN",
+        patience=3,
+        leaseS=2.5,
+        graceS=0,
+        shareProgress=True,
+        resume="true",
         adsValData=(1, 2),
         adsValBatchSize=np.int64(8),
         totalEpochs=5,
@@ -64,6 +80,11 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
     assert lines.records == []
     assert (arguments.contract, arguments.weight, arguments.batch_size) == ("mine", 100, 8)
     assert arguments.settings.checkin_mode == "inactive"
+    assert arguments.settings.adaptive == Adaptive(shortest=16, longest=1024, factor_percent=200, window=5)
+    target = Target(loss_micro=250_000, metric_micro=900_000, metric_falls=True, patience=3)
+    assert arguments.settings.target == target
+    assert (arguments.settings.lease_ms, arguments.settings.grace_ms) == (2_500, 0)
+    assert (arguments.share, arguments.resume) == (True, True)
     assert (arguments.loss_name, dict(arguments.loss_args)) == ("CrossEntropyLoss", {"reduction": "sum"})
 
 
@@ -82,6 +103,27 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
         ({"mergeMethod": 7}, "mergeMethod"),
         ({"checkinModelOnTrainEnd": "never"}, "checkinModelOnTrainEnd: expected one of inactive, active, snapshot"),
         ({"useAdaptiveSync": "perhaps"}, "useAdaptiveSync: expected True or False"),
+        ({"adaptiveMin": 0}, "adaptiveMin: expected an integer from 1 to 128, got 0"),
+        ({"adaptiveMin": 129}, "adaptiveMin: expected an integer from 1 to 128, got 129"),
+        ({"adaptiveMax": 127}, "adaptiveMax: expected an integer of at least 128, got 127"),
+        ({"adaptiveMax": 200.5}, "adaptiveMax"),
+        ({"adaptiveFactor": 1}, r"adaptiveFactor: expected a number from 1\.01 to 10, got 1"),
+        ({"adaptiveFactor": "2"}, r"adaptiveFactor: .* got '2'; convert it with float"),
+        ({"adaptiveFactor": True}, "adaptiveFactor: .* got True"),
+        ({"adaptiveWindow": 101}, "adaptiveWindow: expected an integer from 1 to 100"),
+        ({"targetLoss": float("nan")}, "targetLoss: expected a number from -1e\\+12 to 1e\\+12, got nan"),
+        ({"targetLoss": "low"}, "targetLoss"),
+        ({"targetMetric": float("inf")}, "targetMetric"),
+        ({"targetMetric": 2e12}, "targetMetric"),
+        ({"targetMode": "up"}, "targetMode: expected one of max, min, got 'up'"),
+        ({"targetMode": 1}, "targetMode"),
+        ({"patience": 0}, "patience: expected an integer from 1 to 1000, got 0"),
+        ({"leaseS": 0.05}, r"leaseS: expected a number from 0\.1 to 86400, got 0\.05"),
+        ({"leaseS": "10"}, r"leaseS: .*convert it with float"),
+        ({"graceS": -1}, "graceS: expected a number from 0 to 86400, got -1"),
+        ({"graceS": 86_401}, "graceS"),
+        ({"shareProgress": "no"}, "shareProgress: expected True or False, got 'no'"),
+        ({"resume": 2}, "resume: expected True or False, got 2"),
         ({"adsValBatchSize": -1}, "adsValBatchSize"),
         ({"totalEpochs": 2.0}, "totalEpochs"),
         ({"lossFunction": "os.system('x')"}, "lossFunction: expected the name of a class"),
@@ -104,12 +146,64 @@ def test_a_contract_name_with_spaces_is_refused() -> None:
         parse(trainingContract="my contract")
 
 
-@pytest.mark.parametrize(
-    "given", [{"mergeMethod": "coordmedian"}, {"mergeMethod": SLMergeMethod.geomedian}, {"useAdaptiveSync": True}]
-)
+@pytest.mark.parametrize("given", [{"mergeMethod": "coordmedian"}, {"mergeMethod": SLMergeMethod.geomedian}])
 def test_what_comes_later_says_so_and_never_behaves_differently(given: dict[str, Any]) -> None:
     with pytest.raises(NotYetAvailable, match="arrives in a later release"):
         parse(**given)
+
+
+@pytest.mark.parametrize(
+    ("sync", "bounds"), [(128, (32, 512)), (3, (1, 12)), (1, (1, 4)), (1_000_000_000, (250_000_000, 1_000_000_000))]
+)
+def test_an_adaptive_interval_stays_near_the_sync_frequency_by_default(sync: int, bounds: tuple[int, int]) -> None:
+    """T-36: within the ledger's limits (T-2) whatever the frequency is."""
+    settings = parse(sync, useAdaptiveSync=True, adsValData=(1, 2)).settings
+    adaptive = settings.adaptive
+    assert adaptive is not None
+    assert (adaptive.shortest, adaptive.longest) == bounds
+    assert (adaptive.factor_percent, adaptive.window) == (150, 10)
+    check_settings(settings)
+
+
+def test_a_target_is_a_loss_or_a_metric() -> None:
+    """T-35. What says nothing is left out, so that peers that mean the same agree."""
+    assert parse(targetLoss=0.5).settings.target == Target(loss_micro=500_000)
+    assert parse(targetMetric=1).settings.target == Target(metric_micro=1_000_000)
+    assert parse(targetLoss=0.0, targetMode="min").settings.target == Target(loss_micro=0)
+    assert parse(patience=4, targetMode="min").settings.target is None
+    check_settings(parse(targetLoss=1e12, targetMetric=-1e12).settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"adaptiveMin": 5, "adaptiveWindow": 3},
+            "adaptiveMin, adaptiveWindow: without useAdaptiveSync=True this has no",
+        ),
+        ({"patience": 2}, "patience: without targetLoss or targetMetric this has no effect"),
+        ({"targetMode": "min", "targetLoss": 1, "adsValData": (1, 2)}, "targetMode: without targetMetric this has no"),
+        (
+            {"useAdaptiveSync": True},
+            "useAdaptiveSync: without adsValData nothing is measured here, so only the figures",
+        ),
+        ({"targetLoss": 1, "targetMetric": 2}, "targetLoss, targetMetric: without adsValData nothing is measured here"),
+        ({"targetLoss": 1, "adsValData": (1, 2), "shareProgress": False}, "targetLoss: with shareProgress=False only"),
+    ],
+)
+def test_arguments_that_do_nothing_here_are_pointed_out(given: dict[str, Any], text: str, lines: Lines) -> None:
+    parse(**given)
+    (warning,) = lines.of(logging.WARNING)
+    assert warning.startswith(text)
+
+
+def test_validation_data_that_lacks_a_needed_figure_is_explained() -> None:
+    settings = parse(useAdaptiveSync=True, targetLoss=1, targetMetric=0.5).settings
+    assert explain_missing(settings, Measured(loss=1.0, metric=0.25)) == ""
+    text = explain_missing(settings, Measured(metric=float("nan")))
+    assert text.startswith("useAdaptiveSync, targetLoss, targetMetric: no loss and no metric was measured")
+    assert explain_missing(settings, Measured(loss=1.0)).startswith("targetMetric: no metric was measured")
+    assert explain_missing(parse().settings, Measured()) == ""
 
 
 def test_an_unknown_argument_is_warned_about_once_with_the_nearest_name(lines: Lines) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from fake_sl import FakeSl
+from fake_sl import FakeSl, failed
 from kept_lines import Lines
 
 from swarmlearning.callbacks.exchange import model_hash
 from swarmlearning.callbacks.keras_model import unique_names
-from swarmlearning.errors import ConfigurationError, NonFinite
-from swarmlearning.sl.control import Finish, Open, Sync
+from swarmlearning.contracts.records import Progress, Target
+from swarmlearning.errors import ConfigurationError, NonFinite, WaitExpired
+from swarmlearning.sl.control import Finish, Leave, Open, Sync
 from swarmlearning.tf import SwarmCallback
 
 RNG = np.random.default_rng(7)
@@ -184,6 +185,213 @@ def test_over_at_once_still_ends_with_the_final_model(swarm: Callable[..., FakeS
         callback = SwarmCallback(5, 2)
         fit(model, callback)
     assert callback.final_sha256 == model_hash(weights(model)) == sl.results[-1].hex()
+
+
+def test_over_by_target_is_told_and_stops_training(swarm: Callable[..., FakeSl], lines: Lines) -> None:
+    """T-35, C-15."""
+    model = build()
+    with swarm(merge=halve, over_at=2, reached=True) as sl:
+        callback = SwarmCallback(5, 2, targetLoss=0.01, adsValData=(X, Y), patience=2)
+        fit(model, callback, epochs=3)
+    assert sl.of(Open)[0].settings.target == Target(loss_micro=10_000, patience=2)
+    assert [request.progress.batch for request in sl.of(Sync)] == [0, 5, 10]
+    assert callback.final_sha256 == model_hash(weights(model)) == sl.results[-1].hex()
+    told = lines.of(logging.INFO)
+    assert "The Swarm training is over: its target was reached (last round: 2); training stops here" in told
+    assert told[-1].startswith("The target of the Swarm training was reached. The final Swarm model (of round 2,")
+
+
+def test_an_sl_that_dies_in_the_middle_of_a_round_is_waited_for(swarm: Callable[..., FakeSl], lines: Lines) -> None:
+    """C-17."""
+    expected, got = build(), None
+    with swarm(merge=halve):
+        fit(expected, SwarmCallback(5, 2))
+    expected_weights = weights(expected)
+    with swarm(merge=halve, dies={Sync: [1], Finish: [0]}) as sl:
+        got = build()
+        callback = SwarmCallback(5, 2)
+        fit(got, callback)
+    assert same(weights(got), expected_weights)
+    assert [(request.run, request.adopted) for request in sl.of(Open)] == [(0, -1), (1, 0), (1, 2)]
+    assert callback.final_sha256 == sl.results[-1].hex()
+    assert len(lines.of(logging.WARNING)) == 2
+
+
+def test_a_training_that_ends_with_an_error_leaves_its_weights(swarm: Callable[..., FakeSl], tmp_path: Path) -> None:
+    model = build()
+    with swarm(replies={Finish: failed("expired", "nobody else finished")}) as sl:
+        with pytest.raises(WaitExpired, match=r"nobody else finished; .* are in (\S+): numpy.load"):
+            fit(model, SwarmCallback(5, 2))
+        assert len(sl.of(Sync)) == 3
+    (path,) = (tmp_path / "swarm-saved").iterdir()
+    assert path.name == "defaultbb.cqdb.sml.hpe-sl-1@cleveland.example-round3.npz"
+    with np.load(path) as loaded:
+        assert same(dict(loaded), weights(model))
+
+
+def test_progress_says_of_which_model_the_figures_are_and_how_long_it_takes(swarm: Callable[..., FakeSl]) -> None:
+    """T-35."""
+    with swarm(merge=lambda n, a: None if n == 2 else a) as sl:
+        fit(build(), SwarmCallback(5, 2, adsValData=(X, Y)), epochs=2)
+    sent = [request.progress for request in sl.of(Sync)]
+    # Round 2 was void: what was measured is still the model of round 1.
+    assert [progress.figures_round for progress in sent] == [-1, 0, 1, 1, 3]
+    assert [progress.loss_micro is None for progress in sent] == [True, False, False, False, False]
+    assert sent[0].eta_s == -1
+    assert all(progress.eta_s >= 0 for progress in sent[1:])
+    assert sl.of(Finish)[0].progress.eta_s == 0
+
+
+def test_what_is_not_shared_is_marked_so_from_the_opening_on(swarm: Callable[..., FakeSl]) -> None:
+    """C-18."""
+    with swarm() as sl:
+        fit(build(), SwarmCallback(100, 2))
+        fit(build(), SwarmCallback(100, 2, shareProgress=False))
+    assert [request.share for request in sl.of(Open)] == [True, False]
+
+
+def test_without_validation_data_no_figures_are_claimed(swarm: Callable[..., FakeSl]) -> None:
+    with swarm() as sl:
+        fit(build(), SwarmCallback(5, 2))
+    assert {request.progress.figures_round for request in sl.of(Sync)} == {-1}
+
+
+def test_a_late_peer_takes_the_interval_that_is_agreed_on_now(swarm: Callable[..., FakeSl]) -> None:
+    """C-13, T-36."""
+    newest = weights(build())
+    with swarm(newest=newest, first_round=3, interval_now=7, interval=2) as sl:
+        fit(build(), SwarmCallback(5, 2, useAdaptiveSync=True, adsValData=(X, Y)))
+    assert [request.progress.batch for request in sl.of(Sync)] == [7, 9, 11]
+    assert sl.of(Sync)[0].progress.figures_round == 2
+    assert sl.of(Open)[0].settings.adaptive is not None
+
+
+# --- going on where an earlier process was -------------------------------------------------------------------------
+
+MIDWAY = Progress(epoch=3, total_epochs=4, batch=29)
+
+
+class Epochs(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+    """The epochs that were trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.seen.append(epoch)
+
+
+def test_resume_goes_on_with_the_epoch_that_was_interrupted(swarm: Callable[..., FakeSl], lines: Lines) -> None:
+    """C-18."""
+    newest = {name: np.full_like(array, 0.5) for name, array in weights(build()).items()}
+    model, epochs = build(), Epochs()
+    with swarm(newest=newest, first_round=6, position=MIDWAY) as sl:
+        fit(model, epochs, SwarmCallback(5, 2, resume=True), epochs=4)
+        fit(model, epochs, SwarmCallback(5, 2), epochs=1)
+    assert epochs.seen == [2, 3, 0]
+    first = sl.of(Sync)[:4]
+    assert [(r.progress.epoch, r.progress.batch) for r in first] == [(3, 34), (3, 39), (4, 44), (4, 49)]
+    told = (
+        "Resuming after 29 batches: epoch 3 was interrupted and is trained anew from its start, with the newest swarm"
+    )
+    assert any(text.startswith(told) for text in lines.of(logging.INFO))
+
+
+def test_without_resume_all_epochs_are_trained_and_the_user_is_told_of_it(
+    swarm: Callable[..., FakeSl], lines: Lines
+) -> None:
+    epochs = Epochs()
+    with swarm(newest=weights(build()), position=MIDWAY) as sl:
+        fit(build(), epochs, SwarmCallback(5, 2), epochs=3)
+    assert epochs.seen == [0, 1, 2]
+    assert sl.of(Sync)[0].progress.batch == 5
+    assert any("had come to epoch 3 before" in text and "resume=True" in text for text in lines.of(logging.INFO))
+
+
+@pytest.mark.parametrize("position", [Progress(), Progress(epoch=-1, batch=0), Progress(epoch=1, batch=0)])
+def test_resume_in_a_new_run_just_starts(swarm: Callable[..., FakeSl], position: Progress, lines: Lines) -> None:
+    epochs = Epochs()
+    with swarm(position=position) as sl:
+        fit(build(), epochs, SwarmCallback(5, 2, resume=True), epochs=2)
+    assert epochs.seen == [0, 1]
+    assert sl.of(Sync)[0].progress.batch == 0
+    assert not any(text.startswith("Resuming") for text in lines.of(logging.INFO))
+
+
+def test_a_training_that_failed_does_not_lend_its_first_epoch_to_the_next(swarm: Callable[..., FakeSl]) -> None:
+    model, epochs = build(), Epochs()
+    failing = {"newest": weights(model), "position": MIDWAY, "replies": {Sync: failed("expired")}}
+    with swarm(**failing), pytest.raises(WaitExpired):
+        fit(model, epochs, SwarmCallback(5, 2, resume=True), epochs=4)
+    fit(model, epochs, epochs=1)
+    assert epochs.seen == [2, 0]
+
+
+@KERAS_ARRAYS
+def test_keras_own_backup_gives_epoch_and_optimiser_and_the_swarm_the_weights(
+    swarm: Callable[..., FakeSl], tmp_path: Path
+) -> None:
+    class Power(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                raise RuntimeError("power cut")
+
+    backup = tmp_path / "backup"
+    model = build(dropout=True)  # with momentum
+    dying = SwarmCallback(5, 2)
+    with swarm(), pytest.raises(RuntimeError, match="power cut"):
+        fit(model, keras.callbacks.BackupAndRestore(backup), Power(), dying, epochs=4)
+    dying.session.close()  # as the end of its process does
+    momentum = [np.array(variable.value) for variable in model.optimizer.variables]
+    newest = {name: np.full_like(array, 0.5) for name, array in weights(model).items()}
+    again, epochs = build(dropout=True), Epochs()
+    seen: list[tuple[dict[str, Any], list[Any]]] = []
+
+    class Look(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            seen.append((weights(self.model), [np.array(v.value) for v in self.model.optimizer.variables]))
+
+    position = Progress(epoch=2, batch=20)
+    try:
+        with swarm(newest=newest, position=position):
+            callbacks = [keras.callbacks.BackupAndRestore(backup), epochs, Look(), SwarmCallback(100, 2, resume=True)]
+            fit(again, *callbacks, epochs=4)
+    finally:
+        again._initial_epoch = None  # Keras leaves it behind, and the model is used again here
+    assert epochs.seen == [2, 3]
+    assert same(seen[0][0], newest)
+    assert all(np.array_equal(a, b) for a, b in zip(seen[0][1], momentum, strict=True))
+    assert any(np.any(value) for value in momentum)
+
+
+# --- leaving ------------------------------------------------------------------------------------------------------
+
+
+def test_who_leaves_trains_on_alone(swarm: Callable[..., FakeSl], lines: Lines) -> None:
+    model = build()
+    with swarm(merge=halve) as sl:
+        callback = SwarmCallback(5, 2)
+        leave = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, **_: callback.leave("my data is bad") if batch == 6 else None
+        )
+        fit(model, callback, leave)
+    assert [request.reason for request in sl.of(Leave)] == ["my data is bad"]
+    assert [request.progress.batch for request in sl.of(Sync)] == [0, 5]
+    assert sl.of(Finish) == []
+    assert callback.final_sha256 == ""
+    assert not same(weights(model), halve(0, sl.offered[-1]))
+    assert "Left the Swarm training (my data is bad); this program goes on alone" in lines.of(logging.INFO)
+
+
+def test_leaving_without_an_sl_or_a_training_is_told(swarm: Callable[..., FakeSl], lines: Lines) -> None:
+    callback = SwarmCallback(5, 2)
+    with pytest.raises(ConfigurationError, match="on_train_begin"):
+        callback.leave("early")
+    leave = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: callback.leave("late"))
+    with swarm(dies={Leave: [0]}):
+        fit(build(), callback, leave)
+    assert any(text.startswith("Left without a word to the others") for text in lines.of(logging.WARNING))
 
 
 def test_a_void_round_keeps_the_local_model(swarm: Callable[..., FakeSl], lines: Lines) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_sl import ME, OTHER, FakeSl, environ, failed
+from fake_sl import ME, OTHER, FakeSl, Figures, environ, failed
 from kept_lines import Lines
 
 from swarmlearning import errors
@@ -90,6 +90,32 @@ def test_a_void_round_brings_no_arrays(control: Path) -> None:
         assert (result.arrays, result.sha256, result.over) == (None, "", False)
 
 
+def test_what_an_answer_says_of_the_swarm_reaches_the_program(control: Path) -> None:
+    figures = Figures(contributed=(3,), recent=8, loss_micro=1_250_000, metric_micro=-500_000)
+    position = Progress(epoch=3, batch=40)
+    with FakeSl(control, figures=figures, position=position, interval_now=9, run=6, reached=True) as sl:
+        session = SwarmSession(CONFIG, environ=environ(sl))
+        assert (session.run, session.adopted, session.interval) == (0, -1, 5)
+        session.open(model())
+        assert (session.run, session.position, session.interval) == (6, position, 9)
+        result = session.sync(model())
+        assert (result.contributed, result.recent) == (3, 8)
+        assert (result.mean_loss, result.mean_metric) == (1.25, -0.5)
+        assert not result.reached
+        assert session.finish(model()).reached
+        assert session.finish(model()).reached
+
+
+def test_a_program_may_keep_its_figures_from_the_ledger(control: Path) -> None:
+    """C-18."""
+    with FakeSl(control) as sl:
+        for share in (True, False):
+            config = SessionConfig(min_peers=2, share=share)
+            with SwarmSession(config, environ=environ(sl)) as session:
+                session.open(model())
+        assert [request.share for request in sl.of(Open)] == [True, False]
+
+
 def test_over_in_answer_to_a_sync_ends_the_training_without_a_finish(control: Path) -> None:
     """C-15."""
     with FakeSl(control, over_at=0) as sl, SwarmSession(CONFIG, environ=environ(sl)) as session:
@@ -129,7 +155,7 @@ def test_failed_is_raised_as_its_error_and_closes(control: Path, kind: str, erro
     with FakeSl(control, replies={Sync: failed(kind, "what happened")}) as sl:
         session = SwarmSession(CONFIG, environ=environ(sl))
         session.open(model())
-        with pytest.raises(error, match=r"^what happened$") as raised:
+        with pytest.raises(error, match=r"^what happened; the parameters as they stood are in ") as raised:
             session.sync(model())
         assert type(raised.value) is error
         with pytest.raises(errors.Closed):
@@ -163,12 +189,12 @@ def test_garbage_from_the_sl_ends_the_connection(control: Path, raw: bytes, text
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x00\x00", struct.pack(">I", 50) + b"\x82"])
-def test_an_sl_that_hangs_up_midway_is_unreachable_and_says_what_to_do(control: Path, raw: bytes) -> None:
-    """C-6."""
-    with FakeSl(control, replies={Sync: raw}) as sl, SwarmSession(CONFIG, environ=environ(sl)) as session:
-        session.open(model())
+def test_an_sl_that_hangs_up_at_the_opening_is_unreachable_and_says_what_to_do(control: Path, raw: bytes) -> None:
+    """C-6. Later it is waited for: `test_reconnecting.py`."""
+    with FakeSl(control, replies={Open: raw}) as sl, SwarmSession(CONFIG, environ=environ(sl)) as session:
         with pytest.raises(errors.Unreachable, match=r"closed the connection.*start it again"):
-            session.sync(model())
+            session.open(model())
+        assert len(sl.of(Open)) == 1
 
 
 def test_a_reply_to_another_request_is_a_broken_sl(control: Path) -> None:

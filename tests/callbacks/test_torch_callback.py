@@ -12,19 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_sl import FakeSl
+from fake_sl import FakeSl, failed
 from kept_lines import Lines
 
 from swarmlearning.callbacks.exchange import model_hash
 from swarmlearning.callbacks.torch_model import TorchModel, unwrap
-from swarmlearning.errors import ConfigurationError, NonFinite
+from swarmlearning.contracts.records import Progress, Target
+from swarmlearning.errors import ConfigurationError, NonFinite, WaitExpired
 from swarmlearning.pyt import SwarmCallback
-from swarmlearning.sl.control import Finish, Open, Sync
+from swarmlearning.sl.control import Finish, Leave, Open, Sync
 
 torch.manual_seed(5)
 X = torch.randn(48, 4)
 Y = (X[:, 0] > 0).long()
 BATCH = 4
+SCORED: dict[str, Any] = {
+    "adsValData": (X, Y),
+    "lossFunction": "CrossEntropyLoss",
+    "metricFunction": "Accuracy",
+    "metricFunctionArgs": {"task": "multiclass", "num_classes": 2},
+}
 
 Module: Any = torch.nn.Module
 
@@ -205,6 +212,140 @@ def test_training_on_after_the_end_still_ends_with_the_final_model(swarm: Callab
     assert model_hash(state(model)) == callback.final_sha256
 
 
+def test_over_by_target_is_told(swarm: Callable[..., FakeSl], lines: Lines) -> None:
+    """T-35, C-15."""
+    model = build()
+    with swarm(merge=halve, over_at=2, reached=True) as sl:
+        callback = SwarmCallback(5, 2, model=model, targetMetric=0.9, **SCORED)
+        train(model, callback)
+    assert callback.over
+    assert sl.of(Open)[0].settings.target == Target(metric_micro=900_000)
+    assert callback.final_sha256 == model_hash(state(model)) == sl.results[-1].hex()
+    assert any("its target was reached" in text for text in lines.of(logging.INFO))
+    assert lines.of(logging.WARNING) == []
+
+
+def test_an_sl_that_dies_in_the_middle_of_a_round_is_waited_for(swarm: Callable[..., FakeSl]) -> None:
+    """C-17."""
+    model = build()
+    with swarm(merge=halve, dies={Sync: [0, 2]}) as sl:
+        callback = SwarmCallback(5, 2, model=model)
+        train(model, callback)
+    assert [(request.run, request.adopted) for request in sl.of(Open)] == [(0, -1), (1, -1), (1, 0)]
+    assert callback.final_sha256 == model_hash(state(model)) == sl.results[-1].hex()
+
+
+def test_a_training_that_ends_with_an_error_leaves_its_tensors(swarm: Callable[..., FakeSl], tmp_path: Path) -> None:
+    model = build(dtype=torch.bfloat16)
+    told = r"nobody else finished; .* are in (\S+): numpy.load"
+    with swarm(replies={Finish: failed("expired", "nobody else finished")}), pytest.raises(WaitExpired, match=told):
+        train(model, SwarmCallback(5, 2, model=model), x=X.bfloat16())
+    (path,) = (tmp_path / "swarm-saved").iterdir()
+    with np.load(path) as loaded:
+        saved = {name: torch.from_numpy(array) for name, array in loaded.items()}
+    assert all(torch.equal(saved[name].to(tensor.dtype), tensor) for name, tensor in model.state_dict().items())
+    assert saved.keys() == model.state_dict().keys()
+
+
+def test_resume_tells_the_first_epoch_and_counts_on(swarm: Callable[..., FakeSl]) -> None:
+    """C-18."""
+    model, newest = build(), halve(0, state(build()))
+    callback = SwarmCallback(5, 2, model=model, resume=True, totalEpochs=4)
+    assert callback.first_epoch == 0
+    trained = []
+    with swarm(newest=newest, first_round=6, position=Progress(epoch=3, total_epochs=4, batch=29)) as sl:
+        callback.on_train_begin()
+        assert same(state(model), newest)
+        for epoch in range(callback.first_epoch, 4):
+            trained.append(epoch)
+            for _ in range(12):
+                callback.on_batch_end()
+            callback.on_epoch_end()
+        callback.on_train_end()
+    assert trained == [2, 3]
+    sent = [(r.progress.epoch, r.progress.batch) for r in sl.of(Sync)]
+    assert sent == [(3, 34), (3, 39), (4, 44), (4, 49)]
+    # Nobody says how long an epoch is: that is known from the second one on.
+    assert [request.progress.eta_s >= 0 for request in sl.of(Sync)] == [False, False, True, True]
+    finish = sl.of(Finish)[0].progress
+    assert (finish.epoch, finish.batch, finish.eta_s) == (4, 53, 0)
+
+
+def test_without_resume_or_in_a_new_run_training_begins_at_the_first_epoch(swarm: Callable[..., FakeSl]) -> None:
+    for position, resume in ((Progress(epoch=3, batch=29), False), (Progress(epoch=1, batch=0), True)):
+        with swarm(position=position) as sl:
+            callback = SwarmCallback(5, 2, model=build(), resume=resume)
+            callback.on_train_begin()
+            assert callback.first_epoch == 0
+            callback.session.close()
+        assert sl.of(Sync)[0].progress.batch == 0
+
+
+def test_a_checkpoint_of_the_program_gives_epoch_and_optimiser_and_the_swarm_the_weights(
+    swarm: Callable[..., FakeSl], tmp_path: Path
+) -> None:
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    with swarm():
+        train(model, SwarmCallback(5, 2, model=model), optimizer=optimizer)
+    checkpoint = {"epoch": 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+
+    again, newest = build(), halve(0, state(build()))
+    momentum = torch.optim.SGD(again.parameters(), 0.1, momentum=0.9)
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    again.load_state_dict(loaded["model"])
+    momentum.load_state_dict(loaded["optimizer"])
+    with swarm(newest=newest, position=Progress(epoch=2, batch=14)) as sl:
+        callback = SwarmCallback(5, 2, model=again)
+        callback.on_train_begin()
+        assert same(state(again), newest)
+        kept = [entry["momentum_buffer"] for entry in momentum.state.values()]
+        assert all(torch.equal(a, b["momentum_buffer"]) for a, b in zip(kept, optimizer.state.values(), strict=True))
+        for _ in range(5):
+            torch.nn.functional.cross_entropy(again(X[:BATCH]), Y[:BATCH]).backward()
+            momentum.step()
+            callback.on_batch_end()
+        callback.on_train_end()
+    # The optimiser that was restored trains the tensors that the swarm's weights were loaded into.
+    assert not same(sl.offered[0], newest)
+
+
+def test_who_leaves_trains_on_alone(swarm: Callable[..., FakeSl]) -> None:
+    model = build()
+    with swarm(merge=halve) as sl:
+        callback = SwarmCallback(5, 2, model=model)
+        callback.on_train_begin()
+        callback.on_batch_end()
+        callback.leave("had enough")
+        callback.leave("twice is once")
+        before = state(model)
+        for _ in range(20):
+            callback.on_batch_end()
+        callback.on_epoch_end()
+        callback.on_train_end()
+    assert [type(request) for request in sl.requests] == [Open, Sync, Leave]
+    assert same(state(model), before)
+    assert (callback.over, callback.final_sha256) == (False, "")
+    with pytest.raises(ConfigurationError, match="leave: expected a reason in words, got 5"):
+        callback.leave(5)  # type: ignore[arg-type]  # what users do
+
+
+@pytest.mark.parametrize("given", [{"useAdaptiveSync": True}, {"targetLoss": 0.5}])
+def test_a_loss_that_is_needed_and_not_measured_is_pointed_out(
+    given: dict[str, Any], swarm: Callable[..., FakeSl], lines: Lines
+) -> None:
+    without_loss = {name: value for name, value in SCORED.items() if not name.startswith("loss")}
+    with swarm():
+        callback = SwarmCallback(2, 2, model=build(), **without_loss, **given)
+        callback.on_train_begin()
+        for _ in range(4):
+            callback.on_batch_end()
+        callback.session.close()
+    (warning,) = lines.of(logging.WARNING)
+    assert warning.startswith(f"{next(iter(given))}: no loss was measured on adsValData")
+
+
 LOADER = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=10)
 
 
@@ -330,13 +471,13 @@ REPLICA = """
     torch.manual_seed(rank)
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     model.register_buffer("scale", torch.full((2,), 0.5 + rank, dtype=torch.bfloat16))
-    callback = SwarmCallback(2, 2, model=torch.nn.parallel.DistributedDataParallel(model))
+    callback = SwarmCallback(2, 2, model=torch.nn.parallel.DistributedDataParallel(model), resume=True)
     callback.on_train_begin()
     for _ in range(2):
         callback.on_batch_end()
     callback.on_train_end()
     total = sum(float(t.double().sum()) for t in model.state_dict().values())
-    print(f"{total:.12f} {float(model.scale[0])} {callback.final_sha256}")
+    print(f"{total:.12f} {float(model.scale[0])} {callback.final_sha256} {callback.first_epoch}")
     if rank == 0:
         with torch.no_grad():
             model[0].weight.fill_(float("nan"))
@@ -353,7 +494,7 @@ def test_of_data_parallel_replicas_the_first_syncs_and_none_waits_for_it_if_it_f
 ) -> None:
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     command = [sys.executable, "-c", textwrap.dedent(REPLICA)]
-    with swarm(merge=halve) as sl:
+    with swarm(merge=halve, position=Progress(epoch=4, batch=30)) as sl:
         running = [
             subprocess.Popen([*command, str(rank), str(tmp_path / "at")], env=environ, stdout=subprocess.PIPE)
             for rank in range(2)
@@ -367,6 +508,6 @@ def test_of_data_parallel_replicas_the_first_syncs_and_none_waits_for_it_if_it_f
     first, second = (output[-2:] for output in outputs)
     assert len(sl.of(Open)) == len(sl.of(Finish)) == 1
     assert first[0] == second[0]
-    assert second[0].endswith(sl.results[-1].hex())
+    assert second[0].endswith(f"{sl.results[-1].hex()} 3")
     assert first[1].startswith("NonFinite")
     assert second[1].startswith("Unreachable the first process of this data-parallel training could not sync")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmlearning.clock import system_clock
+from swarmlearning.clock import parse_duration, system_clock
 from swarmlearning.errors import ExitCode, Refused, SwarmError, Unreachable, VerificationError
 from swarmlearning.identity.authority import Authority, Issued, create_ca, issue_certificate
 from swarmlearning.identity.source import PemSource
@@ -215,7 +215,6 @@ def test_a_server_that_is_not_whom_we_asked_for_gets_no_byte(running: Running) -
 def test_a_missing_sn_is_waited_for_and_named(
     tmp_path: Path, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from swarmlearning.cli.nodes import _seconds
     from swarmlearning.sl import node as sl_node
 
     monkeypatch.setattr(sl_node, "SN_WAIT_S", 0.2)
@@ -227,7 +226,7 @@ def test_a_missing_sn_is_waited_for_and_named(
         host="127.0.0.1",
         port=0,
         sn=Endpoint(host="127.0.0.1", port=9),
-        wait_max_s=_seconds("2h"),
+        wait_max_s=parse_duration("2h"),
         exit_when_done=False,
     )
     source = PemSource(issued.certificate, issued.key, issued.issuer)

@@ -3,7 +3,8 @@
 `session` is framework-neutral; `keras_model` and `torch_model` import their framework, nothing else here does.
 """
 
-from swarmlearning.callbacks.session import FinalResult, SessionConfig, SwarmSession, SyncResult
+from swarmlearning.callbacks.results import FinalResult, SyncResult
+from swarmlearning.callbacks.session import SessionConfig, SwarmSession
 from swarmlearning.callbacks.stats import AgreedStats
 
 __all__ = ["AgreedStats", "FinalResult", "SessionConfig", "SwarmSession", "SyncResult"]

@@ -6,18 +6,29 @@ The product's camelCase stands here and in `tf` and `pyt` only. Does not act on 
 import difflib
 import enum
 import logging
-import operator
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 
+from swarmlearning.callbacks.checks import (
+    UNBOUNDED,
+    choice,
+    class_name,
+    flag,
+    integer,
+    keywords,
+    optional_integer,
+    real,
+    word,
+)
+from swarmlearning.callbacks.evaluation import LARGEST, figures_needed, to_micro
 from swarmlearning.callbacks.logs import default_logger
-from swarmlearning.contracts.records import MAX_PEERS, Settings
+from swarmlearning.contracts.records import MAX_PEERS, Adaptive, Settings, Target
 from swarmlearning.errors import ConfigurationError, NotYetAvailable
 from swarmlearning.types import DEFAULT_CONTRACT, ContractName, check_contract_name
 
-_Member = TypeVar("_Member", bound=enum.IntEnum)
+_DAY_S: Final = 86_400.0
 
 
 class CheckinModel(enum.IntEnum):
@@ -64,6 +75,9 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int | None = None
     """`adsValBatchSize`."""
     total_epochs: int | None = None
+    share: bool = True
+    """`shareProgress`."""
+    resume: bool = False
     loss_name: str = ""
     loss_args: Mapping[str, Any] = {}
     metric_name: str = ""
@@ -110,47 +124,101 @@ def parse_arguments(
     _warn_unknown(given, logger)
     _check_platform(platforms, given)
     if given.get("hfMode") is not None:
-        _choice("hfMode", given["hfMode"], HFMode)
-    if _flag("useAdaptiveSync", given.get("useAdaptiveSync", False)):
-        raise NotYetAvailable(
-            "useAdaptiveSync=True arrives in a later release: leave it out to merge every syncFrequency"
-        )
-    method = _choice("mergeMethod", given.get("mergeMethod", "mean"), SLMergeMethod)
+        choice("hfMode", given["hfMode"], HFMode)
+    contract = given.get("trainingContract", DEFAULT_CONTRACT)
+    if not isinstance(contract, str):
+        raise ConfigurationError(f"trainingContract: expected a contract's name, got {contract!r}")
+    arguments = Arguments(
+        settings=_settings(sync_frequency, given),
+        min_peers=integer("minPeers", min_peers, 1, MAX_PEERS),
+        contract=check_contract_name(contract),
+        weight=integer("nodeWeightage", given.get("nodeWeightage", 1), 1, 100),
+        data=given.get("adsValData"),
+        batch_size=optional_integer("adsValBatchSize", given.get("adsValBatchSize")),
+        total_epochs=optional_integer("totalEpochs", given.get("totalEpochs")),
+        share=flag("shareProgress", given.get("shareProgress", True)),
+        resume=flag("resume", given.get("resume", False)),
+        loss_name=class_name("lossFunction", given.get("lossFunction")),
+        loss_args=keywords("lossFunctionArgs", given.get("lossFunctionArgs")),
+        metric_name=class_name("metricFunction", given.get("metricFunction")),
+        metric_args=keywords("metricFunctionArgs", given.get("metricFunctionArgs")),
+        model=given.get("model"),
+        logger=logger,
+    )
+    _warn_idle(arguments, given)
+    return arguments
+
+
+KNOWN: Final = (
+    *("syncFrequency", "minPeers", "trainingContract", "nodeWeightage", "mergeMethod", "checkinModelOnTrainEnd"),
+    *("useAdaptiveSync", "adaptiveMin", "adaptiveMax", "adaptiveFactor", "adaptiveWindow"),
+    *("targetLoss", "targetMetric", "targetMode", "patience", "leaseS", "graceS", "shareProgress", "resume"),
+    *("adsValData", "adsValBatchSize", "totalEpochs", "lossFunction", "lossFunctionArgs"),
+    *("metricFunction", "metricFunctionArgs", "model", "mlPlatform", "ml_platform", "hfMode", "logger"),
+)
+"""Every documented argument."""
+
+
+# --- what all peers must agree on -------------------------------------------------------------------------------
+
+
+def _settings(sync_frequency: object, given: Mapping[str, Any]) -> Settings:
+    method = choice("mergeMethod", given.get("mergeMethod", "mean"), SLMergeMethod)
     if method is not SLMergeMethod.mean:
         raise NotYetAvailable(f"mergeMethod={method.name!r} arrives in a later release: use 'mean'")
-    checkin = _choice("checkinModelOnTrainEnd", given.get("checkinModelOnTrainEnd", "snapshot"), CheckinModel)
+    checkin = choice("checkinModelOnTrainEnd", given.get("checkinModelOnTrainEnd", "snapshot"), CheckinModel)
     modes: dict[CheckinModel, Literal["inactive", "snapshot", "active"]] = {
         CheckinModel.inactive: "inactive",
         CheckinModel.snapshot: "snapshot",
         CheckinModel.active: "active",
     }
-    frequency = _integer("syncFrequency", sync_frequency, 1, 1_000_000_000)
-    contract = given.get("trainingContract", DEFAULT_CONTRACT)
-    if not isinstance(contract, str):
-        raise ConfigurationError(f"trainingContract: expected a contract's name, got {contract!r}")
-    return Arguments(
-        settings=Settings(sync_frequency=frequency, merge_method=method.name, checkin_mode=modes[checkin]),
-        min_peers=_integer("minPeers", min_peers, 1, MAX_PEERS),
-        contract=check_contract_name(contract),
-        weight=_integer("nodeWeightage", given.get("nodeWeightage", 1), 1, 100),
-        data=given.get("adsValData"),
-        batch_size=_optional("adsValBatchSize", given.get("adsValBatchSize")),
-        total_epochs=_optional("totalEpochs", given.get("totalEpochs")),
-        loss_name=_name("lossFunction", given.get("lossFunction")),
-        loss_args=_keywords("lossFunctionArgs", given.get("lossFunctionArgs")),
-        metric_name=_name("metricFunction", given.get("metricFunction")),
-        metric_args=_keywords("metricFunctionArgs", given.get("metricFunctionArgs")),
-        model=given.get("model"),
-        logger=logger,
+    frequency = integer("syncFrequency", sync_frequency, 1, UNBOUNDED)
+    lease_s = real("leaseS", _or_default(given, "leaseS", 10.0), 0.1, _DAY_S)
+    grace_s = real("graceS", _or_default(given, "graceS", 30.0), 0.0, _DAY_S)
+    return Settings(
+        sync_frequency=frequency,
+        merge_method=method.name,
+        checkin_mode=modes[checkin],
+        lease_ms=round(lease_s * 1000),
+        grace_ms=round(grace_s * 1000),
+        adaptive=_adaptive(frequency, given),
+        target=_target(given),
     )
 
 
-KNOWN: Final = (
-    *("syncFrequency", "minPeers", "trainingContract", "nodeWeightage", "mergeMethod", "checkinModelOnTrainEnd"),
-    *("useAdaptiveSync", "adsValData", "adsValBatchSize", "totalEpochs", "lossFunction", "lossFunctionArgs"),
-    *("metricFunction", "metricFunctionArgs", "model", "mlPlatform", "ml_platform", "hfMode", "logger"),
-)
-"""Every documented argument."""
+def _adaptive(frequency: int, given: Mapping[str, Any]) -> Adaptive | None:
+    """T-36. Checked also where it is switched off, so that a mistake shows before it is needed."""
+    longest = min(4 * frequency, UNBOUNDED)
+    factor = real("adaptiveFactor", _or_default(given, "adaptiveFactor", 1.5), 1.01, 10.0)
+    adaptive = Adaptive(
+        shortest=integer("adaptiveMin", _or_default(given, "adaptiveMin", max(1, frequency // 4)), 1, frequency),
+        longest=integer("adaptiveMax", _or_default(given, "adaptiveMax", longest), frequency, UNBOUNDED),
+        factor_percent=round(factor * 100),
+        window=integer("adaptiveWindow", _or_default(given, "adaptiveWindow", 10), 1, 100),
+    )
+    return adaptive if flag("useAdaptiveSync", given.get("useAdaptiveSync", False)) else None
+
+
+def _target(given: Mapping[str, Any]) -> Target | None:
+    """T-35."""
+    loss, metric = (
+        None if given.get(name) is None else to_micro(real(name, given[name], -LARGEST, LARGEST))
+        for name in ("targetLoss", "targetMetric")
+    )
+    falls = word("targetMode", _or_default(given, "targetMode", "max"), ("max", "min")) == "min"
+    patience = integer("patience", _or_default(given, "patience", 1), 1, 1_000)
+    if loss is None and metric is None:
+        return None
+    return Target(loss_micro=loss, metric_micro=metric, metric_falls=falls and metric is not None, patience=patience)
+
+
+def _or_default(given: Mapping[str, Any], name: str, default: object) -> object:
+    """An argument that may be left out or be None."""
+    value = given.get(name)
+    return default if value is None else value
+
+
+# --- what is said, and not refused ------------------------------------------------------------------------------
 
 
 def _warn_unknown(given: Mapping[str, Any], logger: logging.Logger) -> None:
@@ -164,74 +232,39 @@ def _warn_unknown(given: Mapping[str, Any], logger: logging.Logger) -> None:
         logger.warning("SwarmCallback does not know the argument %r and ignores it; %s", name, hint)
 
 
+def _warn_idle(arguments: Arguments, given: Mapping[str, Any]) -> None:
+    """Point out arguments that do nothing without another one."""
+    settings, logger = arguments.settings, arguments.logger
+    idle = (
+        (("adaptiveMin", "adaptiveMax", "adaptiveFactor", "adaptiveWindow"), "useAdaptiveSync=True", settings.adaptive),
+        (("patience",), "targetLoss or targetMetric", settings.target),
+        (("targetMode",), "targetMetric", given.get("targetMetric")),
+    )
+    for names, needed, there in idle:
+        found = [name for name in names if given.get(name) is not None]
+        if found and there is None:
+            logger.warning("%s: without %s this has no effect", ", ".join(found), needed)
+    wanting = ", ".join(figures_needed(settings))
+    if wanting and arguments.data is None:
+        logger.warning(
+            "%s: without adsValData nothing is measured here, so only the figures of other peers count; give it at "
+            "every peer that can",
+            wanting,
+        )
+    elif wanting and not arguments.share:
+        logger.warning("%s: with shareProgress=False only the figures of other peers count", wanting)
+
+
 def _check_platform(platforms: tuple[SLPlatforms, ...], given: Mapping[str, Any]) -> None:
     for name in ("mlPlatform", "ml_platform"):
         if given.get(name) is None:
             continue
-        platform = _choice(name, given[name], SLPlatforms)
+        platform = choice(name, given[name], SLPlatforms)
         if platform not in platforms:
             raise ConfigurationError(
                 f"{name}={platform.name!r}: this SwarmCallback is for {' or '.join(p.name for p in platforms)}; "
                 f"import the one for {platform.name} or leave {name} out"
             )
-
-
-def _choice(name: str, value: object, kind: type[_Member]) -> _Member:
-    """A member of `kind`, by name in any case, or itself, or by the product's number."""
-    if isinstance(value, str):
-        for member in kind:
-            if member.name.casefold() == value.strip().casefold():
-                return member
-    elif isinstance(value, enum.Enum):
-        # The product's own enum, if a program brings it along, has the same names.
-        return _choice(name, value.name, kind)
-    elif isinstance(value, int) and not isinstance(value, bool) and value in list(kind):
-        return kind(value)
-    raise ConfigurationError(f"{name}: expected one of {', '.join(m.name for m in kind)}, got {value!r}")
-
-
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    what = f"an integer from {low} to {high}" if high <= MAX_PEERS else "an integer above 0"
-    if value is None:
-        raise ConfigurationError(f"{name} is missing: expected {what}")
-    if isinstance(value, bool):
-        raise ConfigurationError(f"{name}: expected {what}, got {value!r}")
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError for what is no integer
-    except TypeError as error:
-        hint = "; convert it with int()" if isinstance(value, str | float) else ""
-        raise ConfigurationError(f"{name}: expected {what}, got {value!r}{hint}") from error
-    if not low <= number <= high:
-        raise ConfigurationError(f"{name}: expected {what}, got {number}")
-    return number
-
-
-def _optional(name: str, value: object) -> int | None:
-    return None if value is None else _integer(name, value, 1, 1_000_000_000)
-
-
-def _flag(name: str, value: object) -> bool:
-    if isinstance(value, str) and value.strip().casefold() in ("true", "false"):
-        return value.strip().casefold() == "true"
-    if value is None or (isinstance(value, bool | int) and value in (0, 1)):
-        return bool(value)
-    raise ConfigurationError(f"{name}: expected True or False, got {value!r}")
-
-
-def _name(argument: str, value: object) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str) or not value.isidentifier():
-        raise ConfigurationError(f"{argument}: expected the name of a class, such as 'CrossEntropyLoss', got {value!r}")
-    return value
-
-
-def _keywords(argument: str, value: object) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ConfigurationError(f"{argument}: expected a dict of keyword arguments, got {value!r}")
-    return dict(value)
 
 
 def _logger(value: object) -> logging.Logger:

@@ -9,46 +9,29 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import Final, Self
 
 import msgspec
 
-from swarmlearning.callbacks.exchange import Arrays, ExchangeFile, read_result
-from swarmlearning.callbacks.launch import Door, Loopback, find_door, open_door
-from swarmlearning.callbacks.logs import WaitLog, default_logger, show_errors_plainly
-from swarmlearning.callbacks.stats import AgreedStats, Category, Columns, Number, parse_columns
-from swarmlearning.callbacks.wire import ControlChannel
-from swarmlearning.contracts.records import Progress, Settings
+from swarmlearning.callbacks.agreeing import agree
+from swarmlearning.callbacks.connection import Connection, unexpected
+from swarmlearning.callbacks.exchange import Arrays
+from swarmlearning.callbacks.launch import Door, Loopback, find_door
+from swarmlearning.callbacks.logs import default_logger, show_errors_plainly
+from swarmlearning.callbacks.results import FinalResult, SyncResult
+from swarmlearning.callbacks.saved import save_directory, save_model, saved_name
+from swarmlearning.callbacks.stats import AgreedStats, Category, Number, parse_columns
+from swarmlearning.clock import parse_duration
+from swarmlearning.contracts.records import MICRO, Progress, Settings
 from swarmlearning.encoding import encode
-from swarmlearning.errors import (
-    Broken,
-    Closed,
-    NonFinite,
-    Refused,
-    Unreachable,
-    WaitExpired,
-)
+from swarmlearning.errors import Broken, Closed, ConfigurationError, NonFinite, SwarmError
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out
-from swarmlearning.sl.control import (
-    CONTROL_VERSION,
-    FAILURES,
-    Failed,
-    Finish,
-    Leave,
-    Open,
-    Opened,
-    Over,
-    Reply,
-    Request,
-    Sync,
-    Synced,
-    Waiting,
-)
-from swarmlearning.types import DEFAULT_CONTRACT, ContractName, NodeId, check_contract_name
+from swarmlearning.sl.control import CONTROL_VERSION, Finish, Leave, Open, Over, Sync, Synced
+from swarmlearning.types import DEFAULT_CONTRACT, ContractName, NodeId, check_contract_name, short_name
 
-_VOID_ROUNDS: Final = 3
-"""Void rounds after which agreeing on statistics gives up."""
+MAX_WAIT: Final = "2h"
+"""How long an SL that was lost is waited for, where `SWARM_MAX_WAIT` does not say it."""
 
 
 class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,44 +43,20 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 1
     restored: bool = False
     """It starts from a private checkpoint, so that round 0 does not draw its parameters."""
+    share: bool = True
+    """What `Progress` says may go on the ledger, for all peers to see; else it stays with this program's SL."""
     program: str = ""
     """For people; by default the script's name."""
     connect_wait_s: float = 60.0
     """How long to wait for the SL to listen."""
 
 
-class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round brought."""
-
-    arrays: dict[str, Array] | None
-    """The merged parameters; None if the round was void and the program keeps its own."""
-    round: int
-    sha256: str
-    """Of the canonical buffer, hex; empty if void or in loopback."""
-    contributors: tuple[NodeId, ...]
-    participants: tuple[NodeId, ...]
-    next_interval: int
-    """Batches until the next `sync`; 0 if the training is over."""
-    over: bool
-    """All peers have finished: these are the final parameters."""
-    bytes_received: int = 0
-    bytes_sent: int = 0
-
-
-class FinalResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training ended with."""
-
-    arrays: dict[str, Array] | None
-    """The final swarm model; None if no round ever became final."""
-    sha256: str
-    """Of the canonical buffer, hex; empty if there is none or in loopback."""
-    round: int
-
-
 class SwarmSession:
     """One training, from `open` to `finish` or `leave`; a context manager that closes itself.
 
-    After any error it is closed. With `SWARM_LOOPBACK=TRUE` every call is checked and hands back what it was given.
+    It outlives its SL: one that dies and comes back is asked again (C-17). After any error the session is closed, and
+    what was trained and not merged has been saved. With `SWARM_LOOPBACK=TRUE` every call is checked and hands back what
+    it was given.
     """
 
     def __init__(
@@ -115,7 +74,7 @@ class SwarmSession:
             logger: by default the logger `SwarmCallback`.
 
         Raises:
-            ConfigurationError: the environment names no SL and no way to start one.
+            ConfigurationError: the environment names no SL and no way to start one, or `SWARM_MAX_WAIT` is no time.
             InvalidName: the contract's name is malformed.
         """
         show_errors_plainly()
@@ -123,16 +82,19 @@ class SwarmSession:
         self.config = config
         self.node = NodeId("")
         self.peers: tuple[NodeId, ...] = ()
+        self.position = Progress()
+        """How far this program had come in this run, as its SL last heard of it; known after `open`."""
+        self.interval = config.settings.sync_frequency
+        """Batches until the next `sync`, as agreed on; known after `open`."""
         self._environ = dict(os.environ if environ is None else environ)
+        self._wait_max_s = _max_wait_s(self._environ)
         self._door: Door = find_door(self._environ)
         self._logger = logger or default_logger()
-        self._waits = WaitLog(self._logger)
-        self._channel: ControlChannel | None = None
-        self._file: ExchangeFile | None = None
-        self._exchange = Path()
-        self._manifest: Manifest | None = None
+        self._connection: Connection | None = None
         self._round = 0
         self._final: FinalResult | None = None
+        self._is_model = True
+        self._opened = self._closed = False
 
     @property
     def is_loopback(self) -> bool:
@@ -150,27 +112,35 @@ class SwarmSession:
             Unreachable: no SL listens, or it went away.
             PeerError: the swarm refuses this peer, or what came is not what was agreed.
         """
-        if self._manifest is not None:
+        if self._opened:
             raise Closed("this session has been opened before: make a new one for another training")
-        manifest = self._manifest = lay_out(arrays)
+        manifest = lay_out(arrays)
+        self._opened = True
         if isinstance(self._door, Loopback):
             return None
+        self._connection = Connection(self._door, self._environ, self._logger, wait_max_s=self._wait_max_s)
         try:
-            door = open_door(self._door, self._environ, self._waits.show)
-            self._exchange = door.exchange
-            self._channel = ControlChannel.connect(
-                door.socket, wait_s=self.config.connect_wait_s, waiting=self._waits.show
-            )
-            self._file = ExchangeFile(door.exchange, manifest)
-            self._write(arrays)
-            opened = self._ask(self._open_request(manifest, self._file.name))
-            if not isinstance(opened, Opened):
-                self._unexpected("Open", opened)
-            self.node, self.peers, self._round = opened.node, opened.peers, opened.round
-            return read_result(self._exchange, opened.file, manifest, None) if opened.file else None
+            self._connection.connect(manifest, self.config.connect_wait_s)
+            return self._enrol(self._write(arrays), manifest)
         except BaseException:
             self.close()
             raise
+
+    def _enrol(self, connection: Connection, manifest: Manifest) -> dict[str, Array] | None:
+        opened = connection.open(self._open_request(manifest))
+        self.node, self.peers, self._round = opened.node, opened.peers, opened.round
+        self.position, self.interval = opened.position, opened.interval or self.interval
+        return connection.read(opened.file, None) if opened.file else None
+
+    @property
+    def run(self) -> int:
+        """The run of the contract that this session takes part in; 0 before `open` and in loopback."""
+        return self._connection.run if self._connection is not None else 0
+
+    @property
+    def adopted(self) -> int:
+        """The round of the swarm model that training goes on from; -1 while there is none, and in loopback."""
+        return self._connection.adopted if self._connection is not None else -1
 
     def sync(self, arrays: Arrays, progress: Progress | None = None) -> SyncResult:
         """Offer parameters in the next round; blocks until it is final.
@@ -181,7 +151,7 @@ class SwarmSession:
             Unreachable: the SL went away, or a wait reached its limit (`WaitExpired`).
             PeerError: the swarm refuses this peer, or what came is not what was agreed.
         """
-        manifest = self._require_open()
+        self._require_open()
         if self.is_loopback:
             interval = self.config.settings.sync_frequency
             return SyncResult(
@@ -194,38 +164,53 @@ class SwarmSession:
                 over=False,
             )
         try:
-            self._write(arrays)
-            reply = self._ask(Sync(progress=progress or Progress()))
-            if isinstance(reply, Over):
-                final = self._keep_final(reply, manifest)
-                return SyncResult(
-                    arrays=final.arrays,
-                    round=final.round,
-                    sha256=final.sha256,
-                    contributors=reply.contributors,
-                    participants=(),
-                    next_interval=0,
-                    over=True,
-                )
-            if not isinstance(reply, Synced):
-                self._unexpected("Sync", reply)
-            if reply.next_interval < 1:
-                raise Broken(f"the SL asks for a sync every {reply.next_interval} batches, expected at least 1")
-            self._round = reply.round + 1
-            return SyncResult(
-                arrays=read_result(self._exchange, reply.file, manifest, reply.sha256) if reply.file else None,
-                round=reply.round,
-                sha256=reply.sha256.hex() if reply.file else "",
-                contributors=reply.contributors,
-                participants=reply.participants,
-                next_interval=reply.next_interval,
-                over=False,
-                bytes_received=reply.bytes_received,
-                bytes_sent=reply.bytes_sent,
-            )
+            return self._offer(arrays, progress or Progress())
+        except SwarmError as error:
+            self._rescue(arrays, error, progress)
+            self.close()
+            raise
         except BaseException:
             self.close()
             raise
+
+    def _offer(self, arrays: Arrays, progress: Progress) -> SyncResult:
+        connection = self._write(arrays)
+        reply = connection.ask(Sync(progress=progress), arrays)
+        if isinstance(reply, Over):
+            final = self._keep_final(reply, connection)
+            return SyncResult(
+                arrays=final.arrays,
+                round=final.round,
+                sha256=final.sha256,
+                contributors=reply.contributors,
+                participants=(),
+                next_interval=0,
+                over=True,
+                reached=reply.reached,
+            )
+        if not isinstance(reply, Synced):
+            raise unexpected("Sync", reply)
+        if reply.next_interval < 1:
+            raise Broken(f"the SL asks for a sync every {reply.next_interval} batches, expected at least 1")
+        merged = connection.read(reply.file, reply.sha256) if reply.file else None
+        self._round = reply.round + 1
+        if merged is not None:
+            connection.adopted = reply.round
+        return SyncResult(
+            arrays=merged,
+            round=reply.round,
+            sha256=reply.sha256.hex() if reply.file else "",
+            contributors=reply.contributors,
+            participants=reply.participants,
+            next_interval=reply.next_interval,
+            over=False,
+            bytes_received=reply.bytes_received,
+            bytes_sent=reply.bytes_sent,
+            contributed=reply.contributed,
+            recent=reply.recent,
+            mean_loss=_from_micro(reply.mean_loss_micro),
+            mean_metric=_from_micro(reply.mean_metric_micro),
+        )
 
     def finish(self, arrays: Arrays, progress: Progress | None = None) -> FinalResult:
         """Say that training is over here and wait until all peers have finished.
@@ -238,16 +223,19 @@ class SwarmSession:
         """
         if self._final is not None:  # C-15: a sync has told us already
             return self._final
-        manifest = self._require_open()
+        self._require_open()
         if self.is_loopback:
             self._final = FinalResult(arrays=dict(arrays), sha256="", round=0)
             return self._final
         try:
-            self._write(arrays)
-            over = self._ask(Finish(progress=progress or Progress()))
+            connection = self._write(arrays)
+            over = connection.ask(Finish(progress=progress or Progress()), arrays)
             if not isinstance(over, Over):
-                self._unexpected("Finish", over)
-            return self._keep_final(over, manifest)
+                raise unexpected("Finish", over)
+            return self._keep_final(over, connection)
+        except SwarmError as error:
+            self._rescue(arrays, error, progress)
+            raise
         finally:
             self.close()
 
@@ -260,21 +248,18 @@ class SwarmSession:
         """
         self._require_open()
         try:
-            if not self.is_loopback:
-                over = self._ask(Leave(reason=reason))
+            if self._connection is not None:
+                over = self._connection.ask(Leave(reason=reason), None)
                 if not isinstance(over, Over):
-                    self._unexpected("Leave", over)
+                    raise unexpected("Leave", over)
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the connection and delete this program's parameter file; again is harmless."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._connection is not None:
+            self._connection.close()
+            self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -309,90 +294,79 @@ class SwarmSession:
             restored=False,
         )
         with SwarmSession(config, environ=self._environ, logger=self._logger) as session:
-            return session._run_stats(columns)
-
-    def _run_stats(self, columns: Columns) -> AgreedStats:
-        if self.open(columns.first()) is not None:
-            raise Refused(
-                f"the sites of contract {self.config.contract} have begun to agree on statistics without this one: "
-                "start all sites again in a new run of the contract"
-            )
-        first, one = self._merge_sums(columns.first())
-        second, two = self._merge_sums(columns.second(columns.means(first)))
-        if one != two:
-            raise Unreachable(
-                f"statistics: {len(one)} sites took part in the first round and {len(two)} in the second: start all "
-                "sites again in a new run of the contract"
-            )
-        self.finish(second)
-        return columns.agreed(first, second, max(1, len(one)))
-
-    def _merge_sums(self, tensors: Arrays) -> tuple[dict[str, Array], tuple[NodeId, ...]]:
-        for _ in range(_VOID_ROUNDS):
-            result = self.sync(tensors)
-            if result.over:
-                raise Refused(
-                    f"the training of contract {self.config.contract} is over before this site took part: start all "
-                    "sites again in a new run of the contract"
-                )
-            if result.arrays is not None:
-                return result.arrays, result.contributors
-        raise WaitExpired(
-            f"statistics: {_VOID_ROUNDS} rounds of {self.config.contract} closed without two sites in them"
-        )
+            session._is_model = False  # sums of rows: not to be left on a disk
+            return agree(session, config.contract, columns)
 
     # --- the conversation -----------------------------------------------------------------------------------------
 
-    def _open_request(self, manifest: Manifest, file: str) -> Open:
+    @property
+    def _program(self) -> str:
         script = Path(sys.argv[0]).name if sys.argv else ""
+        return (self.config.program or script or "python")[:200]
+
+    def _open_request(self, manifest: Manifest) -> Open:
         return Open(
             version=CONTROL_VERSION,
-            program=(self.config.program or script or "python")[:200],
+            program=self._program,
             contract=self.config.contract,
             settings=self.config.settings,
             min_peers=self.config.min_peers,
             weight=self.config.weight,
             restored=self.config.restored,
+            share=self.config.share,
             manifest=encode(manifest),
-            file=file,
+            file="",
         )
 
-    def _require_open(self) -> Manifest:
-        if self._manifest is None:
+    def _require_open(self) -> None:
+        if not self._opened:
             raise Closed("this session is not open yet: call open() first")
-        if self._channel is None and not self.is_loopback:
+        if self._closed:
             raise Closed("this session is closed: make a new one")
-        return self._manifest
 
-    def _write(self, arrays: Arrays) -> None:
-        if self._file is None:
+    def _write(self, arrays: Arrays) -> Connection:
+        if self._connection is None:
             raise Closed("this session is closed: make a new one")
-        bad = self._file.write(arrays)
+        bad = self._connection.write(arrays)
         if bad is not None:
             who = self.node or "this program"
             raise NonFinite(
                 f"{who}: tensor {bad!r} holds NaN or infinity before round {self._round}, so nothing was offered and "
                 "the round goes on without this peer: check the data and the learning rate, then start again"
             )
+        return self._connection
 
-    def _ask(self, request: Request) -> Reply:
-        channel = self._channel
-        if channel is None:
-            raise Closed("this session is closed: make a new one")
-        channel.send(request)
-        while isinstance(reply := channel.receive(self._waits.show), Waiting):
-            self._waits.show(reply.text)
-        if isinstance(reply, Failed):
-            raise FAILURES[reply.kind](reply.message)
-        return reply
+    def _rescue(self, arrays: Arrays, error: SwarmError, progress: Progress | None) -> None:
+        """Save parameters that would be lost with `error`, and let its message say where; never raises.
 
-    def _keep_final(self, over: Over, manifest: Manifest) -> FinalResult:
-        arrays = read_result(self._exchange, over.file, manifest, over.sha256) if over.file else None
-        self._final = FinalResult(arrays=arrays, sha256=over.sha256.hex() if over.file else "", round=over.round)
+        What has not been trained is not lost: nothing is saved before that.
+        """
+        trained = progress is None or progress.batch != 0
+        if not self._is_model or not (trained or self.adopted >= 0):
+            return
+        directory = save_directory(self._environ)
+        try:
+            who = short_name(self.node) if self.node else self._program
+            path = save_model(arrays, directory, saved_name(self.config.contract, who, self._round))
+        except (OSError, ValueError, SwarmError) as failure:
+            note = f"the parameters as they stood could not be saved in {directory} ({failure}); see SWARM_SAVE_DIR"
+        else:
+            note = f"the parameters as they stood are in {path}: numpy.load() gives them by tensor name"
+        error.args = (f"{error}; {note}", *error.args[1:])
+
+    def _keep_final(self, over: Over, connection: Connection) -> FinalResult:
+        arrays = connection.read(over.file, over.sha256) if over.file else None
+        digest = over.sha256.hex() if over.file else ""
+        self._final = FinalResult(arrays=arrays, sha256=digest, round=over.round, reached=over.reached)
         return self._final
 
-    def _unexpected(self, request: str, reply: Reply) -> NoReturn:
-        raise Broken(
-            f"the SL answered {request} with {type(reply).__name__}, which does not answer it: is the SL of the same "
-            "release as this program?"
-        )
+
+def _from_micro(value: int | None) -> float | None:
+    return None if value is None else value / MICRO
+
+
+def _max_wait_s(environ: Mapping[str, str]) -> float:
+    try:
+        return parse_duration(environ.get("SWARM_MAX_WAIT") or MAX_WAIT)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"SWARM_MAX_WAIT: {error}") from error

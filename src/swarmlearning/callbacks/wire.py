@@ -4,6 +4,7 @@ Knows nothing of what the messages mean; `session` does.
 """
 
 import contextlib
+import math
 import os
 import socket
 import struct
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import Closed, ConfigurationError, DecodeError, Unreachable, VerificationError
+from swarmlearning.errors import Closed, ConfigurationError, DecodeError, Unreachable, VerificationError, WaitExpired
 from swarmlearning.sl.control import MAX_CONTROL_BYTES, Reply, Request
 
 SILENCE_S: Final = 60.0
@@ -34,6 +35,8 @@ class ControlChannel:
     def __init__(self, connection: socket.socket, path: Path) -> None:
         self._connection: socket.socket | None = connection
         self._path = path
+        self.lost = False
+        """The SL has closed its end, or died."""
         connection.settimeout(SILENCE_S)
 
     @classmethod
@@ -87,22 +90,23 @@ class ControlChannel:
             raise self._gone() from error
         connection.settimeout(SILENCE_S)
 
-    def receive(self, silent: Callable[[str], None]) -> Reply:
+    def receive(self, silent: Callable[[str], None], silence_max_s: float = math.inf) -> Reply:
         """Wait for one reply; `silent` is called with a text for the user after each `SILENCE_S` without a byte.
 
         Raises:
-            Unreachable: the SL closed the connection.
+            Unreachable: the SL closed the connection (`lost`).
+            WaitExpired: not a byte came for `silence_max_s`: the SL is there, but stopped.
             DecodeError: what came is not a reply.
             Closed: used after `close`.
         """
         try:
-            (length,) = _LENGTH.unpack(self._read(_LENGTH.size, silent))
+            (length,) = _LENGTH.unpack(self._read(_LENGTH.size, silent, silence_max_s))
             if not 0 < length <= MAX_CONTROL_BYTES:
                 raise DecodeError(
                     f"the SL at {self._path} sent a frame of {length} bytes, expected 1-{MAX_CONTROL_BYTES}: "
                     "is it a swarm SL of this release?"
                 )
-            reply: Reply = decode(self._read(length, silent), Reply, limit=MAX_CONTROL_BYTES)  # type: ignore[arg-type]  # a union is not a `type`, msgspec takes it
+            reply: Reply = decode(self._read(length, silent, silence_max_s), Reply, limit=MAX_CONTROL_BYTES)  # type: ignore[arg-type]  # a union is not a `type`, msgspec takes it
         except BaseException:
             # Also on Ctrl-C: half a frame may have been read.
             self.close()
@@ -120,7 +124,7 @@ class ControlChannel:
             raise Closed("the connection to the SL is closed: make a new session")
         return self._connection
 
-    def _read(self, count: int, silent: Callable[[str], None]) -> bytearray:
+    def _read(self, count: int, silent: Callable[[str], None], silence_max_s: float) -> bytearray:
         connection = self._require()
         data = bytearray()
         since = time.monotonic()
@@ -128,8 +132,14 @@ class ControlChannel:
             try:
                 # By pieces: a length alone must not make us allocate.
                 part = connection.recv(min(count - len(data), 1 << 16))
-            except TimeoutError:
-                silent(f"the SL at {self._path} has said nothing for {time.monotonic() - since:.0f} s")
+            except TimeoutError as error:
+                silence_s = time.monotonic() - since
+                if silence_s >= silence_max_s:
+                    raise WaitExpired(
+                        f"the SL at {self._path} runs but has said nothing for {silence_s:.0f} s (SWARM_MAX_WAIT): see "
+                        "what holds it up and start it again, then this program"
+                    ) from error
+                silent(f"the SL at {self._path} has said nothing for {silence_s:.0f} s")
                 continue
             except OSError as error:
                 raise self._gone() from error
@@ -139,6 +149,7 @@ class ControlChannel:
         return data
 
     def _gone(self) -> Unreachable:
+        self.lost = True
         return Unreachable(
             f"the SL at {self._path} closed the connection: its log says why; start it again, then this program "
             "(it joins with the newest swarm model)"

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from swarmlearning.clock import parse_duration
 from swarmlearning.contracts.limits import MAX_GRACE_MS
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError
@@ -26,22 +27,6 @@ def _directory(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _seconds(text: str) -> float:
-    """`7200`, `120s`, `90m` or `2h` in seconds.
-
-    Raises:
-        ConfigurationError: none of these.
-    """
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
-    try:
-        value = float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise ConfigurationError(f"duration {text!r}: expected seconds, or a number with s, m or h such as 2h")
-    return value
-
-
 def _milliseconds(option: str, text: str | None, least_ms: int) -> int | None:
     """A duration of the contracts; None where none is given.
 
@@ -50,7 +35,7 @@ def _milliseconds(option: str, text: str | None, least_ms: int) -> int | None:
     """
     if text is None:
         return None
-    value = 0 if text.strip() in ("0", "0s") else round(_seconds(text) * 1000)
+    value = 0 if text.strip() in ("0", "0s") else round(parse_duration(text) * 1000)
     if not least_ms <= value <= MAX_GRACE_MS:
         raise ConfigurationError(f"{option} {text}: expected {least_ms / 1000:g} s to a day")
     return value
@@ -212,7 +197,7 @@ def sl(
         host=host_ip,
         port=sl_fs_port,
         sn=Endpoint.parse(sn, SN_API_PORT),
-        wait_max_s=_seconds(max_wait),
+        wait_max_s=parse_duration(max_wait),
         exit_when_done=exit_when_done,
         lease_ms=_milliseconds("--leader-failure-timeout", leader_failure_timeout, 100),
         grace_ms=_milliseconds("--full-quorum-wait", full_quorum_wait, 0),

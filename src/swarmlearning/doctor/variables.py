@@ -24,6 +24,7 @@ KNOWN: Final = frozenset(
         "SWARM_MIN_PEERS",
         "SWARM_PEERS",
         "SWARM_PEER_INDEX",
+        "SWARM_SAVE_DIR",
         "SWARM_SL",
         "SWARM_SL_DATA",
         "SWARM_SL_FS_PORT",

@@ -1,13 +1,11 @@
 """Writes a swarm's final model where people can read it: one `.npz` file, the program's tensor names as keys."""
 
-import zipfile
 from pathlib import Path
-
-import numpy as np
 
 from swarmlearning.contracts.records import Training
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import VerificationError
+from swarmlearning.parameters.archive import write_npz
 from swarmlearning.parameters.manifest import decode_manifest, read_arrays
 from swarmlearning.sl.store import StoredResult
 
@@ -31,10 +29,6 @@ def export_model(control: Path, training: Training, result: StoredResult, path: 
     buffer = (control / Path(result.file).name).read_bytes()
     if sha256(buffer) != result.sha256:
         raise VerificationError(f"{control / result.file} is not the model {result.sha256.hex()[:16]}; check the disk")
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in read_arrays(manifest, memoryview(buffer)).items():
-            plain = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-            # Not numpy.savez: it cannot store a tensor that is called like one of its own arguments.
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, plain, allow_pickle=False)
+    with path.open("wb") as file:
+        write_npz(file, read_arrays(manifest, memoryview(buffer)))
     return True
