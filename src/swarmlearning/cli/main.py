@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "contract": Entry("swarmlearning.cli.contract:contract", "Look at training contracts; start a run anew."),
     "demo": Entry("swarmlearning.cli.demo:demo", "See hospitals train one model together, on this machine."),
     "network": Entry("swarmlearning.cli.network:network", "Found a network, and look at it."),
+    "rehearse": Entry("swarmlearning.cli.rehearse:rehearse", "Rehearse a training, with faults, before it begins."),
     "run": Entry("swarmlearning.cli.run:run", "Try your own training script in a throw-away swarm."),
     "sl": Entry("swarmlearning.cli.nodes:sl", "Run a Swarm Learning node, beside one ML program."),
     "sn": Entry("swarmlearning.cli.nodes:sn", "Run a Swarm Network node, which holds the ledger."),
