@@ -90,8 +90,12 @@ class Session(Protocol):
         ...
 
 
-Limit = Callable[[float, str], contextlib.AbstractContextManager[None]]
-"""Ends what is done within it after so many seconds, named for people."""
+class Limit(Protocol):
+    """See `WaitMemory.limit`."""
+
+    def __call__(self, seconds: float, what: str, *, together: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Ends what is done within it after so many seconds, or, `together`, when a site has left."""
+        ...
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,7 +298,7 @@ class Rehearsal:
                 self._note(Finding(step=step, outcome=None, expected=""))
                 continue
             last = self._try(step, session, roll)
-        with self._limit(self._step_s, "the end"):
+        with self._limit(self._step_s, "the end", together=True):
             self._end(session, roll, last)
             roll_session.leave("the rehearsal is over")
 
@@ -323,7 +327,7 @@ class Rehearsal:
             names = ", ".join(short_name(node) for node in absent)
             raise WaitExpired(f"{names} took no part in the round {step.kind}: interrupted there, or cut off")
         try:
-            with self._limit(self._step_s, f"after the round {step.kind}"):
+            with self._limit(self._step_s, f"after the round {step.kind}", together=True):
                 tally = roll.agree(passed=finding.passed, fired=finding.fired)
         except SwarmError:
             self._note(finding)

@@ -85,5 +85,4 @@ def describe_end(rehearsed: Rehearsed) -> str:
     ]
     many = len(rehearsed.faults)
     what = "1 fault" if many == 1 else f"{many} faults"
-    advice = "run `swarm doctor` at the sites named above, then rehearse again"
-    return "\n".join([*lines, f"verdict: not ready: {what}; {advice}"])
+    return "\n".join([*lines, f"verdict: not ready: {what}; run `swarm doctor` at the sites named above"])

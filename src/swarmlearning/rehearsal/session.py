@@ -14,6 +14,10 @@ from swarmlearning.types import NodeId
 
 _PREFIX: Final = "Waiting: "
 
+_TOO_FEW: Final = "peers have enrolled"
+"""In what an SL waits for (T-33) when too few are enrolled. Were it worded otherwise, the time limit would still end
+the wait."""
+
 
 class RehearsalSession(SwarmSession):
     """A training under a name that begins with `rehearsal/`."""
@@ -43,24 +47,36 @@ class WaitMemory(logging.Handler):
         super().__init__()
         self.newest = ""
         self._shown_on = shown_on
+        self._together = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A line of the session's log."""
+        """A line of the session's log.
+
+        Raises:
+            WaitExpired: all were here, and somebody has left.
+        """
         text = record.getMessage()
         if text.startswith(_PREFIX):
             self.newest = text.removeprefix(_PREFIX)
         print(f"  {text[:1].lower()}{text[1:]}", file=self._shown_on, flush=True)
+        if self._together and _TOO_FEW in self.newest:
+            raise WaitExpired(f"{self._together}: a site was interrupted, or its SL has left: {self.newest}")
 
     @contextlib.contextmanager
-    def limit(self, seconds: float, what: str) -> Iterator[None]:
+    def limit(self, seconds: float, what: str, *, together: bool = False) -> Iterator[None]:
         """End what is done in this block after so long, with the newest thing that was waited for.
 
         By the main thread's alarm clock: a session blocks, and has no limit that is shorter than its SL's.
 
+        Args:
+            seconds: how long.
+            what: is done, for people.
+            together: all sites have been here: end at once when the SL says that there are too few.
+
         Raises:
-            WaitExpired: the time is over.
+            WaitExpired: the time is over, or somebody has left.
         """
-        self.newest = ""
+        self.newest, self._together = "", what if together else ""
 
         def expire(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler's arguments
             raise WaitExpired(f"{what}: waited {seconds:.0f} s: {self.newest or 'the SL said nothing'}")
@@ -72,6 +88,7 @@ class WaitMemory(logging.Handler):
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            self._together = ""
 
 
 def memory_logger(memory: WaitMemory) -> logging.Logger:
