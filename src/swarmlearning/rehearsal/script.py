@@ -134,9 +134,9 @@ def weight_of(nodes: Collection[NodeId]) -> dict[NodeId, int]:
     return {node: rank + 1 for rank, node in enumerate(sorted(nodes))}
 
 
-def kill_limit_s(canary_s: float, lease_ms: int = LEASE_MS) -> float:
+def kill_limit_s(canary_s: float) -> float:
     """Within how long a round ends although one has died: its lease, the margin, and what a plain round takes."""
-    return max(lease_ms, LEASE_MS) / 1000 + MARGIN_S + canary_s
+    return LEASE_MS / 1000 + MARGIN_S + canary_s
 
 
 def expect(step: Step, limit_s: float) -> str:
@@ -166,7 +166,7 @@ def judge(step: Step, nodes: Collection[NodeId], me: NodeId, outcome: Outcome, l
     if outcome.differing:
         what = "the merged model has other tensors than it must"
         if outcome.differing > 0:
-            what = f"{outcome.differing} numbers of the merged model are not the weighted mean of its contributors"
+            what = f"in {outcome.differing} places the merged model is not the weighted mean of its contributors"
         problems.append(what)
     if outcome.sha256 != outcome.expected_sha256:
         ledger, here = outcome.sha256[:16], outcome.expected_sha256[:16]

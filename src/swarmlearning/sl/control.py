@@ -157,8 +157,6 @@ class Drilled(ControlMessage, frozen=True, kw_only=True):
 
     fired: int
     """How often the drill before held something back."""
-    lease_ms: int
-    """Silence after which this SL suspects another."""
     last: Result | None
     """The newest final result that it knows of."""
 

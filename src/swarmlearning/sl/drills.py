@@ -210,7 +210,7 @@ async def carry_out(desk: Desk, request: Drill) -> Drilled:
         whom = f", {short_name(request.peer)}" if request.peer else ""
         log.warning("%s: drill: %s%s, for %d s at most", desk.contract, request.kind, whom, request.seconds)
     last = desk.training.last if desk.training is not None else None
-    return Drilled(fired=fired, lease_ms=round(desk.lease_s * 1000), last=last)
+    return Drilled(fired=fired, last=last)
 
 
 def _check(desk: Desk, request: Drill) -> None:
