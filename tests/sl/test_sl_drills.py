@@ -34,9 +34,18 @@ from swarmlearning.contracts.records import PeerState, Phase, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused, Unreachable
 from swarmlearning.sl.control import Drill, Drilled
-from swarmlearning.sl.desk import Desk, Offer
+from swarmlearning.sl.desk import Desk, MergedShard, Offer
 from swarmlearning.sl.drills import MAX_DRILL_S, DrilledClient, Drills, carry_out, is_rehearsal, prepare
-from swarmlearning.sl.exchange import CALL_PROGRESS, STREAM_CHUNKS, Advance, ChunkRequest, ProgressRequest
+from swarmlearning.sl.exchange import (
+    CALL_PROGRESS,
+    STREAM_CHUNKS,
+    STREAM_RESULT,
+    Advance,
+    ChunkRequest,
+    ProgressRequest,
+    ResultRequest,
+    Shard,
+)
 from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sn.api import Submitted
 from swarmlearning.sn.client import Submitter
@@ -46,6 +55,7 @@ from swarmlearning.types import Code, ContractName, NodeId
 
 REHEARSAL = ContractName("rehearsal/network/0-abc")
 CHUNKS = ChunkRequest(contract=REHEARSAL, run=1, round=0, attempt=1, shard=0, start=0)
+RESULT = ResultRequest(contract=REHEARSAL, run=1, round=0, shard=0, start=0)
 PROGRESS = ProgressRequest(contract=REHEARSAL, run=1, round=0, shard=0)
 MERGE = training(phase=Phase.MERGING, round_=merging())
 SLOW = Drill(kind="slow", seconds=9)
@@ -198,6 +208,29 @@ def test_c20_a_slow_sl_sends_every_frame_but_within_half_a_lease(tmp_path: Path)
     gaps = drilled(tmp_path, work)
     assert len(gaps) == 3  # leaves, four chunks, the fifth
     assert all(gap == pytest.approx(0.25) for gap in gaps)  # the test's lease is a second
+
+
+def test_c20_merged_shards_are_served_slowly_too_and_not_at_all_over_a_cut_link(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        shard = Shard(size=world.manifest.size, shards=1, shard=0)
+        world.desk.merged[0, 0] = MergedShard(shard, bytes(32), bytes(160), world.buffer)
+        caller = Caller(node=node(0), name=name(0))
+
+        async def fetch() -> float:
+            before = now_s()
+            async with asyncio.timeout(5):
+                assert len(await collect(world.service.streams[STREAM_RESULT](caller, encode(RESULT)))) == 3
+            return now_s() - before
+
+        assert await fetch() == 0.0
+        await world.order(SLOW)
+        assert await fetch() == pytest.approx(0.75)
+        await world.order(Drill(kind="cut", peer=node(0), seconds=60))
+        with pytest.raises(TimeoutError):
+            await fetch()
+        assert await world.order(NONE) == 1
+
+    drilled(tmp_path, work)
 
 
 def test_c20_a_drill_ends_by_its_time(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ PREFIX = "rehearsal/"
 DEFAULT = "rehearsal/network"
 MAX_MEGABYTES = 1000
 MAX_PEERS = 256
+MAX_NAME = 90
+"""Of the roll call's contract; that of the rounds is longer, and a contract's name has at most 128 characters."""
 
 
 @click.command(epilog=examples("swarm rehearse --sl sl/control --peers 3", "swarm rehearse --peers 2 --drills none"))
@@ -87,6 +89,8 @@ def check_arguments(peers: int, contract: str, drills: str, megabytes: int, wait
         raise ConfigurationError(f"--megabytes {megabytes}: expected 1 to {MAX_MEGABYTES}")
     if not contract.startswith(PREFIX):
         raise ConfigurationError(f"--contract {contract}: a rehearsal's name begins with {PREFIX}")
+    if len(contract) > MAX_NAME:
+        raise ConfigurationError(f"--contract {contract[:40]}…: at most {MAX_NAME} characters, as more is added to it")
     asked = [part.strip() for part in drills.split(",") if part.strip()]
     unknown = [part for part in asked if part not in (*DRILLS, "none")]
     if unknown or not asked or ("none" in asked and len(asked) > 1):
