@@ -30,6 +30,8 @@ from swarmlearning.sl.control import (
     CONTROL_VERSION,
     MAX_CONTROL_BYTES,
     ControlMessage,
+    Drill,
+    Drilled,
     Failed,
     Finish,
     Leave,
@@ -42,12 +44,13 @@ from swarmlearning.sl.control import (
     Waiting,
 )
 from swarmlearning.sl.door import Door, kind_of
+from swarmlearning.sl.drills import prepare
 from swarmlearning.sl.participation import Participation, SyncOutcome
 from swarmlearning.sl.store import OpenResult
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.memory import MemoryNetwork
-from swarmlearning.types import Endpoint, Role
+from swarmlearning.types import ContractName, Endpoint, Role
 
 OPEN = Open(
     version=CONTROL_VERSION,
@@ -227,6 +230,33 @@ def test_a_training_from_open_to_over(tmp_path: Path) -> None:
     house = run_door(tmp_path, work)
     assert house.participation.asked == ["sync", "finish"]
     assert house.participation.reasons == ["the program ended without finishing"]  # the one of the second visit
+
+
+def test_c19_a_rehearsing_program_asks_for_drills_between_its_syncs(tmp_path: Path) -> None:
+    async def work(house: House) -> None:
+        house.participation.desk.contract = ContractName("rehearsal/x")
+        prepare(house.participation.desk)
+        program = await house.enter()
+        assert await program.ask(Drill(kind="slow", seconds=3)) == Drilled(fired=0, last=None)
+        house.participation.answers.put_nowait(outcome())
+        assert isinstance(await program.ask(SYNC), Synced)
+        assert isinstance(await program.ask(Drill(kind="none")), Drilled)
+        program.close()
+
+    assert run_door(tmp_path, work).participation.asked == ["sync"]
+
+
+def test_c19_a_drill_is_refused_in_a_training_and_ends_its_connection(tmp_path: Path) -> None:
+    async def work(house: House) -> None:
+        program = await house.enter()
+        failed = await program.ask(Drill(kind="kill", seconds=3))
+        assert isinstance(failed, Failed)
+        assert failed.kind == "refused"
+        assert "rehearsal/" in failed.message
+        assert await program.receive() is None
+        program.close()
+
+    assert run_door(tmp_path, work).participation.asked == []
 
 
 def test_the_socket_is_for_our_user_alone(tmp_path: Path) -> None:

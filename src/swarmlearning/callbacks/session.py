@@ -59,6 +59,9 @@ class SwarmSession:
     it was given.
     """
 
+    is_model = True
+    """Whether the arrays are a model, which is saved where it would be lost with an error."""
+
     def __init__(
         self,
         config: SessionConfig,
@@ -93,7 +96,6 @@ class SwarmSession:
         self._connection: Connection | None = None
         self._round = 0
         self._final: FinalResult | None = None
-        self._is_model = True
         self._opened = self._closed = False
 
     @property
@@ -294,7 +296,7 @@ class SwarmSession:
             restored=False,
         )
         with SwarmSession(config, environ=self._environ, logger=self._logger) as session:
-            session._is_model = False  # sums of rows: not to be left on a disk
+            session.is_model = False  # sums of rows: not to be left on a disk
             return agree(session, config.contract, columns)
 
     # --- the conversation -----------------------------------------------------------------------------------------
@@ -342,7 +344,7 @@ class SwarmSession:
         What has not been trained is not lost: nothing is saved before that.
         """
         trained = progress is None or progress.batch != 0
-        if not self._is_model or not (trained or self.adopted >= 0):
+        if not self.is_model or not (trained or self.adopted >= 0):
             return
         directory = save_directory(self._environ)
         try:

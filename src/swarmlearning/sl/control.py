@@ -7,7 +7,7 @@ one that is not `Waiting`. Parameters never pass through the socket: both sides 
 
 from typing import Final, Literal
 
-from swarmlearning.contracts.records import Progress, Settings
+from swarmlearning.contracts.records import Progress, Result, Settings
 from swarmlearning.encoding import Record
 from swarmlearning.errors import (
     Broken,
@@ -88,6 +88,18 @@ class Finish(ControlMessage, frozen=True, kw_only=True):
     progress: Progress
 
 
+class Drill(ControlMessage, frozen=True, kw_only=True):
+    """Rehearsals only: let something go wrong in this contract. Answered by `Drilled` or `Failed`."""
+
+    kind: Literal["none", "slow", "cut", "kill"]
+    """Nothing (ends the drill before); serve slowly; hear and answer nothing of `peer`; play dead from when the next
+    round merges until it is final."""
+    peer: NodeId = NodeId("")
+    """With `cut`: whom."""
+    seconds: int = 0
+    """It ends by itself after so long."""
+
+
 class Leave(ControlMessage, frozen=True, kw_only=True):
     """The program gives up this training. Answered by `Over` with an empty file name, or `Failed`."""
 
@@ -140,6 +152,15 @@ class Synced(ControlMessage, frozen=True, kw_only=True):
     mean_metric_micro: int | None = None
 
 
+class Drilled(ControlMessage, frozen=True, kw_only=True):
+    """The drill is armed; what the one before did."""
+
+    fired: int
+    """How often the drill before held something back."""
+    last: Result | None
+    """The newest final result that it knows of."""
+
+
 class Over(ControlMessage, frozen=True, kw_only=True):
     """All peers have finished. `file` holds the final swarm model; empty if there is none."""
 
@@ -158,5 +179,5 @@ class Failed(ControlMessage, frozen=True, kw_only=True):
     message: str
 
 
-Request = Open | Sync | Finish | Leave
-Reply = Waiting | Opened | Synced | Over | Failed
+Request = Open | Sync | Finish | Leave | Drill
+Reply = Waiting | Opened | Synced | Over | Failed | Drilled

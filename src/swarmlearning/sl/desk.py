@@ -33,6 +33,18 @@ class RunBlocking(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """What stands between this SL and those that ask it, in a rehearsal (see `drills`)."""
+
+    async def hold(self, caller: NodeId) -> None:
+        """Before a caller is answered."""
+        ...
+
+    async def pace(self, caller: NodeId) -> None:
+        """Before a frame of parameters goes to it."""
+        ...
+
+
 class Offer:
     """Parameters that were committed to: what we serve to leaders and witnesses."""
 
@@ -135,6 +147,8 @@ class Desk:
         """How long it wants rounds to wait for the others, where it does not leave that to the settings."""
         self.leads = True
         """Whether it may be in charge of shards."""
+        self.drills: Gate | None = None
+        """In a rehearsal: what goes wrong on purpose."""
         self.bytes_received = 0
         self.bytes_sent = 0
 

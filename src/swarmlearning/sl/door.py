@@ -27,6 +27,7 @@ from swarmlearning.sl.control import (
     CONTROL_VERSION,
     FAILURES,
     MAX_CONTROL_BYTES,
+    Drill,
     Failed,
     FailureKind,
     Finish,
@@ -41,6 +42,7 @@ from swarmlearning.sl.control import (
     Waiting,
 )
 from swarmlearning.sl.desk import log
+from swarmlearning.sl.drills import carry_out
 from swarmlearning.sl.participation import Participation, SyncOutcome
 from swarmlearning.sl.patience import Patience
 
@@ -271,6 +273,9 @@ class _Visit:
                     await participation.leave(request.reason)
                     await self._send(Over(round=-1, file="", sha256=b"", contributors=()))
                     return True
+                case Drill():
+                    await self._send(await carry_out(participation.desk, request))
+                    return False
                 case Open():
                     raise ConfigurationError("Open came twice; one connection carries one training")
         except SwarmError as error:

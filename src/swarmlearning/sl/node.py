@@ -27,6 +27,7 @@ from swarmlearning.identity.source import Credential, PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.merge.method import merge_method
 from swarmlearning.parameters.manifest import Manifest, decode_manifest
+from swarmlearning.sl import drills
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.door import Door
@@ -250,6 +251,7 @@ class SlNode:
             run_blocking=to_thread,
         )
         desk.lease_ms, desk.grace_ms, desk.leads = self.config.lease_ms, self.config.grace_ms, self.config.leads
+        drills.prepare(desk)
         if known is not None:
             desk.inherit(known.desk)
         participation = Participation(desk, self._sn, request, self._endpoint, own)

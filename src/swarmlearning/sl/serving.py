@@ -81,6 +81,7 @@ class ExchangeService:
         request = decode(body, ProgressRequest)
         desk = self._desk(caller, request.contract)
         self._require_enrolled(desk.record, caller)
+        await _hold(desk, caller)
         return encode(Advance(steps=desk.steps(request.round, request.shard)))
 
     async def _about(self, caller: Caller, body: bytes) -> bytes:
@@ -101,6 +102,7 @@ class ExchangeService:
         request = decode(body, ChunkRequest)
         desk = self._desk(caller, request.contract)
         await self._wait_for(desk, request)
+        await _hold(desk, caller)
         round_ = desk.record.round
         if round_ is None or not self._is_current(desk.record, request):
             raise Refused(
@@ -118,6 +120,8 @@ class ExchangeService:
         start = _check_start(request.start, shard)
         leaves, secret = offer.commitment.leaves, offer.secret
         for frame in send_frames(shard, leaves, offer.buffer, start, lambda index: salt(secret, index)):
+            if desk.drills is not None:
+                await desk.drills.pace(caller.node)
             now = desk.record.round
             if now is None or now.number != request.round or not _is_charged(now, caller, request.shard):
                 raise Refused(f"{caller.name.short} has lost shard {request.shard} meanwhile", code="stale")
@@ -154,13 +158,22 @@ class ExchangeService:
         request = decode(body, ResultRequest)
         desk = self._desk(caller, request.contract)
         self._require_enrolled(desk.record, caller)
+        await _hold(desk, caller)
         found = await desk.run_blocking(desk.merged_shard, request.run, request.round, request.shard)
         if found is None:
             raise Refused(f"round {request.round}, shard {request.shard}: not held here", code="not-found")
         start = _check_start(request.start, found.shard)
         for frame in send_frames(found.shard, found.leaves, found.buffer, start, None):
+            if desk.drills is not None:
+                await desk.drills.pace(caller.node)
             desk.bytes_sent += len(frame)
             yield frame
+
+
+async def _hold(desk: Desk, caller: Caller) -> None:
+    """In a rehearsal somebody may have to wait for what does not come."""
+    if desk.drills is not None:
+        await desk.drills.hold(caller.node)
 
 
 def _is_charged(round_: Round, caller: Caller, shard: int) -> bool:
