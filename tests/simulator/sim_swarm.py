@@ -22,7 +22,8 @@ from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out, read_arrays, write_arrays
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.exchange import ChunkRequest, ResultRequest
-from swarmlearning.sl.participation import Participation, SyncOutcome
+from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.program import SyncOutcome
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Address

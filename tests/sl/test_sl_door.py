@@ -42,7 +42,8 @@ from swarmlearning.sl.control import (
     Waiting,
 )
 from swarmlearning.sl.door import Door, kind_of
-from swarmlearning.sl.participation import Participation, SyncOutcome
+from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.program import SyncOutcome
 from swarmlearning.sl.store import OpenResult
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address

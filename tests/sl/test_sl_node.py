@@ -21,6 +21,7 @@ from swarmlearning.identity.source import PemSource
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.node import SlConfig, SlNode, map_program_file
 from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.steps import promise
 from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, Status, Submitted
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address, Caller
@@ -177,7 +178,7 @@ def test_the_next_program_keeps_what_the_last_one_promised(tmp_path: Path) -> No
     async def work(node: SlNode, sn: OneSn) -> None:
         first = await begun(node, request())
         first.desk.run = 1
-        first.desk.offer = await first._commit(first._own)
+        first.desk.offer = await promise(first.desk, first.program.own)
         await first.leave("done")
         assert sn.submitted == ["Leave"]
         second = await begun(node, request("other"))

@@ -41,6 +41,7 @@ from swarmlearning.sl.merging import merge_and_commit
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.plan import CheckInNow, MergeShard
 from swarmlearning.sl.serving import ExchangeService
+from swarmlearning.sl.steps import check_in
 from swarmlearning.sl.store import leaves_of
 from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, STREAM_WATCH, Notice, Status, Submitted
 from swarmlearning.sn.client import SnClient
@@ -270,14 +271,14 @@ def test_a_round_that_closes_while_parameters_are_hashed_keeps_its_promise(pair:
     async def go() -> None:
         taking_part = participation_of(pair, collecting)
         asked = asyncio.ensure_future(taking_part.sync(Progress()))
-        await until(lambda: taking_part._demand is not None)
+        await until(lambda: taking_part.program.demand is not None)
 
         def closed() -> None:
             pair.desk.training = replace(pair.record, version=2)
 
         meanwhile(pair.desk, closed)
         with pytest.raises(Refused, match="not open any more"):
-            await taking_part._check_in(CheckInNow(round=0, attempt=0, mode="active"))
+            await check_in(pair.desk, taking_part.program, CheckInNow(round=0, attempt=0, mode="active"))
         asked.cancel()
 
     asyncio.run(go())
@@ -333,7 +334,7 @@ def test_a_finished_program_is_told_who_still_trains(pair: Pair) -> None:
     async def go() -> None:
         taking_part = participation_of(pair, record)
         asked = asyncio.ensure_future(taking_part.finish(Progress()))
-        await until(lambda: taking_part._demand is not None)
+        await until(lambda: taking_part.program.demand is not None)
         assert taking_part.explain() == "for those that still train: sl@org2.example"
         asked.cancel()
 

@@ -41,7 +41,8 @@ from swarmlearning.sl.control import (
     Waiting,
 )
 from swarmlearning.sl.desk import log
-from swarmlearning.sl.participation import Participation, SyncOutcome
+from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.program import SyncOutcome
 
 T = TypeVar("T")
 

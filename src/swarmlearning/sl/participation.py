@@ -9,16 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Literal
 
-import msgspec
-
 from swarmlearning.contracts.closing import explain_wait
-from swarmlearning.contracts.messages import CheckIn, Finish, Leave
-from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Training
+from swarmlearning.contracts.messages import Leave
+from swarmlearning.contracts.records import PeerState, Progress, Result, Training
 from swarmlearning.errors import Closed, NonFinite, PeerError, Refused, SwarmError, Unreachable
-from swarmlearning.parameters.chunks import SECRET_BYTES, Commitment, commit
 from swarmlearning.parameters.manifest import find_nonfinite
+from swarmlearning.sl import steps
 from swarmlearning.sl.control import Open
-from swarmlearning.sl.desk import Desk, Offer, log
+from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.enrolling import enrol, find_contract
 from swarmlearning.sl.fetching import catch_up, store_and_say
 from swarmlearning.sl.guarding import guard_shard, tick_later
@@ -38,6 +36,7 @@ from swarmlearning.sl.plan import (
     find_peer,
     plan,
 )
+from swarmlearning.sl.program import Demand, Program, SyncOutcome
 from swarmlearning.sl.store import OpenResult
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import Endpoint, short_name
@@ -58,29 +57,6 @@ def is_passing(error: SwarmError) -> bool:
     return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.code in PASSING)
 
 
-class SyncOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sync or the end gave."""
-
-    kind: Literal["synced", "void", "over"]
-    round: int
-    result: Result | None
-    stored: OpenResult | None
-    next_interval: int
-
-
-class _Demand:
-    """What the program waits for."""
-
-    def __init__(self, kind: Literal["sync", "finish"], progress: Progress) -> None:
-        self.kind: Literal["sync", "finish"] = kind
-        self.progress = progress
-        self.offer: Offer | None = None
-        """What its file holds, committed to; the same in every round that it is offered in."""
-        self.round: int | None = None
-        """The round it has checked in to."""
-        self.outcome: asyncio.Future[SyncOutcome] = asyncio.get_running_loop().create_future()
-
-
 class Participation:
     """A training as one SL takes part in it."""
 
@@ -96,14 +72,10 @@ class Participation:
         """
         self.desk = desk
         self._sn = sn
-        self._request = request
+        self.program = Program(request, own)
         self._endpoint = endpoint
-        self._own = own
-        self._demand: _Demand | None = None
-        self._adopted = -1
         self._asked_run = 0
         """The run that we asked to enrol in."""
-        self._interval = request.settings.sync_frequency
         self._jobs: dict[Action, asyncio.Task[None]] = {}
         self._done: set[Action] = set()
         self._poke = asyncio.Event()
@@ -130,8 +102,8 @@ class Participation:
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
-            if self._demand is not None and not self._demand.outcome.done():
-                self._demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
+            if self.program.demand is not None and not self.program.demand.outcome.done():
+                self.program.demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
 
     async def open(self) -> tuple[int, OpenResult | None]:
         """Enrol; returns the round that the first sync goes to, and the newest final result for a late program.
@@ -145,10 +117,12 @@ class Participation:
         while not self.desk.run:
             try:
                 self._asked_run = (await find_contract(self.desk, self._sn)).run
-                record = await enrol(self.desk, self._sn, self._asked_run, self._request, self._endpoint)
+                record = await enrol(self.desk, self._sn, self._asked_run, self.program.request, self._endpoint)
                 self.desk.run = record.run
                 self._take(record)
-                log.info("%s enrolled in %s, run %d", self._request.program or "a program", record.name, record.run)
+                log.info(
+                    "%s enrolled in %s, run %d", self.program.request.program or "a program", record.name, record.run
+                )
             except SwarmError as error:
                 await self._pause_if_passing(error)
         while True:
@@ -162,7 +136,7 @@ class Participation:
             except SwarmError as error:
                 await self._pause_if_passing(error)
             else:
-                self._adopted = newest.round
+                self.program.adopted = newest.round
                 return number, result
 
     async def _pause_if_passing(self, error: SwarmError) -> None:
@@ -198,7 +172,7 @@ class Participation:
             Refused: the SN refused to pass it on.
             Unreachable: the SN does not answer; the others find out when we miss a round.
         """
-        demand, self._demand = self._demand, None
+        demand, self.program.demand = self.program.demand, None
         if demand is not None and not demand.outcome.done():
             demand.outcome.cancel()
         run = self.desk.run or self._asked_run
@@ -214,22 +188,22 @@ class Participation:
         self._poke.set()
 
     async def _ask(self, kind: Literal["sync", "finish"], progress: Progress) -> SyncOutcome:
-        if self._demand is not None:
+        if self.program.demand is not None:
             raise Closed("the program asked again before its last request was answered")
-        bad = await self.desk.run_blocking(find_nonfinite, self.desk.manifest, self._own)
+        bad = await self.desk.run_blocking(find_nonfinite, self.desk.manifest, self.program.own)
         if bad is not None:
             raise NonFinite(f"tensor {bad} of {short_name(self.desk.node)} holds NaN or infinity; it is not offered")
         if self._failure is not None:
             raise self._failure
         if self.ended.is_set():
             raise Closed(f"the training {self.desk.contract} is over for this program")
-        demand = self._demand = _Demand(kind, progress)
+        demand = self.program.demand = Demand(kind, progress)
         self._poke.set()
         try:
             return await demand.outcome
         finally:
-            if self._demand is demand:
-                self._demand = None
+            if self.program.demand is demand:
+                self.program.demand = None
 
     def explain(self) -> str:
         """What the program waits for, for people."""
@@ -247,7 +221,7 @@ class Participation:
             for peer in record.peers
             if peer.state is PeerState.LIVE and peer.node != self.desk.node
         ]
-        if self._demand is not None and self._demand.kind == "finish" and training:
+        if self.program.demand is not None and self.program.demand.kind == "finish" and training:
             return f"for those that still train: {', '.join(training)}"
         return f"round {record.round.number}: {explain_wait(record)}" if record.round else explain_wait(record)
 
@@ -289,7 +263,7 @@ class Participation:
             wanted: list[Action] = []
             if record is not None and self.desk.run:
                 self._check_standing(record)
-                self._settle_void(record)
+                steps.settle_void(self.program, record)
                 self.desk.tidy(record)
                 wanted = plan(record, self._local(record))
             for action in [action for action in self._jobs if action not in wanted]:
@@ -311,8 +285,8 @@ class Participation:
         return Local(
             node=self.desk.node,
             run=self.desk.run,
-            demand=self._demand.kind if self._demand else "",
-            adopted=self._adopted,
+            demand=self.program.demand.kind if self.program.demand else "",
+            adopted=self.program.adopted,
             offered=self.desk.offer.commitment.root if self.desk.offer else b"",
             stored=frozenset([(stored.record.round, stored.record.sha256)] if stored else []),
         )
@@ -329,19 +303,8 @@ class Participation:
         if gone and self._failure is None:
             self._failure = Refused(gone, code="stale")
             self.ended.set()
-        if self._failure is not None and self._demand is not None and not self._demand.outcome.done():
-            self._demand.outcome.set_exception(self._failure)
-
-    def _settle_void(self, record: Training) -> None:
-        """A sync whose round closed void is answered: the program keeps its own parameters."""
-        demand = self._demand
-        if demand is None or demand.kind != "sync" or demand.round is None or demand.outcome.done():
-            return
-        last = record.last.round if record.last else -1
-        if record.round is not None and record.round.number > demand.round > last:
-            demand.outcome.set_result(
-                SyncOutcome(kind="void", round=demand.round, result=None, stored=None, next_interval=self._interval)
-            )
+        if self._failure is not None and self.program.demand is not None and not self.program.demand.outcome.done():
+            self.program.demand.outcome.set_exception(self._failure)
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -371,7 +334,7 @@ class Participation:
     def _step(self, action: Action) -> Coroutine[Any, Any, None]:
         match action:
             case CheckInNow():
-                return self._check_in(action)
+                return steps.check_in(self.desk, self.program, action)
             case MergeShard():
                 return merge_and_commit(self.desk, action)
             case StoreResult():
@@ -382,116 +345,17 @@ class Participation:
                 rank = [peer.node for peer in self.desk.record.peers].index(self.desk.node)
                 return tick_later(self.desk, action, rank)
             case CatchUp():
-                return self._catch_up(action)
+                return self._catch_up(action.result)
             case SayFinished():
-                return self._say_finished()
+                return steps.say_finished(self.desk, self.program)
             case Deliver():
-                return self._deliver(action.result)
+                return steps.deliver(self.desk, self.program, action.result)
             case End():
                 return self._end(action.result)
 
-    async def _check_in(self, action: CheckInNow) -> None:
-        demand, newest_result = self._demand, self.desk.record.last
-        if demand is None:
-            return
-        offer: Offer | None = None
-        if action.mode in ("active", "snapshot"):
-            offer = demand.offer = demand.offer or await self._commit(self._own)
-        elif action.mode == "last":
-            stored = self.desk.stored(newest_result) if newest_result else None
-            if stored is None:
-                raise Refused("the newest result is not here yet", code="stale")
-            offer = await self._commit(stored.buffer)
-        self._require_open(action)
-        # Before the ledger knows of it: whoever is told to ask for it may be faster than our SN's answer.
-        self.desk.offer = offer
-        progress = msgspec.structs.replace(
-            demand.progress, bytes_received=self.desk.bytes_received, bytes_sent=self.desk.bytes_sent
-        )
-        demand.round = action.round
-        await self.desk.submitter.require(
-            CheckIn(
-                contract=self.desk.contract,
-                run=self.desk.run,
-                round=action.round,
-                attempt=action.attempt,
-                base=newest_result.sha256 if newest_result else b"",
-                commitment=offer.commitment.root if offer else b"",
-                weight=self._request.weight if offer else 0,
-                mode=action.mode,
-                progress=progress,
-            )
-        )
-
-    def _require_open(self, action: CheckInNow) -> None:
-        """What was promised for a round that has closed meanwhile must still be there when it is asked for.
-
-        Raises:
-            Refused: the round is not open any more.
-        """
-        record = self.desk.record
-        at = (record.round.number, record.round.attempt) if record.round else None
-        if record.phase is not Phase.COLLECTING or at != (action.round, action.attempt):
-            raise Refused(f"round {action.round}, attempt {action.attempt} is not open any more", code="stale")
-
-    async def _commit(self, buffer: memoryview) -> Offer:
-        secret = self.desk.random_bytes(SECRET_BYTES)
-        commitment: Commitment = await self.desk.run_blocking(commit, buffer, secret)
-        return Offer(buffer, commitment, secret)
-
-    async def _say_finished(self) -> None:
-        demand = self._demand
-        if demand is not None:
-            await self.desk.submitter.require(
-                Finish(contract=self.desk.contract, run=self.desk.run, progress=demand.progress)
-            )
-
-    async def _catch_up(self, action: CatchUp) -> None:
-        await catch_up(self.desk, action.result)
-
-    async def _deliver(self, result: Result) -> None:
-        """Give the program the newest final result; once it has finished, only note it."""
-        stored = self.desk.stored(result)
-        self._adopted = result.round
-        self._tell(result, "is final")
-        demand = self._demand
-        if demand is not None and demand.kind == "sync" and not demand.outcome.done():
-            demand.outcome.set_result(
-                SyncOutcome(
-                    kind="synced", round=result.round, result=result, stored=stored, next_interval=self._interval
-                )
-            )
-
-    def _tell(self, result: Result, what: str) -> None:
-        """A line for the operator's log."""
-        share = f"{len(result.contributors)} of {len(result.participants)} contributed"
-        digest = result.sha256.hex()[:16]
-        log.info(
-            "%s, run %d: round %d %s: %s, model %s",
-            self.desk.contract,
-            self.desk.run,
-            result.round,
-            what,
-            share,
-            digest,
-        )
+    async def _catch_up(self, result: Result) -> None:
+        await catch_up(self.desk, result)
 
     async def _end(self, result: Result | None) -> None:
-        stored = self.desk.stored(result) if result else None
-        self._adopted = result.round if result else -1
         self.ended.set()
-        if result is None:
-            log.info("%s, run %d, is complete without a model", self.desk.contract, self.desk.run)
-        else:
-            self._tell(result, "completes the training")
-        demand = self._demand
-        if demand is not None and not demand.outcome.done():
-            demand.outcome.set_result(
-                SyncOutcome(
-                    kind="over",
-                    round=result.round if result else -1,
-                    result=result,
-                    stored=stored,
-                    next_interval=self._interval,
-                )
-            )
+        await steps.end(self.desk, self.program, result)
