@@ -57,6 +57,14 @@ class Planned:
     """CRASH_SL: whether the transaction is still delivered."""
     restart_s: float | None = None
     """Nodes that die: after how long the SL and its program start again; None: never."""
+    alone: bool = False
+    """Nodes that die: the SL alone, while its program lives and waits for it."""
+    moves: int = 0
+    """Nodes that die: how much higher the port is where the SL is reached after its restart."""
+    on: str = ""
+    """CRASH_SL: `point` counts only transactions of this kind."""
+    only: frozenset[int] = frozenset()
+    """Faults of the network: only requests of these organisations, and what is served to them; empty: anybody's."""
     group: frozenset[int] = frozenset()
     """PARTITION: organisations on one side."""
 
@@ -67,7 +75,7 @@ class Hooks:
 
     index_of: Callable[[NodeId], int]
     now: Callable[[], float]
-    crash_sl: Callable[[int, float | None], None]
+    crash_sl: Callable[["Planned"], None]
     repeat: Callable[[NodeId, NodeId, str, bytes], None]
     spoil: Callable[[int], None]
     """Change the bytes that an SL has committed to."""
@@ -84,6 +92,8 @@ class SimFaults:
     latency_s: tuple[float, float] = (0.001, 0.02)
     transactions: Counter[int] = field(default_factory=Counter)
     """How many each SL has sent."""
+    kinds: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """How many of each kind each SL has sent."""
     sent: list[tuple[int, Message]] = field(default_factory=list)
     """What each SL has told the ledger, in order."""
     died: list[Planned] = field(default_factory=list)
@@ -106,7 +116,7 @@ class SimFaults:
         """See `transport.memory.Faults`."""
         await asyncio.sleep(self.rng.uniform(*self.latency_s))
         self._check_partition(frm, to)
-        for planned in self._network_faults():
+        for planned in self._network_faults(frm):
             if self.rng.random() >= planned.chance or method.startswith("watch"):
                 continue
             match planned.fault:
@@ -137,10 +147,12 @@ class SimFaults:
         await asyncio.sleep(self.rng.uniform(*self.latency_s))
         self._check_partition(frm, to)
         index_of = self.hooks.index_of(frm) if self.hooks else 0
-        if self.find(Fault.SLOW_LINK, index_of) and method.startswith("exchange/"):
+        slow = self.find(Fault.SLOW_LINK, index_of)
+        reader = self.hooks.index_of(to) if self.hooks else 0
+        if slow and method.startswith("exchange/") and (not slow.only or reader in slow.only):
             self.count(Fault.SLOW_LINK)
             await asyncio.sleep(0.6)
-        for planned in self._network_faults():
+        for planned in self._network_faults(to):
             if self.rng.random() >= planned.chance or method.startswith("watch"):
                 continue
             if planned.fault is Fault.DROP:
@@ -153,15 +165,16 @@ class SimFaults:
                 return changed
         return frame
 
-    def _network_faults(self) -> list[Planned]:
+    def _network_faults(self, asker: NodeId) -> list[Planned]:
         now = self.hooks.now() if self.hooks else 0.0
-        return [p for p in self.plan if p.at_s <= now < p.until_s]
+        who = self.hooks.index_of(asker) if self.hooks else 0
+        return [p for p in self.plan if p.at_s <= now < p.until_s and (not p.only or who in p.only)]
 
     def _check_partition(self, frm: NodeId, to: NodeId) -> None:
         if self.hooks is None:
             return
         sides = self.hooks.index_of(frm), self.hooks.index_of(to)
-        for planned in self._network_faults():
+        for planned in self._network_faults(frm):
             if planned.fault is Fault.PARTITION and (sides[0] in planned.group) != (sides[1] in planned.group):
                 self.count(Fault.PARTITION)
                 raise Unreachable("simulated: the network is partitioned")
@@ -173,16 +186,19 @@ class SimFaults:
         self.transactions[who] += 1
         self.sent.append((who, message))
         kind = type(message).__name__
-        if (p := self.find(Fault.CRASH_SL, who)) and self.transactions[who] == p.point:
-            self._die(p, who, after=p.after)
+        self.kinds[who, kind] += 1
+        if p := self.find(Fault.CRASH_SL, who):
+            count = self.kinds[who, p.on] if kind == p.on else 0 if p.on else self.transactions[who]
+            if count == p.point:
+                self._die(p, after=p.after)
         if kind == "CheckIn" and (p := self.find(Fault.DEAD_CONTRIBUTOR, who)):
-            self._die(p, who, after=True)
+            self._die(p, after=True)
         if kind == "CheckIn" and self.find(Fault.OTHER_BYTES, who):
             self.hooks.spoil(who)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER, who)):
-            self._die(p, who, after=False)
+            self._die(p, after=False)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER_AFTER, who)):
-            self._die(p, who, after=True)
+            self._die(p, after=True)
         if kind == "Stored" and self.find(Fault.NEVER_STORES, who):
             self.count(Fault.NEVER_STORES)
             raise Unreachable("simulated: this node never says that it stored")
@@ -190,15 +206,15 @@ class SimFaults:
             self.count(Fault.SILENT_LEADER)
             raise Unreachable("simulated: this node does not lead")
 
-    def _die(self, planned: Planned, who: int, *, after: bool) -> None:
+    def _die(self, planned: Planned, *, after: bool) -> None:
         if self.hooks is None or planned in self.died:
             return
         self.died.append(planned)
         self.count(planned.fault)
         if after:  # the message is on its way; the node dies before any answer
-            asyncio.get_running_loop().call_later(0.2, self.hooks.crash_sl, who, planned.restart_s)
+            asyncio.get_running_loop().call_later(0.2, self.hooks.crash_sl, planned)
         else:
-            self.hooks.crash_sl(who, planned.restart_s)
+            self.hooks.crash_sl(planned)
             raise Unreachable("simulated: the node died")
 
     def _on_exchange(self, to: NodeId, method: str) -> None:

@@ -105,6 +105,9 @@ class Scripted(Participation):
     async def finish(self, progress: Progress) -> SyncOutcome:
         return await self._answer("finish")
 
+    async def part(self, reason: str) -> None:
+        await self.leave(reason)
+
     async def leave(self, reason: str) -> None:
         self.reasons.append(reason)
         self.ended.set()
@@ -199,7 +202,7 @@ def run_door(tmp: Path, work: Callable[[House], Coroutine[Any, Any, None]], *, w
             again.close()
             await house.participation.left.wait()
             await until(lambda: house.door.programs == 0)
-        house.door.stop()
+        await house.door.stop()
 
     asyncio.run(go())
     return houses[0]
@@ -494,7 +497,7 @@ def start_and_stop(directory: Path) -> Coroutine[Any, Any, None]:
     async def go() -> None:
         door = Door(directory, begin, wait_max_s=1)
         await door.start()
-        door.stop()
+        await door.stop()
 
     return go()
 

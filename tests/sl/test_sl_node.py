@@ -20,8 +20,8 @@ from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.node import SlConfig, SlNode, map_program_file
+from swarmlearning.sl.offering import promise
 from swarmlearning.sl.participation import Participation
-from swarmlearning.sl.steps import promise
 from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, Status, Submitted
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address, Caller
@@ -157,6 +157,11 @@ async def begun(node: SlNode, open_: Open) -> Participation:
     return await node._begin(open_)
 
 
+def own_of(participation: Participation) -> memoryview:
+    assert participation.program.own is not None
+    return participation.program.own
+
+
 def test_one_program_at_a_time_takes_part_in_a_contract(tmp_path: Path) -> None:
     """C-3."""
 
@@ -178,13 +183,13 @@ def test_the_next_program_keeps_what_the_last_one_promised(tmp_path: Path) -> No
     async def work(node: SlNode, sn: OneSn) -> None:
         first = await begun(node, request())
         first.desk.run = 1
-        first.desk.offer = await promise(first.desk, first.program.own)
+        first.desk.offer = await promise(first.desk, own_of(first))
         await first.leave("done")
         assert sn.submitted == ["Leave"]
         second = await begun(node, request("other"))
         assert second.desk.offer is first.desk.offer
-        assert node._desks[CONTRACT] is second.desk
-        assert len(node._running) == 1
+        assert node._trainings.desks[CONTRACT] is second.desk
+        assert len(node._trainings.running) == 1
 
     with_node(tmp_path, work)
 
@@ -196,7 +201,7 @@ def test_the_programs_file_goes_when_the_training_is_over(tmp_path: Path) -> Non
         participation = await begun(node, request())
         assert (tmp_path / "exchange" / "own").exists()
         await participation.leave("died")
-        await asyncio.wait_for(node._running[CONTRACT], 5)
+        await asyncio.wait_for(node._trainings.running[CONTRACT], 5)
         assert not (tmp_path / "exchange" / "own").exists()
         assert (tmp_path / "exchange" / "other").exists()
 
@@ -220,8 +225,8 @@ def test_a_malformed_open_is_explained_and_leaves_nothing(
     async def work(node: SlNode, sn: OneSn) -> None:
         with pytest.raises(error, match=said):
             await begun(node, request(**changes))
-        assert node._desks == {}
-        assert node._running == {}
+        assert node._trainings.desks == {}
+        assert node._trainings.running == {}
         await begun(node, request())  # the next one is welcome
 
     with_node(tmp_path, work)

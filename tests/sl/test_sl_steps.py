@@ -38,10 +38,10 @@ from swarmlearning.sl.desk import Desk, Offer
 from swarmlearning.sl.exchange import STREAM_RESULT
 from swarmlearning.sl.fetching import catch_up
 from swarmlearning.sl.merging import merge_and_commit
+from swarmlearning.sl.offering import check_in
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.plan import CheckInNow, MergeShard
 from swarmlearning.sl.serving import ExchangeService
-from swarmlearning.sl.steps import check_in
 from swarmlearning.sl.store import leaves_of
 from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, STREAM_WATCH, Notice, Status, Submitted
 from swarmlearning.sn.client import SnClient
