@@ -218,3 +218,34 @@ def test_a_void_round_leaves_the_program_its_own(tmp_path: Path) -> None:
     check_run(swarm, finishing={0, 1, 2})
     assert swarm.last.voids > 0
     assert [outcome.kind for outcome in swarm.ended[0].synced] == ["synced", "void", "void", "void"]
+
+
+def share_of(swarm: SwarmSimulator, index: int) -> float:
+    """Of how many of the rounds that became final while it was enrolled a peer's parameters are in."""
+    peer = swarm.last.peers[index]
+    return peer.rounds_contributed / peer.rounds_offered
+
+
+PACED = replace(SETTINGS, sync_frequency=10, grace_ms=500, checkin_mode="inactive")
+
+
+def test_a_peer_three_times_as_slow_contributes_to_four_of_five_rounds(tmp_path: Path) -> None:
+    """R-20: it trains fewer batches, and arrives before the others go on without it."""
+    programs = [Program(syncs=30, min_peers=2, batch_s=0.1)] * 3 + [Program(syncs=30, min_peers=2, batch_s=0.3)]
+    swarm = SwarmSimulator(21, tmp_path, programs, settings=PACED).run()
+    check_run(swarm, finishing={0, 1, 2, 3})
+    assert share_of(swarm, 3) >= 0.8
+    intervals = [outcome.next_interval for outcome in swarm.ended[3].synced]
+    assert 1 < intervals[-2] < 10
+    # Nobody else is slowed down or shortened.
+    assert {o.next_interval for index in range(3) for o in swarm.ended[index].synced} == {10}
+    assert all(share_of(swarm, index) > 0.95 for index in range(3))
+
+
+def test_a_peer_that_the_rounds_cannot_close_without_is_not_paced(tmp_path: Path) -> None:
+    """R-20: the others wait for it, so it may train as much as agreed."""
+    programs = [Program(syncs=6, min_peers=3, batch_s=0.1)] * 2 + [Program(syncs=6, min_peers=3, batch_s=0.3)]
+    swarm = SwarmSimulator(22, tmp_path, programs, settings=PACED).run()
+    check_run(swarm, finishing={0, 1, 2})
+    assert {o.next_interval for ended in swarm.ended.values() for o in ended.synced} == {10}
+    assert share_of(swarm, 2) == 1.0
