@@ -75,7 +75,7 @@ class Hooks:
 
     index_of: Callable[[NodeId], int]
     now: Callable[[], float]
-    crash_sl: Callable[["Planned"], None]
+    crash_sl: Callable[["Planned", float], None]
     repeat: Callable[[NodeId, NodeId, str, bytes], None]
     spoil: Callable[[int], None]
     """Change the bytes that an SL has committed to."""
@@ -212,9 +212,9 @@ class SimFaults:
         self.died.append(planned)
         self.count(planned.fault)
         if after:  # the message is on its way; the node dies before any answer
-            asyncio.get_running_loop().call_later(0.2, self.hooks.crash_sl, planned)
+            self.hooks.crash_sl(planned, 0.2)
         else:
-            self.hooks.crash_sl(planned)
+            self.hooks.crash_sl(planned, 0.0)
             raise Unreachable("simulated: the node died")
 
     def _on_exchange(self, to: NodeId, method: str) -> None:

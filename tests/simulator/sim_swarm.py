@@ -140,11 +140,13 @@ class SwarmSimulator:
         """The record at the end."""
         return self.history[-1]
 
-    def crash_sl(self, planned: Planned) -> None:
+    def crash_sl(self, planned: Planned, delay_s: float) -> None:
         """An SL dies, with its program unless it dies alone; they start again after `restart_s`."""
-        self._chore(self._crash_sl(planned))
+        self._chore(self._crash_sl(planned, delay_s))
 
-    async def _crash_sl(self, planned: Planned) -> None:
+    async def _crash_sl(self, planned: Planned, delay_s: float) -> None:
+        if delay_s:
+            await asyncio.sleep(delay_s)
         index = planned.node
         program = self._running.get(index)
         if program is not None and not planned.alone:

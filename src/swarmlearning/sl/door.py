@@ -54,6 +54,9 @@ WAITING_FIRST_S: Final = 1.0
 WAITING_AGAIN_S: Final = 20.0
 """How often it is told again where nothing changed, seconds (the spec says at least every 30)."""
 
+CLOSE_S: Final = 2.0
+"""How long a program that does not read its last reply may hold up the end of this SL, seconds."""
+
 _PEERCRED: Final = struct.Struct("3i")
 
 Begin = Callable[[Open], Awaitable[Participation]]
@@ -122,7 +125,8 @@ class Door:
         visits = list(self._visits)
         for visit in visits:
             visit.cancel()
-        await asyncio.gather(*visits, return_exceptions=True)
+        if visits:
+            await asyncio.wait(visits, timeout=CLOSE_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One program, from connection to end. A task's boundary."""
