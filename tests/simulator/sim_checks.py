@@ -1,6 +1,7 @@
 """What must hold after every simulated run, judged from the ledger's history and not by the code under test."""
 
 import numpy as np
+from sim_faults import Fault
 from sim_swarm import SwarmSimulator
 
 from swarmlearning.contracts.records import PeerState, Phase, Result, Round, Training
@@ -24,8 +25,12 @@ def check_run(swarm: SwarmSimulator, *, finishing: set[int], honest: bool = True
         check_adopted(swarm, result)
         if honest:
             check_merged(swarm, before, result)
+            check_offered(swarm, before, result)
+    check_once(swarm)
     check_entitled(swarm)
     assert {index: kept for index, kept in swarm.kept.items() if kept and index in finishing} == {}  # R-15
+    # R-21: whoever has come to the end has nothing to go on with.
+    assert {index: kept for index, kept in swarm.remembered.items() if kept and index in finishing} == {}
     assert swarm.network.failures == []
     assert swarm.left_over == []
 
@@ -93,6 +98,57 @@ def check_merged(swarm: SwarmSimulator, before: Training, result: Result) -> Non
     for name in ("kernel", "bias"):
         mean = sum(a[name].astype(np.float64) * c.weight for a, c in zip(arrays, given, strict=True)) / total
         assert np.allclose(merged[name], mean, rtol=1e-6, atol=1e-6), f"round {result.round}: {name}"
+
+
+def check_offered(swarm: SwarmSimulator, before: Training, result: Result) -> None:
+    """R-7, R-17: who trains offers what it has trained, on top of the newest result: newest + (own - base)."""
+    assert before.round is not None
+    for offer in before.round.checkins:
+        if offer.mode != "active" or offer.node not in result.contributors or offer.commitment not in swarm.committed:
+            continue
+        index, sync = swarm.committed[offer.commitment]
+        if any(planned.fault is Fault.OTHER_BYTES and planned.node == index for planned in swarm.faults.plan):
+            continue  # its own parameters changed after it had committed to them
+        asked = swarm.asked[index][sync - 1]
+        offered = swarm.commitments[offer.commitment]
+        newest = before.last.round if before.last is not None else -1
+        if asked.adopted == newest:
+            assert offered == asked.own
+            continue
+        assert before.last is not None
+        assert asked.base, f"round {result.round}: peer {index} offers what builds on nothing that it adopted"
+        manifest = swarm.manifest()
+        models = (swarm.models[before.last.sha256], asked.own, asked.base, offered)
+        top, own, base, got = (read_arrays(manifest, memoryview(model)) for model in models)
+        for name in ("kernel", "bias"):
+            expected = top[name].astype(np.float64) + (own[name].astype(np.float64) - base[name].astype(np.float64))
+            assert np.allclose(got[name], expected, rtol=1e-6, atol=1e-6), f"round {result.round}, peer {index}: {name}"
+        assert got["steps"] == top["steps"]
+
+
+def carried_over(swarm: SwarmSimulator) -> list[tuple[int, int]]:
+    """R-17: (round, peer) where what a peer had trained on an older result was merged."""
+    found = []
+    for before, result in final_rounds(swarm):
+        assert before.round is not None
+        newest = before.last.round if before.last is not None else -1
+        for offer in before.round.checkins:
+            if offer.mode == "active" and offer.node in result.contributors and offer.commitment in swarm.committed:
+                index, sync = swarm.committed[offer.commitment]
+                if swarm.asked[index][sync - 1].adopted != newest:
+                    found.append((result.round, index))
+    return found
+
+
+def check_once(swarm: SwarmSimulator) -> None:
+    """R-17: what a program has trained until one sync is merged in one round at most."""
+    merged: dict[tuple[int, int], int] = {}
+    for before, result in final_rounds(swarm):
+        assert before.round is not None
+        for offer in before.round.checkins:
+            if offer.mode == "active" and offer.node in result.contributors and offer.commitment in swarm.committed:
+                sync = swarm.committed[offer.commitment]
+                assert merged.setdefault(sync, result.round) == result.round, f"sync {sync} in two rounds"
 
 
 def check_entitled(swarm: SwarmSimulator) -> None:

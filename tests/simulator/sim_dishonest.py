@@ -10,6 +10,7 @@ from swarmlearning.contracts.records import Phase, Round
 from swarmlearning.contracts.rounds import charged_nodes, pending_nodes, pending_stores
 from swarmlearning.errors import SwarmError
 from swarmlearning.sl.desk import Desk
+from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.store import ResultStore
 from swarmlearning.types import NodeId
 
@@ -25,6 +26,17 @@ class DyingStore(ResultStore):
 
     def _write(self, path: Path, data: memoryview) -> None:
         self._on_write(lambda: super(DyingStore, self)._write(path, data))
+
+
+class DyingJournals(Journals):
+    """What an SL remembers, on the same disk."""
+
+    def __init__(self, directory: Path, on_write: OnWrite) -> None:
+        super().__init__(directory, sync=False)
+        self._on_write = on_write
+
+    def _write(self, path: Path, data: memoryview) -> None:
+        self._on_write(lambda: super(DyingJournals, self)._write(path, data))
 
 
 async def accuse_everybody(desk: Desk, on_accusation: Callable[[], None]) -> None:

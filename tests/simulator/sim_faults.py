@@ -72,6 +72,14 @@ class Planned:
     """CRASH_SL: whether the transaction is still delivered. CRASH_DISK: whether the write still happens."""
     restart_s: float | None = None
     """Nodes that die: after how long the SL and its program start again; None: never."""
+    alone: bool = False
+    """Nodes that die: the SL alone, while its program lives and waits for it."""
+    moves: int = 0
+    """Nodes that die: how much higher the port is where the SL is reached after its restart."""
+    on: str = ""
+    """CRASH_SL: `point` counts only transactions of this kind."""
+    only: frozenset[int] = frozenset()
+    """Faults of the network: only requests of these organisations, and what is served to them; empty: anybody's."""
     group: frozenset[int] = frozenset()
     """PARTITION: organisations on one side. BROKEN_LINK, LIES_TO_ONE: the other one."""
 
@@ -82,8 +90,7 @@ class Hooks:
 
     index_of: Callable[[NodeId], int]
     now: Callable[[], float]
-    crash_sl: Callable[[int, float | None, bool], None]
-    """Which, after how long it starts again, and whether its disk is lost."""
+    crash_sl: Callable[["Planned", float], None]
     repeat: Callable[[NodeId, NodeId, str, bytes], None]
     spoil: Callable[[int], None]
     """Change the bytes that an SL has committed to."""
@@ -100,6 +107,8 @@ class SimFaults:
     latency_s: tuple[float, float] = (0.001, 0.02)
     transactions: Counter[int] = field(default_factory=Counter)
     """How many each SL has sent."""
+    kinds: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """How many of each kind each SL has sent."""
     sent: list[tuple[int, Message]] = field(default_factory=list)
     """What each SL has told the ledger, in order."""
     died: list[Planned] = field(default_factory=list)
@@ -126,7 +135,7 @@ class SimFaults:
         await asyncio.sleep(self.rng.uniform(*self.latency_s))
         self._check_partition(frm, to)
         self._check_link(frm, to, method)
-        for planned in self._network_faults():
+        for planned in self._network_faults(frm):
             if self.rng.random() >= planned.chance or method.startswith("watch"):
                 continue
             match planned.fault:
@@ -157,12 +166,14 @@ class SimFaults:
         await asyncio.sleep(self.rng.uniform(*self.latency_s))
         self._check_partition(frm, to)
         index_of = self.hooks.index_of(frm) if self.hooks else 0
-        if self.find(Fault.SLOW_LINK, index_of) and method.startswith("exchange/"):
+        slow = self.find(Fault.SLOW_LINK, index_of)
+        reader = self.hooks.index_of(to) if self.hooks else 0
+        if slow and method.startswith("exchange/") and (not slow.only or reader in slow.only):
             self.count(Fault.SLOW_LINK)
             await asyncio.sleep(0.6)
         self._check_link(frm, to, method)
         frame = self._lie(frm, to, method, frame)
-        for planned in self._network_faults():
+        for planned in self._network_faults(to):
             if self.rng.random() >= planned.chance or method.startswith("watch"):
                 continue
             if planned.fault is Fault.DROP:
@@ -175,15 +186,16 @@ class SimFaults:
                 return changed
         return frame
 
-    def _network_faults(self) -> list[Planned]:
+    def _network_faults(self, asker: NodeId) -> list[Planned]:
         now = self.hooks.now() if self.hooks else 0.0
-        return [p for p in self.plan if p.at_s <= now < p.until_s]
+        who = self.hooks.index_of(asker) if self.hooks else 0
+        return [p for p in self.plan if p.at_s <= now < p.until_s and (not p.only or who in p.only)]
 
     def _check_partition(self, frm: NodeId, to: NodeId) -> None:
         if self.hooks is None:
             return
         sides = self.hooks.index_of(frm), self.hooks.index_of(to)
-        for planned in self._network_faults():
+        for planned in self._network_faults(frm):
             if planned.fault is Fault.PARTITION and (sides[0] in planned.group) != (sides[1] in planned.group):
                 self.count(Fault.PARTITION)
                 raise Unreachable("simulated: the network is partitioned")
@@ -192,7 +204,7 @@ class SimFaults:
         if self.hooks is None or not method.startswith("exchange/"):
             return
         ends = {self.hooks.index_of(frm), self.hooks.index_of(to)}
-        for planned in self._network_faults():
+        for planned in self._network_faults(frm):
             if planned.fault is Fault.BROKEN_LINK and ends == {planned.node, *planned.group}:
                 self.count(Fault.BROKEN_LINK)
                 raise Unreachable("simulated: the link between these two is broken")
@@ -227,7 +239,7 @@ class SimFaults:
             return
         if planned.after:
             write()
-        self._die(planned, who, after=False)
+        self._die(planned, after=False)
 
     def _on_transaction(self, frm: NodeId, message: Message) -> None:
         if self.hooks is None:
@@ -236,18 +248,21 @@ class SimFaults:
         self.transactions[who] += 1
         self.sent.append((who, message))
         kind = type(message).__name__
-        if (p := self.find(Fault.CRASH_SL, who)) and self.transactions[who] == p.point:
-            self._die(p, who, after=p.after)
+        self.kinds[who, kind] += 1
+        if p := self.find(Fault.CRASH_SL, who):
+            count = self.kinds[who, p.on] if kind == p.on else 0 if p.on else self.transactions[who]
+            if count == p.point:
+                self._die(p, after=p.after)
         if (p := self.find(Fault.LOST_DISK, who)) and self.transactions[who] == p.point:
-            self._die(p, who, after=p.after)
+            self._die(p, after=p.after)
         if kind == "CheckIn" and (p := self.find(Fault.DEAD_CONTRIBUTOR, who)):
-            self._die(p, who, after=True)
+            self._die(p, after=True)
         if kind == "CheckIn" and self.find(Fault.OTHER_BYTES, who):
             self.hooks.spoil(who)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER, who)):
-            self._die(p, who, after=False)
+            self._die(p, after=False)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER_AFTER, who)):
-            self._die(p, who, after=True)
+            self._die(p, after=True)
         if kind == "Stored" and self.find(Fault.NEVER_STORES, who):
             self.count(Fault.NEVER_STORES)
             raise Unreachable("simulated: this node never says that it stored")
@@ -257,16 +272,15 @@ class SimFaults:
         if kind in ("MergeCommit", "Unreachable") and self.find(Fault.FAKE_PROGRESS, who):
             raise Unreachable("simulated: this node only says that it leads")
 
-    def _die(self, planned: Planned, who: int, *, after: bool) -> None:
+    def _die(self, planned: Planned, *, after: bool) -> None:
         if self.hooks is None or planned in self.died:
             return
         self.died.append(planned)
         self.count(planned.fault)
-        lost = planned.fault is Fault.LOST_DISK
         if after:  # the message is on its way; the node dies before any answer
-            asyncio.get_running_loop().call_later(0.2, self.hooks.crash_sl, who, planned.restart_s, lost)
+            self.hooks.crash_sl(planned, 0.2)
         else:
-            self.hooks.crash_sl(who, planned.restart_s, lost)
+            self.hooks.crash_sl(planned, 0.0)
             raise Unreachable("simulated: the node died")
 
     def _on_exchange(self, to: NodeId, method: str) -> None:

@@ -9,34 +9,37 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from sim_dishonest import DyingStore, accuse_everybody
+from sim_dishonest import DyingJournals, DyingStore, accuse_everybody
 from sim_identity import NETWORK, certificate, node_name, proof, signing_key
 from sim_loop import wall_clock
 
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.encoding import decode
-from swarmlearning.errors import PeerError, SwarmError, Unreachable
+from swarmlearning.errors import Closed, PeerError, Unreachable
 from swarmlearning.ledger.boundary import Event
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.ledger.embedded.crash import Crash, CrashPoint, HandoverPoint, never_crash
 from swarmlearning.merge.mean import Mean
 from swarmlearning.merge.method import MergeMethod
+from swarmlearning.merge.rebase import rebase_model
 from swarmlearning.parameters.chunks import Commitment, commit
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, find_nonfinite
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk
 from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT, ChunkRequest, ResultRequest
+from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.serving import ExchangeService
-from swarmlearning.sl.store import ResultStore
+from swarmlearning.sl.store import OpenResult, ResultStore
+from swarmlearning.sl.trainings import Trainings
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import StateStore
 from swarmlearning.transport.api import Address, Call, Caller, Client, Frame, Stream
 from swarmlearning.transport.memory import MemoryNetwork
-from swarmlearning.types import ContractName, Endpoint, NodeId, Role
+from swarmlearning.types import DEFAULT_CONTRACT, ContractName, Endpoint, NodeId, Role
 
 T = TypeVar("T")
 
@@ -51,9 +54,9 @@ def sn_p2p(index: int) -> Address:
     return Address(node=node_name(index, Role.SN).id, endpoint=Endpoint(host=f"org{index:02}", port=30303))
 
 
-def sl_endpoint(index: int) -> Endpoint:
+def sl_endpoint(index: int, port: int = 30305) -> Endpoint:
     """Where the SL of organisation `index` answers other SLs."""
-    return Endpoint(host=f"org{index:02}", port=30305)
+    return Endpoint(host=f"org{index:02}", port=port)
 
 
 class _Service:
@@ -157,8 +160,15 @@ class SimSn:
 class Witnessed(Protocol):
     """What the simulation writes down of what SLs do."""
 
-    commitments: dict[bytes, bytes]
-    """What each commitment was made of."""
+    models: dict[bytes, bytes]
+    """Results that somebody has stored, by SHA-256."""
+
+    rebased: dict[int, list[bytes]]
+    """By peer: the newest results that what it had trained was carried over to."""
+
+    def on_committed(self, index: int, root: bytes, buffer: bytes) -> None:
+        """An SL has committed to parameters."""
+        ...
 
     def on_write(self, who: int, write: Callable[[], None]) -> None:
         """An SL writes a file; raises if it dies of that."""
@@ -191,52 +201,77 @@ class SimSl:
     def __init__(self, network: MemoryNetwork, index: int, rng: random.Random, disk: Path, log: Witnessed) -> None:
         self.index = index
         self.name = node_name(index, Role.SL)
-        self.desks: dict[ContractName, Desk] = {}
-        self.participation: Participation | None = None
+        self.port = 30305
         self.method: MergeMethod = Mean()
         self.hides_nan: Callable[[], None] | None = None
         """Set on a dishonest node that does not check its own parameters."""
         self.accuses: Callable[[], None] | None = None
         """Set on a dishonest node that accuses everybody."""
+        self.up = asyncio.Event()
+        """Programs can connect."""
         self._network = network
         self._rng = rng
         self._disk = disk
         self._log = log
-        self._task: asyncio.Task[None] | None = None
         self._accuser: asyncio.Task[None] | None = None
         self._client: Client
         self._sn: SnClient
         self._submitter: Submitter
         self.store: ResultStore
+        self.journals: Journals
+        self.trainings: Trainings | None = None
+
+    @property
+    def desks(self) -> dict[ContractName, Desk]:
+        """Of its trainings; empty while it is down."""
+        return self.trainings.desks if self.trainings is not None else {}
+
+    @property
+    def participation(self) -> Participation | None:
+        """In the default contract, if there is one."""
+        return self.trainings.participations.get(DEFAULT_CONTRACT) if self.trainings is not None else None
 
     async def start(self) -> None:
-        """Open the disk, register, serve."""
+        """Open the disk, register, serve, and go on where an earlier process ended."""
         self._disk.mkdir(exist_ok=True)
-        self.store = DyingStore(self._disk, self.name.id, lambda write: self._log.on_write(self.index, write))
+
+        def on_write(write: Callable[[], None]) -> None:
+            self._log.on_write(self.index, write)
+
+        self.store = DyingStore(self._disk, self.name.id, on_write)
+        self.journals = DyingJournals(self._disk, on_write)
         self._client = self._network.client(self.name)
         self._sn = SnClient(self._client, sn_api(self.index))
         key = signing_key(self.name)
         self._submitter = Submitter(self._sn, NETWORK, key, self._rng.randbytes)
-        self._serve()
+        trainings = self.trainings = Trainings(self._make, self.journals, lambda _file: None)
+        self._serve(trainings)
         message = RegisterNode(
             node=self.name.id,
             certificate=certificate(self.name.id),
             proof=proof(self.name.id, registration_bytes(NETWORK, self.name.id, key.public)),
-            endpoint=sl_endpoint(self.index),
+            endpoint=self._endpoint,
         )
         while True:  # as `swarm sl` does: its SN may still be starting
             try:
                 await self._submitter.require(message)
-                return
+                break
             except (Unreachable, PeerError):
                 await asyncio.sleep(0.5)
+        if self.trainings is trainings:  # it may have been crashed meanwhile
+            await trainings.resume()
+            self.up.set()
 
-    def _serve(self) -> None:
-        service = ExchangeService(self.desks)
+    @property
+    def _endpoint(self) -> Endpoint:
+        return sl_endpoint(self.index, self.port)
+
+    def _serve(self, trainings: Trainings) -> None:
+        service = ExchangeService(trainings.desks)
         streams = dict(service.streams)
         for method, kind in ((STREAM_CHUNKS, ChunkRequest), (STREAM_RESULT, ResultRequest)):
             streams[method] = self._logged(streams[method], kind)
-        self._network.serve(self.name, sl_endpoint(self.index), _Service(service.calls, streams))
+        self._network.serve(self.name, self._endpoint, _Service(service.calls, streams))
 
     def _logged(self, stream: Stream, kind: type[ChunkRequest] | type[ResultRequest]) -> Stream:
         async def logged(caller: Caller, body: bytes) -> AsyncIterator[Frame]:
@@ -255,13 +290,14 @@ class SimSl:
         result = function(*args)
         if function is commit:
             assert isinstance(result, Commitment)
-            self._log.commitments[result.root] = bytes(args[0])
+            self._log.on_committed(self.index, result.root, bytes(args[0]))
+        if function is rebase_model:
+            self._log.rebased.setdefault(self.index, []).append(bytes(args[1]))
+        if isinstance(result, OpenResult):
+            self._log.models[result.record.sha256] = bytes(result.buffer)
         return result
 
-    async def begin(self, request: Open, manifest: Manifest, own: memoryview) -> Participation:
-        """What `sl.node` does when a program opens."""
-        before = self.participation
-        await self._end_participation()
+    def _make(self, request: Open, manifest: Manifest, own: memoryview | None) -> Participation:
         desk = Desk(
             node=self.name.id,
             contract=request.contract,
@@ -270,29 +306,28 @@ class SimSl:
             client=self._client,
             submitter=self._submitter,
             store=self.store,
+            journals=self.journals,
             scratch_dir=self._disk,
             run_blocking=self._run_blocking,
             random_bytes=self._rng.randbytes,
         )
-        if before is not None:
-            desk.inherit(before.desk)
-        self.participation = Participation(desk, self._sn, request, sl_endpoint(self.index), own)
-        self.desks[request.contract] = desk
-        self._task = asyncio.ensure_future(self.participation.run())
-        if self.accuses is not None:
-            self._accuser = asyncio.ensure_future(accuse_everybody(desk, self.accuses))
-        return self.participation
+        return Participation(desk, self._sn, request, self._endpoint, own)
 
-    async def _end_participation(self) -> None:
+    async def begin(self, request: Open, manifest: Manifest, own: memoryview) -> Participation:
+        """What `sl.node` does when a program opens."""
+        if self.trainings is None:
+            raise Closed("this SL is down")
+        participation = await self.trainings.begin(request, manifest, own)
+        await self._end_accuser()
+        if self.accuses is not None:
+            self._accuser = asyncio.ensure_future(accuse_everybody(participation.desk, self.accuses))
+        return participation
+
+    async def _end_accuser(self) -> None:
         if self._accuser is not None:
             self._accuser.cancel()
             await asyncio.gather(self._accuser, return_exceptions=True)
             self._accuser = None
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, SwarmError):
-                await self._task
-            self._task = None
 
     def lose_disk(self) -> None:
         """All that was stored is gone."""
@@ -300,7 +335,9 @@ class SimSl:
 
     async def stop(self) -> None:
         """End at once; only the disk stays."""
+        self.up.clear()
         self._network.stop(self.name)
-        await self._end_participation()
-        self.participation = None
-        self.desks.clear()
+        await self._end_accuser()
+        trainings, self.trainings = self.trainings, None
+        if trainings is not None:
+            await trainings.stop()

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,16 @@ from sim_faults import Fault, Hooks, Planned, SimFaults
 from sim_identity import NETWORK, authority, node_name, signing_key, sl_id
 from sim_loop import START_MS, describe_tasks, run_virtual
 from sim_nodes import SimSl, SimSn, WrongMean, sl_endpoint, sn_api, sn_p2p
+from sim_programs import Asked, Ended, Program, RunningProgram
 
 from swarmlearning.contracts.membership import load_training
-from swarmlearning.contracts.records import Genesis, Organisation, Progress, Settings, Training
+from swarmlearning.contracts.records import Genesis, Organisation, Settings, Training
 from swarmlearning.encoding import encode
 from swarmlearning.errors import SwarmError, Unreachable
 from swarmlearning.ledger.embedded.crash import Crash, CrashPoint, HandoverPoint
 from swarmlearning.parameters.dtypes import Array
-from swarmlearning.parameters.manifest import Manifest, lay_out, read_arrays, write_arrays
-from swarmlearning.sl.control import CONTROL_VERSION, Open
+from swarmlearning.parameters.manifest import Manifest, lay_out
 from swarmlearning.sl.exchange import ChunkRequest, ResultRequest
-from swarmlearning.sl.participation import Participation, SyncOutcome
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Address
@@ -33,43 +32,6 @@ from swarmlearning.types import DEFAULT_CONTRACT, NodeId, NodeName, Role
 SETTINGS = Settings(
     sync_frequency=1, checkin_mode="snapshot", start="merge", grace_ms=5_000, lease_ms=2_000, round_max_ms=60_000
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """What one peer's ML program does."""
-
-    syncs: int = 3
-    pace_s: float = 1.0
-    """Training between two syncs, seconds; jittered."""
-    delay_s: float = 0.0
-    """Before it starts."""
-    min_peers: int = 0
-    """0: as many as there are programs."""
-    weight: int = 1
-    restored: bool = False
-    leave_at: int | None = None
-    """Leaves politely instead of its k-th sync (from 0)."""
-    die_at: int | None = None
-    """Dies while its k-th sync is under way; its SL lives."""
-    die_after_s: float = 0.3
-    """How long after it asked."""
-    nan_at: int | None = None
-    """Offers NaN at its k-th sync."""
-    still: bool = False
-    """Training changes nothing, so that all rounds have one result."""
-
-
-@dataclass(kw_only=True)
-class Ended:
-    """How a program ended."""
-
-    outcome: SyncOutcome | None = None
-    error: SwarmError | None = None
-    left: bool = False
-    synced: list[SyncOutcome] = field(default_factory=list)
-    merged: dict[int, bytes] = field(default_factory=dict)
-    """What it was given, by round."""
 
 
 class SwarmSimulator:
@@ -108,6 +70,15 @@ class SwarmSimulator:
         self.faults = SimFaults(plan=tuple(faults), rng=random.Random(self.rng.random()))
         self.network = MemoryNetwork(self.faults)
         self.commitments: dict[bytes, bytes] = {}
+        """What each commitment was made of."""
+        self.committed: dict[bytes, tuple[int, int]] = {}
+        """By commitment: whose SL, and at which of its programs' syncs (0: before the first)."""
+        self.models: dict[bytes, bytes] = {}
+        """Results that somebody has stored, by SHA-256."""
+        self.rebased: dict[int, list[bytes]] = {}
+        """By peer: the newest results that what it had trained was carried over to."""
+        self.asked: dict[int, list[Asked]] = {}
+        """Every sync of each peer's programs."""
         self.served: set[tuple[NodeId, NodeId, ChunkRequest | ResultRequest]] = set()
         self.history: list[Training] = []
         """The default contract's record after every block that changed it."""
@@ -137,6 +108,9 @@ class SwarmSimulator:
             SimSl(self.network, index, random.Random(self.rng.random()), disk / f"sl{index}", self)
             for index in range(len(self.programs))
         ]
+        self.remembered: dict[int, int] = {}
+        """How many trainings each SL's journal still had at the end."""
+        self._runners: list[RunningProgram] = []
         self._running: dict[int, asyncio.Task[None]] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self._echoes: set[asyncio.Task[None]] = set()
@@ -146,6 +120,11 @@ class SwarmSimulator:
     def on_served(self, server: NodeId, caller: NodeId, request: ChunkRequest | ResultRequest) -> None:
         """A frame was served."""
         self.served.add((server, caller, request))
+
+    def on_committed(self, index: int, root: bytes, buffer: bytes) -> None:
+        """An SL has committed to parameters."""
+        self.commitments[root] = buffer
+        self.committed[root] = index, len(self.asked.get(index, ()))
 
     def _on_commit(self, app: SwarmApplication) -> None:
         training = load_training(Overlay(app.store), DEFAULT_CONTRACT)
@@ -166,21 +145,28 @@ class SwarmSimulator:
         """An SL writes a file; raises if it dies of that."""
         self.faults.on_write(who, write)
 
-    def crash_sl(self, index: int, restart_s: float | None, lost: bool = False) -> None:
-        """An SL dies with its program; both start again after `restart_s`, with an empty disk if it is lost."""
-        self._chore(self._crash_sl(index, restart_s, lost))
+    def crash_sl(self, planned: Planned, delay_s: float) -> None:
+        """An SL dies, with its program unless it dies alone; they start again after `restart_s`."""
+        self._chore(self._crash_sl(planned, delay_s))
 
-    async def _crash_sl(self, index: int, restart_s: float | None, lost: bool) -> None:
+    async def _crash_sl(self, planned: Planned, delay_s: float) -> None:
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        index = planned.node
         program = self._running.get(index)
-        if program is not None:
+        if program is not None and not planned.alone:
             program.cancel()
-        await self.sls[index].stop()
-        if lost:
-            self.sls[index].lose_disk()
-        if restart_s is not None:
-            await asyncio.sleep(restart_s)
-            await self.sls[index].start()
-            plan = self.programs[index]
+        sl = self.sls[index]
+        await sl.stop()
+        if planned.fault is Fault.LOST_DISK:
+            sl.lose_disk()
+        if planned.restart_s is None:
+            return
+        await asyncio.sleep(planned.restart_s)
+        sl.port += planned.moves
+        await sl.start()
+        plan = self.programs[index]
+        if not planned.alone:
             assert plan is not None
             self._start_program(index, replace(plan, delay_s=0.0))
 
@@ -235,7 +221,7 @@ class SwarmSimulator:
     def _address(self, to: NodeId, method: str) -> Address:
         index = self._index_of(to)
         if NodeName.parse(to).role is Role.SL:
-            return Address(node=to, endpoint=sl_endpoint(index))
+            return Address(node=to, endpoint=sl_endpoint(index, self.sls[index].port))
         return sn_p2p(index) if method.startswith("ledger/") else sn_api(index)
 
     def _spoil(self, index: int) -> None:
@@ -295,10 +281,18 @@ class SwarmSimulator:
         try:
             async with asyncio.timeout(self.limit_s):
                 await self._wait_programs()
+                for index, ended in self.ended.items():
+                    while ended.gone and not self._is_done(index):  # noqa: ASYNC110  # by whatever process of it
+                        await asyncio.sleep(0.1)
         except TimeoutError as error:
             raise AssertionError(self._describe_hang()) from error
         self.finished_s = loop.time()
         await self._stop()
+
+    def _is_done(self, index: int) -> bool:
+        """Whether an SL whose program has gone has come to the end."""
+        participation = self.sls[index].participation
+        return participation is not None and participation.ended.is_set()
 
     async def _wait_programs(self) -> None:
         while True:
@@ -316,7 +310,11 @@ class SwarmSimulator:
         for sl in self.sls:
             for desk in sl.desks.values():
                 self.kept[sl.index] = len(desk.pulls) + len(desk.merged) + len(desk.fetched)
+                self.remembered[sl.index] = len(sl.journals.entries())
             await sl.stop()
+        for program in self._runners:
+            if program.keeping is not None:
+                await asyncio.gather(program.keeping, return_exceptions=True)
         self.tip = self.sns[0].app.store.root()
         for sn in self.sns:
             await sn.stop()
@@ -353,86 +351,14 @@ class SwarmSimulator:
 
     def _start_program(self, index: int, plan: Program) -> None:
         self.ended[index] = Ended()
-        self._running[index] = asyncio.ensure_future(self._program(index, plan))
+        runner = RunningProgram(self, index, plan, self.ended[index])
+        self._runners.append(runner)
+        self._running[index] = asyncio.ensure_future(runner.run())
 
     def initial(self, index: int) -> dict[str, Array]:
         """A model that differs from peer to peer."""
         values = np.random.default_rng((self.seed, index)).normal(size=self.size)
         return {"kernel": values.astype(np.float32), "bias": np.full(3, float(index)), "steps": np.array(index)}
-
-    async def _program(self, index: int, plan: Program) -> None:
-        ended = self.ended[index]
-        rng = random.Random(f"{self.seed} {index}")
-        await asyncio.sleep(plan.delay_s)
-        arrays = self.initial(index)
-        manifest = lay_out(arrays)
-        own = memoryview(bytearray(manifest.size))
-        request = Open(
-            version=CONTROL_VERSION,
-            program="simulated",
-            contract=DEFAULT_CONTRACT,
-            settings=self.settings,
-            min_peers=plan.min_peers or sum(p is not None for p in self.programs),
-            weight=plan.weight,
-            restored=plan.restored,
-            manifest=encode(manifest),
-            file="own",
-        )
-        participation = await self.sls[index].begin(request, manifest, own)
-        try:
-            _, late = await participation.open()
-            if late is not None:
-                arrays = read_arrays(manifest, late.buffer)
-            for step in range(plan.syncs):
-                await asyncio.sleep(plan.pace_s * rng.uniform(0.5, 1.5))
-                if not plan.still:
-                    arrays["kernel"] = arrays["kernel"] + np.float32(rng.random())
-                if step == plan.nan_at:
-                    arrays["kernel"][0] = np.nan
-                if step == plan.leave_at:
-                    await participation.leave("simulated")
-                    ended.left = True
-                    return
-                write_arrays(manifest, arrays, own)
-                outcome = await self._sync(participation, plan, step)
-                if outcome is None:
-                    ended.left = True
-                    return
-                self._note(ended, outcome)
-                if outcome.kind == "over":
-                    return
-                if outcome.stored is not None:
-                    arrays = read_arrays(manifest, outcome.stored.buffer)
-            write_arrays(manifest, arrays, own)
-            self._note(ended, await participation.finish(Progress(epoch=plan.syncs)))
-        except SwarmError as error:
-            ended.error = error
-            await self._leave(participation)
-
-    async def _sync(self, participation: Participation, plan: Program, step: int) -> SyncOutcome | None:
-        """One sync; None if the program dies meanwhile, as the door has it."""
-        asked = asyncio.ensure_future(participation.sync(Progress(batch=step)))
-        if step != plan.die_at:
-            return await asked
-        await asyncio.wait({asked}, timeout=plan.die_after_s)
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
-        await self._leave(participation)
-        return None
-
-    async def _leave(self, participation: Participation) -> None:
-        try:
-            await participation.leave("the program ended without finishing")
-        except SwarmError:
-            return  # its SN does not answer: the others find out when it misses a round
-
-    def _note(self, ended: Ended, outcome: SyncOutcome) -> None:
-        if outcome.kind == "over":
-            ended.outcome = outcome
-        else:
-            ended.synced.append(outcome)
-        if outcome.result is not None and outcome.stored is not None:
-            ended.merged[outcome.result.round] = bytes(outcome.stored.buffer)
 
     def manifest(self) -> Manifest:
         """Of every peer's model."""

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 from sim_checks import check_run, final_rounds
 from sim_faults import Fault, Planned
-from sim_swarm import SETTINGS, Program, SwarmSimulator
+from sim_programs import Program
+from sim_swarm import SETTINGS, SwarmSimulator
 from sim_wide import wide
 
 from swarmlearning.contracts.records import PeerState, Settings

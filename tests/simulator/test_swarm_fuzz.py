@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sim_checks import check_run
 from sim_faults import Fault, Planned
-from sim_swarm import Program, SwarmSimulator
+from sim_programs import Program
+from sim_swarm import SwarmSimulator
 
 from swarmlearning.contracts.records import Settings
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from sim_checks import check_run, final_rounds
+from sim_checks import carried_over, check_run, final_rounds
+from sim_faults import Fault, Planned
 from sim_loop import START_MS
-from sim_swarm import SETTINGS, Program, SwarmSimulator
+from sim_programs import Program
+from sim_swarm import SETTINGS, SwarmSimulator
 from sim_wide import wide
 
 from swarmlearning.contracts.records import PeerState
@@ -95,14 +97,43 @@ def test_a_late_peer_starts_from_the_newest_result(tmp_path: Path) -> None:
     assert peer.rounds_contributed > 0
 
 
-def test_a_slow_peer_that_missed_rounds_catches_up(tmp_path: Path) -> None:
-    """R-17: what it had not merged yet is lost in this release; it goes on from the newest result."""
-    programs = [Program(syncs=14, min_peers=2)] * 3 + [Program(syncs=3, min_peers=2, pace_s=12.0)]
-    swarm = SwarmSimulator(11, tmp_path, programs, settings=replace(SETTINGS, grace_ms=500)).run()
+SLOW = [Program(syncs=14, min_peers=2, batch_s=1.0)] * 3 + [Program(syncs=3, min_peers=2, batch_s=5.0)]
+
+
+def test_what_a_slow_peer_trained_while_it_missed_rounds_is_merged_once(tmp_path: Path) -> None:
+    """R-17."""
+    swarm = SwarmSimulator(11, tmp_path, SLOW, settings=replace(SETTINGS, grace_ms=500)).run()
     check_run(swarm, finishing={0, 1, 2, 3})
     answered = [outcome.round for outcome in swarm.ended[3].synced]
     assert answered != list(range(len(answered)))  # it skipped some
     assert any(PeerState.PAUSED is record.peers[3].state for record in swarm.history if len(record.peers) == 4)
+    late = [number for number, index in carried_over(swarm) if index == 3]
+    assert late
+    # The sync is answered by the very round that it was offered in.
+    assert set(late) <= set(answered)
+
+
+def test_a_swarm_that_runs_ahead_once_more_is_caught_up_with_again(tmp_path: Path) -> None:
+    """R-17: a round becomes final while what was trained is carried over; it is carried over to that one too."""
+    faults = [Planned(fault=Fault.DELAY, chance=0.5, at_s=4.0, until_s=10.0, only=frozenset({3}))]
+    programs = [Program(syncs=60, min_peers=2, batch_s=0.3)] * 3 + [Program(syncs=2, min_peers=2, batch_s=6.0)]
+    settings = replace(SETTINGS, grace_ms=200)
+    swarm = SwarmSimulator(4, tmp_path, programs, settings=settings, faults=faults).run()
+    check_run(swarm, finishing={0, 1, 2, 3})
+    assert swarm.fired[Fault.DELAY] > 0
+    assert [index for _, index in carried_over(swarm)] == [3]
+    assert len(swarm.rebased[3]) > 1
+
+
+def test_a_void_round_keeps_what_was_carried_over(tmp_path: Path) -> None:
+    """R-8, R-17: the program keeps its own parameters and what they build on; its next sync carries both intervals."""
+    programs = [Program(syncs=2, min_peers=2, batch_s=1.0)] * 2 + [Program(syncs=3, min_peers=2, batch_s=3.2)]
+    settings = replace(SETTINGS, grace_ms=1_500, checkin_mode="inactive")
+    swarm = SwarmSimulator(4, tmp_path, programs, settings=settings).run()
+    check_run(swarm, finishing={0, 1, 2})
+    assert [outcome.kind for outcome in swarm.ended[2].synced] == ["synced", "void", "void"]
+    assert len(swarm.rebased[2]) == 2
+    assert [asked.adopted for asked in swarm.asked[2]] == [-1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -187,3 +218,34 @@ def test_a_void_round_leaves_the_program_its_own(tmp_path: Path) -> None:
     check_run(swarm, finishing={0, 1, 2})
     assert swarm.last.voids > 0
     assert [outcome.kind for outcome in swarm.ended[0].synced] == ["synced", "void", "void", "void"]
+
+
+def share_of(swarm: SwarmSimulator, index: int) -> float:
+    """Of how many of the rounds that became final while it was enrolled a peer's parameters are in."""
+    peer = swarm.last.peers[index]
+    return peer.rounds_contributed / peer.rounds_offered
+
+
+PACED = replace(SETTINGS, sync_frequency=10, grace_ms=500, checkin_mode="inactive")
+
+
+def test_a_peer_three_times_as_slow_contributes_to_four_of_five_rounds(tmp_path: Path) -> None:
+    """R-20: it trains fewer batches, and arrives before the others go on without it."""
+    programs = [Program(syncs=30, min_peers=2, batch_s=0.1)] * 3 + [Program(syncs=30, min_peers=2, batch_s=0.3)]
+    swarm = SwarmSimulator(21, tmp_path, programs, settings=PACED).run()
+    check_run(swarm, finishing={0, 1, 2, 3})
+    assert share_of(swarm, 3) >= 0.8
+    intervals = [outcome.next_interval for outcome in swarm.ended[3].synced]
+    assert 1 < intervals[-2] < 10
+    # Nobody else is slowed down or shortened.
+    assert {o.next_interval for index in range(3) for o in swarm.ended[index].synced} == {10}
+    assert all(share_of(swarm, index) > 0.95 for index in range(3))
+
+
+def test_a_peer_that_the_rounds_cannot_close_without_is_not_paced(tmp_path: Path) -> None:
+    """R-20: the others wait for it, so it may train as much as agreed."""
+    programs = [Program(syncs=6, min_peers=3, batch_s=0.1)] * 2 + [Program(syncs=6, min_peers=3, batch_s=0.3)]
+    swarm = SwarmSimulator(22, tmp_path, programs, settings=PACED).run()
+    check_run(swarm, finishing={0, 1, 2})
+    assert {o.next_interval for ended in swarm.ended.values() for o in ended.synced} == {10}
+    assert share_of(swarm, 2) == 1.0

@@ -26,6 +26,7 @@ from swarmlearning.parameters.chunks import Commitment, commit
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out, write_arrays
 from swarmlearning.sl.desk import Desk
+from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.store import ResultStore
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address, Call, Caller, Client, Frame, Stream
@@ -197,6 +198,7 @@ def desk_of(index: int, tmp: Path, network: MemoryNetwork, manifest: Manifest, r
         client=client,
         submitter=Submitter(sn, "testnet", SigningKey.create()),
         store=ResultStore(tmp, node(index), sync=False),
+        journals=Journals(tmp, sync=False),
         scratch_dir=tmp,
         run_blocking=run_here,
         random_bytes=lambda count: SECRET[:count],

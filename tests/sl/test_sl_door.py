@@ -45,7 +45,8 @@ from swarmlearning.sl.control import (
 )
 from swarmlearning.sl.door import Door, kind_of
 from swarmlearning.sl.drills import prepare
-from swarmlearning.sl.participation import Participation, SyncOutcome
+from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.program import SyncOutcome
 from swarmlearning.sl.store import OpenResult
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
@@ -106,6 +107,9 @@ class Scripted(Participation):
 
     async def finish(self, progress: Progress) -> SyncOutcome:
         return await self._answer("finish")
+
+    async def part(self, reason: str) -> None:
+        await self.leave(reason)
 
     async def leave(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -201,7 +205,7 @@ def run_door(tmp: Path, work: Callable[[House], Coroutine[Any, Any, None]], *, w
             again.close()
             await house.participation.left.wait()
             await until(lambda: house.door.programs == 0)
-        house.door.stop()
+        await house.door.stop()
 
     asyncio.run(go())
     return houses[0]
@@ -257,6 +261,59 @@ def test_c19_a_drill_is_refused_in_a_training_and_ends_its_connection(tmp_path: 
         program.close()
 
     assert run_door(tmp_path, work).participation.asked == []
+
+
+def test_what_a_program_is_told_of_its_training(tmp_path: Path) -> None:
+    """C-17, C-18: position and interval at the beginning; its share, the swarm's figures and the target later."""
+
+    async def work(house: House) -> None:
+        desk = house.participation.desk
+        desk.journals.begin(CONTRACT, 1, OPEN)
+        entry = desk.journals.get(CONTRACT, 1)
+        assert entry is not None
+        desk.journals.advance(entry, Progress(epoch=3, batch=30))
+        desk.training = training(interval=12)
+        program = await house.connect()
+        opened = await program.ask(OPEN)
+        assert isinstance(opened, Opened)
+        assert (opened.interval, opened.newest, opened.file) == (12, -1, "")
+        assert opened.position == Progress(epoch=3, batch=30)
+        figures = replace(outcome(), contributed=4, recent=9, mean_loss_micro=5, mean_metric_micro=6)
+        house.participation.answers.put_nowait(figures)
+        synced = await program.ask(SYNC)
+        assert isinstance(synced, Synced)
+        assert (synced.contributed, synced.recent) == (4, 9)
+        assert (synced.mean_loss_micro, synced.mean_metric_micro) == (5, 6)
+        house.participation.answers.put_nowait(replace(outcome("over", 1), reached=True))
+        over = await program.ask(SYNC)
+        assert isinstance(over, Over)
+        assert over.reached
+        program.close()
+
+    run_door(tmp_path, work)
+
+
+@pytest.mark.parametrize("asked", [None, SYNC, FINISH])
+def test_an_sl_that_stops_closes_and_leaves_for_nobody(tmp_path: Path, asked: ControlMessage | None) -> None:
+    """C-6, C-17: its programs see the end of the connection, and go on with the next process."""
+
+    async def go() -> None:
+        house = House(tmp_path, 60)
+        await house.door.start()
+        async with asyncio.timeout(20):
+            program = await house.enter()
+            if asked is not None:
+                await program.send(asked)
+                await until(lambda: house.participation.asked != [])
+            await house.door.stop()
+            while isinstance(reply := await program.receive(), Waiting):
+                pass
+            assert reply is None
+            program.close()
+        assert house.participation.reasons == []
+        assert house.door.programs == 0
+
+    asyncio.run(go())
 
 
 def test_the_socket_is_for_our_user_alone(tmp_path: Path) -> None:
@@ -404,7 +461,7 @@ def test_what_is_waited_for_is_told_when_it_changes(tmp_path: Path) -> None:
 
 
 def test_a_wait_without_any_advance_expires(tmp_path: Path) -> None:
-    """R-20, `--max-wait`: the program is told for whom it waited, and the peer leaves."""
+    """R-22, `--max-wait`: the program is told for whom it waited, and the peer leaves."""
 
     async def work(house: House) -> None:
         program = await house.enter()
@@ -473,6 +530,7 @@ def test_the_sl_of_a_program_that_dies_in_finish_goes_on(tmp_path: Path, unread:
         await until(lambda: house.participation.asked == ["finish"])
         await killed(program, unread=unread)
         await until(lambda: house.door.programs == 0)
+        assert not house.participation.attended
         assert house.participation.asked == ["finish"]
         assert house.participation.reasons == []
         house.participation.answers.put_nowait(outcome("over"))
@@ -525,7 +583,7 @@ def start_and_stop(directory: Path) -> Coroutine[Any, Any, None]:
     async def go() -> None:
         door = Door(directory, begin, wait_max_s=1)
         await door.start()
-        door.stop()
+        await door.stop()
 
     return go()
 

@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sl_world import CONTRACT, SETTINGS, address, model, name
+from sl_world import CONTRACT, SETTINGS, address, model, name, peer, training
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.messages import Payload, Tx
-from swarmlearning.contracts.records import Training
+from swarmlearning.contracts.records import Manifested, Peer, PeerState, Progress
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import ConfigurationError, NotYetAvailable, SwarmError
+from swarmlearning.errors import ConfigurationError, NotYetAvailable, Refused, SwarmError
 from swarmlearning.identity.authority import create_ca, issue_certificate
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.node import SlConfig, SlNode, map_program_file
+from swarmlearning.sl.offering import promise
 from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.trainings import Trainings
 from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, Status, Submitted
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address, Caller
@@ -84,11 +86,15 @@ class OneSn:
 
     def __init__(self) -> None:
         self.submitted: list[str] = []
+        self.run = 1
+        self.peers: tuple[Peer, ...] = ()
         self.calls = {CALL_CONTRACT: self._contract, CALL_STATUS: self._status, CALL_SUBMIT: self._submit}
         self.streams: dict[str, Any] = {}
 
     async def _contract(self, caller: Caller, body: bytes) -> bytes:
-        return encode(Training(name=CONTRACT, creator=name(0).domain, created_height=1, version=1))
+        manifest, _ = model(SIZE // 4)
+        record = training(peers=self.peers, run=self.run)
+        return encode(replace(record, manifest=Manifested(hash=manifest.hash, size=manifest.size)))
 
     async def _status(self, caller: Caller, body: bytes) -> bytes:
         sn = name(0, Role.SN).id
@@ -165,6 +171,17 @@ async def begun(node: SlNode, open_: Open) -> Participation:
     return await node._begin(open_)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+            await asyncio.sleep(0.001)
+
+
+def own_of(participation: Participation) -> memoryview:
+    assert participation.program.own is not None
+    return participation.program.own
+
+
 def test_one_program_at_a_time_takes_part_in_a_contract(tmp_path: Path) -> None:
     """C-3."""
 
@@ -186,13 +203,13 @@ def test_the_next_program_keeps_what_the_last_one_promised(tmp_path: Path) -> No
     async def work(node: SlNode, sn: OneSn) -> None:
         first = await begun(node, request())
         first.desk.run = 1
-        first.desk.offer = await first._commit(first._own)
+        first.desk.offer = await promise(first.desk, own_of(first))
         await first.leave("done")
         assert sn.submitted == ["Leave"]
         second = await begun(node, request("other"))
         assert second.desk.offer is first.desk.offer
-        assert node._desks[CONTRACT] is second.desk
-        assert len(node._running) == 1
+        assert node._trainings.desks[CONTRACT] is second.desk
+        assert len(node._trainings.running) == 1
 
     with_node(tmp_path, work)
 
@@ -204,7 +221,7 @@ def test_the_programs_file_goes_when_the_training_is_over(tmp_path: Path) -> Non
         participation = await begun(node, request())
         assert (tmp_path / "exchange" / "own").exists()
         await participation.leave("died")
-        await asyncio.wait_for(node._running[CONTRACT], 5)
+        await asyncio.wait_for(node._trainings.running[CONTRACT], 5)
         assert not (tmp_path / "exchange" / "own").exists()
         assert (tmp_path / "exchange" / "other").exists()
 
@@ -228,8 +245,138 @@ def test_a_malformed_open_is_explained_and_leaves_nothing(
     async def work(node: SlNode, sn: OneSn) -> None:
         with pytest.raises(error, match=said):
             await begun(node, request(**changes))
-        assert node._desks == {}
-        assert node._running == {}
+        assert node._trainings.desks == {}
+        assert node._trainings.running == {}
         await begun(node, request())  # the next one is welcome
+
+    with_node(tmp_path, work)
+
+
+# --- what goes on without a program ---------------------------------------------------------------------------------
+
+
+def finish(node: SlNode, run: int = 1) -> None:
+    """As if the program had told its SL that it has finished, in `run`."""
+    node._journals.begin(CONTRACT, run, request())
+    entry = node._journals.get(CONTRACT, run)
+    assert entry is not None
+    node._journals.finish(entry, Progress(epoch=5), memoryview(bytes(SIZE)))
+
+
+def test_an_sl_goes_on_for_a_program_that_had_finished(tmp_path: Path) -> None:
+    """R-18: also with --exit-when-done it is busy with it."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        finish(node)
+        sn.peers = (replace(peer(0), state=PeerState.FINISHED),)
+        await node._trainings.resume()
+        participation = node._trainings.participations[CONTRACT]
+        assert node._trainings.is_busy
+        assert not participation.attended
+        await until(lambda: participation.program.demand is not None)
+        assert participation.program.demand is not None
+        assert participation.program.demand.kind == "finish"
+        assert participation.program.demand.progress == Progress(epoch=5)
+        assert participation.desk.run == 1
+        assert "Enrol" not in sn.submitted
+        assert participation.program.own is not None
+        assert bytes(participation.program.own) == bytes(SIZE)
+
+    with_node(tmp_path, work)
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_a_program_takes_over_what_its_sl_did_alone(tmp_path: Path, run: int) -> None:
+    """C-17: the one that comes back, and a new one."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        finish(node)
+        sn.peers = (replace(peer(0), state=PeerState.FINISHED),)
+        await node._trainings.resume()
+        alone = node._trainings.participations[CONTRACT]
+        await until(lambda: alone.program.demand is not None)
+        alone.desk.offer = await promise(alone.desk, own_of(alone))
+        taken = await begun(node, request("other", run=run, adopted=-1))
+        assert alone.ended.is_set()
+        assert taken.desk.offer is alone.desk.offer
+        await taken.open()
+        assert ("Enrol" in sn.submitted) is (run == 0)
+        entry = node._journals.get(CONTRACT, 1)
+        assert entry is not None
+        assert entry.finished is (run == 1)
+        assert entry.progress == Progress(epoch=5)
+        if run:
+            await taken.part("died")  # it had finished: its SL goes on for it once more
+            assert not taken.ended.is_set()
+            assert not taken.attended
+        else:
+            await taken.part("died")
+            assert taken.ended.is_set()
+            assert "Leave" in sn.submitted
+
+    with_node(tmp_path, work)
+
+
+def test_a_run_that_is_over_is_forgotten(tmp_path: Path) -> None:
+    """R-21: the contract was reset while the SL was down."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        finish(node)
+        sn.run = 2
+        await node._trainings.resume()
+        participation = node._trainings.participations[CONTRACT]
+        await asyncio.wait_for(participation.ended.wait(), 5)
+        assert node._journals.entries() == ()
+        assert "Enrol" not in sn.submitted
+
+    with_node(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"weight": 2}, {"min_peers": 3}, {"settings": replace(SETTINGS, sync_frequency=2)}]
+)
+def test_a_program_that_comes_back_otherwise_enrols_anew(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """C-17: only an enrolment that still says what the program says stands."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        sn.peers = (peer(0),)
+        same = await begun(node, request(run=1))
+        await same.open()
+        assert sn.submitted == []
+        await same.leave("")
+        other = await begun(node, request("other", run=1, **changes))
+        await other.open()
+        assert "Enrol" in sn.submitted
+
+    with_node(tmp_path, work)
+
+
+def test_a_program_of_a_run_that_was_reset_is_told(tmp_path: Path) -> None:
+    async def work(node: SlNode, sn: OneSn) -> None:
+        sn.run = 3
+        participation = await begun(node, request(run=2))
+        with pytest.raises(Refused, match="run 3 has begun, this program is in run 2"):
+            await participation.open()
+
+    with_node(tmp_path, work)
+
+
+def test_an_sl_that_stops_leaves_its_programs_their_files(tmp_path: Path) -> None:
+    """C-17: they go on with the next process; it deletes only what a program that died with it had left (C-12)."""
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        await (await begun(node, request())).open()
+        await node._trainings.stop()
+        assert (tmp_path / "exchange" / "own").exists()
+        assert "Leave" not in sn.submitted
+        again = Trainings(node._make, node._journals, lambda file: (tmp_path / "exchange" / file).unlink())
+        manifest, own = model(SIZE // 4)
+        await again.begin(request("own", run=1), manifest, own)
+        assert (tmp_path / "exchange" / "own").exists()
+        await again.stop()
+        last = Trainings(node._make, node._journals, lambda file: (tmp_path / "exchange" / file).unlink())
+        await last.begin(request("other"), manifest, own)
+        assert not (tmp_path / "exchange" / "own").exists()
+        await last.stop()
 
     with_node(tmp_path, work)

@@ -1,4 +1,4 @@
-"""R-20: what counts as an advance, and what does not."""
+"""R-22: what counts as an advance, and what does not."""
 
 from msgspec.structs import replace
 from sl_world import checked_in, merging, node, peer, training

@@ -196,7 +196,7 @@ TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
     ),
     # storing
     # T-19: a peer that a round closed without
-    #
+    #
     "a paused program that trains says so before the others end without it": (
         training(peers=(peer(0, PeerState.PAUSED), peer(1, PeerState.FINISHED), peer(2, PeerState.LEFT))),
         local(demand=""),

@@ -27,7 +27,7 @@ from sl_world import (
 )
 
 from swarmlearning.contracts.messages import CheckIn, MergeCommit, Message, Payload, Tx, Unreachable
-from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Round, Training
+from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Round, RoundSummary, Training
 from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.errors import Refused
 from swarmlearning.errors import Unreachable as UnreachableError
@@ -38,11 +38,24 @@ from swarmlearning.sl.desk import Desk, Offer
 from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT
 from swarmlearning.sl.fetching import catch_up
 from swarmlearning.sl.merging import merge_and_commit
+from swarmlearning.sl.offering import check_in
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.plan import CheckInNow, MergeShard
+from swarmlearning.sl.program import Demand
 from swarmlearning.sl.serving import ExchangeService
+from swarmlearning.sl.steps import deliver
 from swarmlearning.sl.store import leaves_of
-from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, STREAM_WATCH, Notice, Status, Submitted
+from swarmlearning.sl.unmerged import is_answered
+from swarmlearning.sn.api import (
+    CALL_CONTRACT,
+    CALL_HISTORY,
+    CALL_STATUS,
+    CALL_SUBMIT,
+    STREAM_WATCH,
+    Notice,
+    Status,
+    Submitted,
+)
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address, Caller, Frame
 from swarmlearning.transport.memory import MemoryNetwork
@@ -265,7 +278,7 @@ def test_where_all_holders_lie_catching_up_fails_and_names_them(pair: Pair) -> N
 # --- a participation ------------------------------------------------------------------------------------------------
 
 
-def participation_of(pair: Pair, record: Training) -> Participation:
+def participation_of(pair: Pair, record: Training, *, share: bool = True) -> Participation:
     pair.sn.record = pair.desk.training = record
     request = Open(
         version=CONTROL_VERSION,
@@ -277,6 +290,7 @@ def participation_of(pair: Pair, record: Training) -> Participation:
         restored=False,
         manifest=encode(pair.manifest),
         file="own",
+        share=share,
     )
     sn = SnClient(pair.desk.client, Address(node=name(0, Role.SN).id, endpoint=Endpoint(host="org0", port=30304)))
     return Participation(pair.desk, sn, request, address(0).endpoint, pair.mine)
@@ -297,14 +311,14 @@ def test_a_round_that_closes_while_parameters_are_hashed_keeps_its_promise(pair:
     async def go() -> None:
         taking_part = participation_of(pair, collecting)
         asked = asyncio.ensure_future(taking_part.sync(Progress()))
-        await until(lambda: taking_part._demand is not None)
+        await until(lambda: taking_part.program.demand is not None)
 
         def closed() -> None:
             pair.desk.training = replace(pair.record, version=2)
 
         meanwhile(pair.desk, closed)
         with pytest.raises(Refused, match="not open any more"):
-            await taking_part._check_in(CheckInNow(round=0, attempt=0, mode="active"))
+            await check_in(pair.desk, taking_part.program, CheckInNow(round=0, attempt=0, mode="active"))
         asked.cancel()
 
     asyncio.run(go())
@@ -360,8 +374,229 @@ def test_a_finished_program_is_told_who_still_trains(pair: Pair) -> None:
     async def go() -> None:
         taking_part = participation_of(pair, record)
         asked = asyncio.ensure_future(taking_part.finish(Progress()))
-        await until(lambda: taking_part._demand is not None)
+        await until(lambda: taking_part.program.demand is not None)
         assert taking_part.explain() == "for those that still train: sl@org2.example"
         asked.cancel()
 
     asyncio.run(go())
+
+
+# --- what goes on the ledger, and what the program is told ----------------------------------------------------------
+
+
+def test_what_a_program_does_not_share_stays_with_its_sl(pair: Pair) -> None:
+    """C-18: neither its progress nor what travelled; it is written down for the next program."""
+    record = training(peers=[peer(0), peer(1)], size=pair.manifest.size, version=2)
+    far = Progress(epoch=3, loss_micro=7, metric_micro=8, figures_round=0)
+
+    async def go(*, share: bool) -> list[Message]:
+        taking_part = participation_of(pair, record, share=share)
+        pair.sn.told.clear()
+        pair.desk.journals.begin(CONTRACT, 1, taking_part.program.request)
+        pair.desk.bytes_sent = 99
+        running = asyncio.ensure_future(taking_part.run())
+        asked = asyncio.ensure_future(taking_part.sync(far))
+        await until(lambda: pair.sn.told)
+        taking_part.program.demand = None
+        asked.cancel()
+        finishing = asyncio.ensure_future(taking_part.finish(far))
+        await until(lambda: len(pair.sn.told) > 1)
+        assert taking_part.position == far
+        for task in (running, finishing):
+            task.cancel()
+        await asyncio.gather(running, finishing, asked, return_exceptions=True)
+        return pair.sn.told[:2]
+
+    shared = asyncio.run(go(share=True))
+    assert [getattr(message, "progress", None) for message in shared] == [replace(far, bytes_sent=99), far]
+    silent = asyncio.run(go(share=False))
+    assert [type(message).__name__ for message in silent] == ["CheckIn", "Finish"]
+    assert [getattr(message, "progress", None) for message in silent] == [Progress(), Progress()]
+
+
+def test_a_sync_is_answered_with_the_share_and_the_swarms_figures(pair: Pair) -> None:
+    """Of the model of the round before, over those who showed them with their check-ins to this round."""
+    stored = pair.desk.store.save(CONTRACT, 1, 0, (b"r" * 32,), pair.mine)
+    first = result(0, stored.record.sha256)
+    second = result(1, pair.desk.store.save(CONTRACT, 1, 1, (b"r" * 32,), pair.theirs).record.sha256)
+    shown = [
+        replace(peer(0), progress=Progress(loss_micro=10, metric_micro=4, figures_round=0)),
+        replace(peer(1), progress=Progress(loss_micro=21, figures_round=0)),
+        replace(peer(2), progress=Progress(loss_micro=900, figures_round=-1)),  # of another model
+    ]
+    merging_ = training(peers=shown, phase=Phase.MERGING, round_=merging(number=1), last=first, interval=17)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, merging_)
+        pair.desk.training = None
+        program = taking_part.program
+        program.demand = Demand("sync", Progress(), 0)
+        program.demand.tried = program.demand.round = 1
+        program.adopt(first, stored)
+        taking_part._take(merging_)
+        share = replace(shown[0], recent=0b1011, rounds_offered=4, rounds_contributed=3)
+        taking_part._take(training(peers=[share, *shown[1:]], last=second, interval=17, version=2))
+        await deliver(pair.desk, taking_part._sn, program, second)
+        got = program.demand.outcome.result()
+        assert (got.kind, got.round, got.next_interval) == ("synced", 1, 17)
+        assert (got.contributed, got.recent) == (3, 4)
+        assert (got.mean_loss_micro, got.mean_metric_micro) == (15, 4)
+
+    asyncio.run(go())
+
+
+def test_the_end_says_whether_the_target_was_reached(pair: Pair) -> None:
+    async def go(*, reached: bool) -> bool:
+        over = training(phase=Phase.COMPLETED, reached=reached)
+        taking_part = participation_of(pair, over)
+        taking_part.program.demand = Demand("sync", Progress(), -1)
+        await taking_part._end(None)
+        return taking_part.program.demand.outcome.result().reached
+
+    assert asyncio.run(go(reached=True))
+    assert not asyncio.run(go(reached=False))
+
+
+# --- R-17: what no round has merged yet -----------------------------------------------------------------------------
+
+
+class History:
+    """What an SN tells of earlier rounds."""
+
+    def __init__(self, pair: Pair, rounds: dict[int, tuple[bool, bool]]) -> None:
+        self.asked = 0
+        self._rounds = rounds
+        self._node = pair.desk.node
+        pair.sn.calls[CALL_HISTORY] = self._answer
+
+    async def _answer(self, caller: Caller, body: bytes) -> bytes:
+        self.asked += 1
+        return encode(tuple(encode(self.summary(number, run)) for run in (0, 1) for number in self._rounds))
+
+    def summary(self, number: int, run: int) -> RoundSummary:
+        took_part, contributed = self._rounds[number] if run else (True, True)
+        return RoundSummary(
+            run=run,
+            round=number,
+            sha256=b"s" * 32,
+            participants=(self._node,) if took_part else (),
+            contributors=(self._node,) if contributed else (),
+            dropped=(),
+            attempts=1,
+            height=1,
+            time_ms=0,
+            collect_ms=0,
+            merge_ms=0,
+            interval=1,
+            mean_loss_micro=None,
+            mean_metric_micro=None,
+            figures=(),
+        )
+
+
+IN, DROPPED, OUT = (True, True), (True, False), (False, False)
+
+
+@pytest.mark.parametrize(
+    ("resumed", "tried", "rounds", "newest", "answered", "asks"),
+    [
+        (False, None, {}, OUT, False, 0),  # never offered
+        (False, 4, {}, IN, True, 0),
+        (False, 4, {}, DROPPED, True, 0),  # it was offered once
+        (False, 4, {}, OUT, False, 0),  # the check-in came too late
+        (False, 2, {2: IN, 3: OUT}, OUT, True, 1),  # its SN was silent while it became final
+        (False, 2, {2: DROPPED}, OUT, True, 1),
+        (False, 2, {2: OUT, 3: OUT}, OUT, False, 1),
+        (True, None, {1: OUT, 2: IN, 3: OUT}, OUT, True, 1),  # an SL before us had offered it
+        (True, None, {2: DROPPED}, OUT, False, 1),  # ... and could not serve it
+        (True, None, {2: OUT}, IN, True, 1),
+        (True, 4, {2: OUT}, DROPPED, True, 1),
+        (True, 4, {2: OUT}, OUT, False, 1),
+    ],
+)
+def test_what_a_final_round_has_is_not_added_again(
+    pair: Pair,
+    resumed: bool,
+    tried: int | None,
+    rounds: dict[int, tuple[bool, bool]],
+    newest: tuple[bool, bool],
+    answered: bool,
+    asks: int,
+) -> None:
+    """R-17, R-18."""
+    history = History(pair, rounds)
+    mine = (pair.desk.node,)
+    last = result(4, participants=mine if newest[0] else (node(1),), contributors=mine if newest[1] else (node(1),))
+    base = pair.desk.store.save(CONTRACT, 1, 0, (b"r" * 32,), pair.mine)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, training(last=last))
+        program = taking_part.program
+        program.adopt(result(0), base)
+        program.resumed = resumed
+        program.demand = Demand("sync", Progress(), 0)
+        program.demand.tried = tried
+        assert await is_answered(pair.desk, taking_part._sn, program, last) is answered
+
+    asyncio.run(go())
+    assert history.asked == asks
+
+
+def test_without_what_its_training_started_from_a_program_is_given_the_newest(pair: Pair) -> None:
+    """R-17: also a finished one, whose last parameters are offered as they are."""
+    last = result(4, participants=(node(1),), contributors=(node(1),))
+
+    async def go() -> None:
+        taking_part = participation_of(pair, training(last=last))
+        program = taking_part.program
+        program.adopted = 0
+        program.demand = Demand("sync", Progress(), 0)
+        assert await is_answered(pair.desk, taking_part._sn, program, last)
+        program.base = pair.desk.store.save(CONTRACT, 1, 0, (b"r" * 32,), pair.mine)
+        assert not await is_answered(pair.desk, taking_part._sn, program, last)
+        program.demand = Demand("finish", Progress(), 0)
+        assert await is_answered(pair.desk, taking_part._sn, program, last)
+
+    asyncio.run(go())
+
+
+def test_carrying_over_never_writes_the_programs_file(pair: Pair) -> None:
+    """R-17: newest + (own - base), in memory of its own."""
+    _, newest = model(fill=10.0)
+    _, base_buffer = model(fill=0.5)
+    own = bytes(pair.mine)
+    base = pair.desk.store.save(CONTRACT, 1, 0, (b"r" * 32,), base_buffer)
+    stored = pair.desk.store.save(CONTRACT, 1, 3, (b"r" * 32,), newest)
+    last = result(3, stored.record.sha256, participants=(node(1),), contributors=(node(1),))
+
+    async def go() -> None:
+        taking_part = participation_of(pair, training(peers=[peer(0, PeerState.PAUSED), peer(1)], last=last))
+        program = taking_part.program
+        program.adopt(result(0), base)
+        demand = program.demand = Demand("sync", Progress(), 0)
+        await deliver(pair.desk, taking_part._sn, program, last)
+        assert not demand.outcome.done()
+        assert (demand.based, program.adopted) == (3, 0)
+        assert demand.offer is not None
+        offered = np.frombuffer(demand.offer.buffer, np.float32)[: 4 * 16384]
+        assert np.array_equal(offered, np.arange(4 * 16384, dtype=np.float32) + np.float32(10.5))
+
+    asyncio.run(go())
+    assert bytes(pair.mine) == own
+    assert [type(message).__name__ for message in pair.sn.told] == ["Here"]  # T-19: the others wait for it again
+
+
+def test_a_finished_peer_that_lost_its_snapshot_offers_nothing(pair: Pair) -> None:
+    """R-21."""
+    record = training(peers=[peer(0, PeerState.FINISHED), peer(1)], size=pair.manifest.size)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+        taking_part.program.own = None
+        taking_part.program.demand = Demand("finish", Progress(), -1)
+        await check_in(pair.desk, taking_part.program, CheckInNow(round=0, attempt=0, mode="snapshot"))
+
+    asyncio.run(go())
+    (told,) = pair.sn.told
+    assert isinstance(told, CheckIn)
+    assert (told.mode, told.commitment, told.weight) == ("inactive", b"", 0)

@@ -15,6 +15,7 @@ from swarmlearning.merge.method import MergeMethod
 from swarmlearning.parameters.chunks import Commitment
 from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.sl.exchange import Pull, Shard
+from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.store import OpenResult, ResultStore, scratch
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
@@ -95,6 +96,7 @@ class Desk:
         client: Client,
         submitter: Submitter,
         store: ResultStore,
+        journals: Journals,
         scratch_dir: Path,
         run_blocking: RunBlocking,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
@@ -109,6 +111,7 @@ class Desk:
             client: asks other SLs.
             submitter: tells the ledger.
             store: results on disk.
+            journals: what survives this process.
             scratch_dir: for parameters on their way.
             run_blocking: runs what computes or waits for a disk.
             random_bytes: the secrets behind commitments.
@@ -120,6 +123,7 @@ class Desk:
         self.client = client
         self.submitter = submitter
         self.store = store
+        self.journals = journals
         self.run_blocking = run_blocking
         self.random_bytes = random_bytes
         self._scratch_dir = scratch_dir
@@ -231,6 +235,8 @@ class Desk:
 
     def inherit(self, before: "Desk") -> None:
         """Go on with what an earlier program's desk promised and did: its offer stands until its round is over."""
+        if self.training is None:
+            self.training = before.training
         if before.manifest == self.manifest:
             self.offer, self.pulls, self.merged = before.offer, before.pulls, before.merged
 

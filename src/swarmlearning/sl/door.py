@@ -43,8 +43,9 @@ from swarmlearning.sl.control import (
 )
 from swarmlearning.sl.desk import log
 from swarmlearning.sl.drills import carry_out
-from swarmlearning.sl.participation import Participation, SyncOutcome
+from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.patience import Patience
+from swarmlearning.sl.program import SyncOutcome
 
 T = TypeVar("T")
 
@@ -55,6 +56,9 @@ WAITING_FIRST_S: Final = 1.0
 
 WAITING_AGAIN_S: Final = 20.0
 """How often it is told again where nothing changed, seconds (the spec says at least every 30)."""
+
+CLOSE_S: Final = 2.0
+"""How long a program that does not read its last reply may hold up the end of this SL, seconds."""
 
 _PEERCRED: Final = struct.Struct("3i")
 
@@ -84,8 +88,13 @@ class Door:
         self._begin = begin
         self._wait_max_s = wait_max_s
         self._server: asyncio.Server | None = None
-        self.programs = 0
+        self._visits: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    @property
+    def programs(self) -> int:
         """Programs connected now."""
+        return len(self._visits)
 
     @property
     def path(self) -> Path:
@@ -110,22 +119,32 @@ class Door:
             raise ConfigurationError(f"control socket {path}: {error.strerror or error}") from error
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
-    def stop(self) -> None:
-        """Stop listening; connected programs keep their connections."""
+    async def stop(self) -> None:
+        """Stop listening, and close all connections: nobody leaves, for programs wait for the next process (C-17)."""
+        self._stopping = True
         if self._server is not None:
             self._server.close()
             self.path.unlink(missing_ok=True)
+        visits = list(self._visits)
+        for visit in visits:
+            visit.cancel()
+        if visits:
+            await asyncio.wait(visits, timeout=CLOSE_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One program, from connection to end. A task's boundary."""
-        self.programs += 1
+        task = asyncio.current_task()
+        if task is None or self._stopping:
+            writer.close()
+            return
+        self._visits.add(task)
         try:
             check_user(writer)
             await _Visit(reader, writer, self._wait_max_s).run(self._begin)
         except SwarmError as error:
             log.warning("a program's connection ended: %s", error)
         finally:
-            self.programs -= 1
+            self._visits.discard(task)
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
@@ -218,12 +237,21 @@ class _Visit:
                 if request is None:
                     break
                 finished = await self._answer(participation, request)
+        except asyncio.CancelledError:
+            finished = True  # this SL stops: its program waits for the next process
+            raise
         finally:
             if self._next is not None:
                 self._next.cancel()
             if participation is not None and not finished and not participation.ended.is_set():
                 # C-6: the program died or gave up. What it offered stands until the round is over.
-                await self._leave(participation, "the program ended without finishing")
+                await self._part(participation)
+
+    async def _part(self, participation: Participation) -> None:
+        try:
+            await participation.part("the program ended without finishing")
+        except SwarmError as error:
+            log.warning("cannot leave %s: %s", participation.desk.contract, error)
 
     async def _leave(self, participation: Participation, reason: str) -> None:
         try:
@@ -250,13 +278,21 @@ class _Visit:
             await self._leave(participation, f"could not begin: {error}")
             raise
         if opened is None:
-            await self._leave(participation, "the program ended before it was enrolled")
+            await self._part(participation)
             return None
         number, result = opened
         desk = participation.desk
-        peers = tuple(peer.node for peer in desk.record.peers)
         await self._send(
-            Opened(node=desk.node, run=desk.run, round=number, peers=peers, file=result.record.file if result else "")
+            Opened(
+                node=desk.node,
+                run=desk.run,
+                round=number,
+                peers=tuple(peer.node for peer in desk.record.peers),
+                file=result.record.file if result else "",
+                newest=result.record.round if result else -1,
+                interval=desk.record.interval,
+                position=participation.position,
+            )
         )
         return participation
 
@@ -284,7 +320,9 @@ class _Visit:
                 await self._leave(participation, str(error))
             return True
         if outcome is None:
-            return isinstance(request, Finish)  # the program is gone; a finished one's SL goes on without it
+            # The program is gone; a finished one's SL goes on without it.
+            participation.attended = participation.attended and not isinstance(request, Finish)
+            return isinstance(request, Finish)
         await self._tell(participation, outcome)
         return outcome.kind == "over"
 
@@ -297,7 +335,7 @@ class _Visit:
             keep: whether the work goes on without the program.
 
         Raises:
-            WaitExpired: R-20: the training did not advance for `wait_max_s`.
+            WaitExpired: R-22: the training did not advance for `wait_max_s`.
             DecodeError: the program sent a request out of turn.
         """
         loop = asyncio.get_running_loop()
@@ -337,7 +375,10 @@ class _Visit:
         digest = result.sha256 if result else b""
         contributors = result.contributors if result else ()
         if outcome.kind == "over":
-            await self._send(Over(round=outcome.round, file=file, sha256=digest, contributors=contributors))
+            over = Over(
+                round=outcome.round, file=file, sha256=digest, contributors=contributors, reached=outcome.reached
+            )
+            await self._send(over)
             return
         await self._send(
             Synced(
@@ -349,6 +390,10 @@ class _Visit:
                 next_interval=outcome.next_interval,
                 bytes_received=desk.bytes_received,
                 bytes_sent=desk.bytes_sent,
+                contributed=outcome.contributed,
+                recent=outcome.recent,
+                mean_loss_micro=outcome.mean_loss_micro,
+                mean_metric_micro=outcome.mean_metric_micro,
             )
         )
 

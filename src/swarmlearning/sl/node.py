@@ -18,7 +18,6 @@ from swarmlearning.errors import (
     DecodeError,
     PeerError,
     Refused,
-    SwarmError,
     Unreachable,
     WaitExpired,
 )
@@ -31,16 +30,18 @@ from swarmlearning.sl import drills
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.door import Door
+from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sl.store import ResultStore
+from swarmlearning.sl.trainings import Trainings
 from swarmlearning.sn.api import Directory
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.discover import discover
 from swarmlearning.transport.server import Server
-from swarmlearning.types import ContractName, Endpoint, Role, TrustDomain, check_contract_name
+from swarmlearning.types import Endpoint, Role, TrustDomain, check_contract_name
 
 T = TypeVar("T")
 
@@ -108,12 +109,11 @@ class SlNode:
         self._trust = TrustStore(self.credential.node.network, system_clock, own_trust(self.credential))
         self._identity = identity
         self._client = HttpClient(self._trust, identity)
-        self._desks: dict[ContractName, Desk] = {}
-        self._participations: dict[ContractName, Participation] = {}
-        self._running: dict[ContractName, asyncio.Task[None]] = {}
-        self._server = Server(ExchangeService(self._desks), self._trust, identity)
-        self._door = Door(config.control, self._begin, wait_max_s=config.wait_max_s)
         self._store = ResultStore(config.exchange, self.credential.node.id)
+        self._journals = Journals(config.data)
+        self._trainings = Trainings(self._make, self._journals, lambda file: remove(config.exchange / file))
+        self._server = Server(ExchangeService(self._trainings.desks), self._trust, identity)
+        self._door = Door(config.control, self._begin, wait_max_s=config.wait_max_s)
         self._sn: SnClient
         self._submitter: Submitter
         self._endpoint: Endpoint
@@ -131,6 +131,7 @@ class SlNode:
         directory = await self._find_sn()
         self._learn(directory)
         await self._register(directory)
+        await self._trainings.resume()
         await self._door.start()
         return port
 
@@ -202,21 +203,15 @@ class SlNode:
         idle_since = loop.time()
         while loop.time() - idle_since < LINGER_S:
             await asyncio.sleep(0.5)
-            busy = self._door.programs or any(not p.ended.is_set() for p in self._participations.values())
-            if busy or not self._participations:
+            if self._door.programs or self._trainings.is_busy or not self._trainings.participations:
                 idle_since = loop.time()
 
     async def stop(self) -> None:
-        """Stop everything."""
-        self._door.stop()
-        await self._end(*self._running.values())
+        """Stop everything. Connected programs lose their connection, and wait for the next process (C-17)."""
+        await self._door.stop()
+        await self._trainings.stop()
         await self._server.stop()
         await self._client.close()
-
-    async def _end(self, *tasks: "asyncio.Task[None]") -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _begin(self, request: Open) -> Participation:
         """Make a participation of a program's request, and keep it running.
@@ -225,50 +220,32 @@ class SlNode:
             ConfigurationError: malformed name, file or manifest; or a program already takes part in that contract.
             NotYetAvailable: a merge method that arrives later.
         """
-        contract = check_contract_name(request.contract)
-        known = self._participations.get(contract)
-        if known is not None and not known.ended.is_set():
-            raise ConfigurationError(f"another program already takes part in {contract} through this SL")
+        self._trainings.require_free(check_contract_name(request.contract))
         try:
             manifest = decode_manifest(request.manifest)
         except DecodeError as error:
             raise ConfigurationError(str(error)) from error
         own = map_program_file(self.config.exchange, request.file, manifest.size)
-        method = merge_method(request.settings.merge_method)
+        merge_method(request.settings.merge_method)
         keep_manifest(self.config.exchange, request.manifest, manifest)
-        if known is not None:
-            # The program before has left, but its SL may still do its share of a round: from now on the new one does.
-            await self._end(self._running[contract])
+        return await self._trainings.begin(request, manifest, own)
+
+    def _make(self, request: Open, manifest: Manifest, own: memoryview | None) -> Participation:
         desk = Desk(
             node=self.credential.node.id,
-            contract=contract,
+            contract=request.contract,
             manifest=manifest,
-            method=method,
+            method=merge_method(request.settings.merge_method),
             client=self._client,
             submitter=self._submitter,
             store=self._store,
+            journals=self._journals,
             scratch_dir=self.config.data,
             run_blocking=to_thread,
         )
         desk.lease_ms, desk.grace_ms, desk.leads = self.config.lease_ms, self.config.grace_ms, self.config.leads
         drills.prepare(desk)
-        if known is not None:
-            desk.inherit(known.desk)
-        participation = Participation(desk, self._sn, request, self._endpoint, own)
-        self._participations[contract] = participation
-        self._desks[contract] = desk
-        self._running[contract] = asyncio.ensure_future(self._keep(participation, self.config.exchange / request.file))
-        return participation
-
-    async def _keep(self, participation: Participation, file: Path) -> None:
-        """Run a participation; a task's boundary. The program's file goes with it (C-12)."""
-        try:
-            await participation.run()
-        except* SwarmError as group:
-            log.error("%s: %s", participation.desk.contract, group.exceptions[0])
-        finally:
-            participation.ended.set()
-            remove(file)
+        return Participation(desk, self._sn, request, self._endpoint, own)
 
 
 def keep_manifest(directory: Path, encoded: bytes, manifest: Manifest) -> None:

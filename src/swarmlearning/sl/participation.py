@@ -6,23 +6,24 @@ again after a pause, as long as the record still wants it.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Literal
 
-import msgspec
-
 from swarmlearning.contracts.closing import explain_wait
-from swarmlearning.contracts.messages import CheckIn, Finish, Leave
+from swarmlearning.contracts.messages import Leave
 from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Training
 from swarmlearning.errors import Closed, NonFinite, PeerError, Refused, SwarmError, Unreachable
-from swarmlearning.parameters.chunks import SECRET_BYTES, Commitment, commit
 from swarmlearning.parameters.manifest import find_nonfinite
+from swarmlearning.sl import steps
 from swarmlearning.sl.control import Open
-from swarmlearning.sl.desk import Desk, Offer, log
+from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.enrolling import enrol, find_contract
 from swarmlearning.sl.fetching import catch_up, store_and_say
 from swarmlearning.sl.guarding import guard_shard, guard_store, say_here, tick_later
+from swarmlearning.sl.journal import Entry
 from swarmlearning.sl.merging import merge_and_commit, say_lost
+from swarmlearning.sl.offering import check_in, say_finished
 from swarmlearning.sl.plan import (
     Action,
     CatchUp,
@@ -41,6 +42,7 @@ from swarmlearning.sl.plan import (
     find_peer,
     plan,
 )
+from swarmlearning.sl.program import Demand, Program, SyncOutcome
 from swarmlearning.sl.store import OpenResult
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import Endpoint, short_name
@@ -61,33 +63,14 @@ def is_passing(error: SwarmError) -> bool:
     return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.code in PASSING)
 
 
-class SyncOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sync or the end gave."""
-
-    kind: Literal["synced", "void", "over"]
-    round: int
-    result: Result | None
-    stored: OpenResult | None
-    next_interval: int
-
-
-class _Demand:
-    """What the program waits for."""
-
-    def __init__(self, kind: Literal["sync", "finish"], progress: Progress) -> None:
-        self.kind: Literal["sync", "finish"] = kind
-        self.progress = progress
-        self.offer: Offer | None = None
-        """What its file holds, committed to; the same in every round that it is offered in."""
-        self.round: int | None = None
-        """The round it has checked in to."""
-        self.outcome: asyncio.Future[SyncOutcome] = asyncio.get_running_loop().create_future()
+def _reset_text(record: Training, run: int) -> str:
+    return f"contract {record.name} was reset: run {record.run} has begun, this program is in run {run}"
 
 
 class Participation:
     """A training as one SL takes part in it."""
 
-    def __init__(self, desk: Desk, sn: SnClient, request: Open, endpoint: Endpoint, own: memoryview) -> None:
+    def __init__(self, desk: Desk, sn: SnClient, request: Open, endpoint: Endpoint, own: memoryview | None) -> None:
         """Prepare to take part.
 
         Args:
@@ -95,18 +78,18 @@ class Participation:
             sn: our organisation's SN.
             request: what the program asked for.
             endpoint: where other SLs reach us.
-            own: the file in which the program writes its parameters, mapped.
+            own: the file in which the program writes its parameters, mapped; None if there is none any more.
         """
         self.desk = desk
         self._sn = sn
-        self._request = request
+        self.program = Program(desk.node, request, own)
+        self.attended = True
+        """Whether a program is there; one that has finished may go."""
+        self._alone: asyncio.Task[None] | None = None
+        """Goes on for a program that had finished."""
         self._endpoint = endpoint
-        self._own = own
-        self._demand: _Demand | None = None
-        self._adopted = -1
         self._asked_run = 0
         """The run that we asked to enrol in."""
-        self._interval = request.settings.sync_frequency
         self._jobs: dict[Action, asyncio.Task[None]] = {}
         self._done: set[Action] = set()
         self._poke = asyncio.Event()
@@ -129,35 +112,48 @@ class Participation:
                 follow.cancel()
         finally:
             self.ended.set()
-            jobs = list(self._jobs.values())
+            jobs = [*self._jobs.values(), *([self._alone] if self._alone is not None else [])]
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
-            if self._demand is not None and not self._demand.outcome.done():
-                self._demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
+            if self.program.demand is not None and not self.program.demand.outcome.done():
+                self.program.demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
 
     async def open(self) -> tuple[int, OpenResult | None]:
         """Enrol; returns the round that the first sync goes to, and the newest final result for a late program.
 
-        Waits while the SN or the ledger does not answer, or nobody serves that result; `explain` says so.
+        Waits while the SN or the ledger does not answer, or nobody serves that result; `explain` says so. A program
+        that goes on (C-17) is not enrolled again where its enrolment stands, and is given no result.
 
         Raises:
             SettingsMismatch, ModelMismatch: this program differs from the contract; says in what.
-            Refused: the ledger refused the enrolment.
+            Refused: the ledger refused the enrolment, or the contract was reset while its program had no SL.
+            Broken: the disk is full or damaged.
         """
+        request, journals = self.program.request, self.desk.journals
         while not self.desk.run:
             try:
-                self._asked_run = (await find_contract(self.desk, self._sn)).run
-                record = await enrol(self.desk, self._sn, self._asked_run, self._request, self._endpoint)
+                record = await find_contract(self.desk, self._sn)
+                self._asked_run = record.run
+                stands = self._is_standing(record)
+                if not stands or journals.get(record.name, record.run) is None:
+                    await self.desk.run_blocking(journals.begin, record.name, record.run, request)
+                if not stands:
+                    record = await enrol(self.desk, self._sn, self._asked_run, request, self._endpoint)
                 self.desk.run = record.run
                 self._take(record)
-                log.info("%s enrolled in %s, run %d", self._request.program or "a program", record.name, record.run)
+                how = "goes on" if stands else "enrolled"
+                log.info("%s %s in %s, run %d", request.program or "a program", how, record.name, record.run)
             except SwarmError as error:
                 await self._pause_if_passing(error)
         while True:
             record = self.desk.record
             newest = record.last
             number = record.round.number if record.round else newest.round + 1 if newest else 0
+            if request.run:
+                self.program.adopted = request.adopted
+                self.program.base = self.desk.store.get(record.name, self.desk.run, request.adopted)
+                return number, None
             if newest is None:
                 return number, None
             try:
@@ -165,8 +161,42 @@ class Participation:
             except SwarmError as error:
                 await self._pause_if_passing(error)
             else:
-                self._adopted = newest.round
+                self.program.adopt(newest, result)
+                self.program.pacer.handed(asyncio.get_running_loop().time(), record.interval)
                 return number, result
+
+    def _is_standing(self, record: Training) -> bool:
+        """C-17: whether this program's enrolment stands as it is; a new one would take its check-in back.
+
+        Raises:
+            Refused: it never will again.
+        """
+        request = self.program.request
+        if not request.run:
+            return False
+        if record.run != request.run:
+            raise Refused(_reset_text(record, request.run), code="reset")
+        peer = find_peer(record, self.desk.node)
+        if peer is None and not self.attended:
+            raise Refused(f"{short_name(self.desk.node)} has left {record.name}", code="left")
+        same = (
+            record.settings == request.settings
+            and record.manifest is not None
+            and record.manifest.hash == self.desk.manifest.hash
+        )
+        if record.phase is Phase.COMPLETED:
+            return same
+        return (
+            same
+            and peer is not None
+            and (peer.endpoint, peer.weight, peer.min_peers) == (self._endpoint, request.weight, request.min_peers)
+        )
+
+    @property
+    def position(self) -> Progress:
+        """C-18: how far this peer's program had come in this run, as its SL last heard."""
+        entry = self.desk.journals.get(self.desk.contract, self.desk.run)
+        return entry.progress if entry is not None else Progress()
 
     async def _pause_if_passing(self, error: SwarmError) -> None:
         """Wait a little if what failed may work next time."""
@@ -201,10 +231,11 @@ class Participation:
             Refused: the SN refused to pass it on.
             Unreachable: the SN does not answer; the others find out when we miss a round.
         """
-        demand, self._demand = self._demand, None
+        demand, self.program.demand = self.program.demand, None
         if demand is not None and not demand.outcome.done():
             demand.outcome.cancel()
         run = self.desk.run or self._asked_run
+        self._forget_if(finished=True)
         try:
             if run and not self.ended.is_set():
                 await self.desk.submitter.send(Leave(contract=self.desk.contract, run=run, reason=reason[:200]))
@@ -216,23 +247,79 @@ class Participation:
         self.ended.set()
         self._poke.set()
 
+    async def part(self, reason: str) -> None:
+        """The program is gone without a word (C-6): it leaves, unless it had finished.
+
+        Raises:
+            Refused, Unreachable: as for `leave`.
+        """
+        entry = self.desk.journals.get(self.desk.contract, self.desk.run or self.program.request.run)
+        if entry is None or not entry.finished:
+            await self.leave(reason)
+        else:
+            self.go_on(entry)
+
+    def go_on(self, entry: Entry) -> None:
+        """R-18: go on for a program that had finished, with what it finished with, until all have."""
+        self.attended = False
+        if self.program.demand is None:
+            self.program.own = self.desk.journals.snapshot(entry, self.desk.size)
+            self._alone = asyncio.ensure_future(self._finish_alone(entry))
+
+    async def _finish_alone(self, entry: Entry) -> None:
+        """A task's boundary."""
+        try:
+            if not self.desk.run:
+                await self.open()
+            await self._wait_for(Demand("finish", entry.progress, self.program.adopted))
+        except SwarmError as error:
+            if isinstance(error, Refused):
+                self.desk.journals.forget(self.desk.contract)
+            log.log(logging.DEBUG if isinstance(error, Closed) else logging.WARNING, "%s: %s", entry.contract, error)
+            self.abandon()
+
     async def _ask(self, kind: Literal["sync", "finish"], progress: Progress) -> SyncOutcome:
-        if self._demand is not None:
+        if self.program.demand is not None:
             raise Closed("the program asked again before its last request was answered")
-        bad = await self.desk.run_blocking(find_nonfinite, self.desk.manifest, self._own)
+        if kind == "sync":
+            self.program.pacer.asked(asyncio.get_running_loop().time())
+        own = self.program.own
+        bad = await self.desk.run_blocking(find_nonfinite, self.desk.manifest, own) if own is not None else None
         if bad is not None:
             raise NonFinite(f"tensor {bad} of {short_name(self.desk.node)} holds NaN or infinity; it is not offered")
         if self._failure is not None:
             raise self._failure
         if self.ended.is_set():
             raise Closed(f"the training {self.desk.contract} is over for this program")
-        demand = self._demand = _Demand(kind, progress)
+        await self._write_down(kind, progress)
+        return await self._wait_for(Demand(kind, progress, self.program.adopted))
+
+    async def _write_down(self, kind: Literal["sync", "finish"], progress: Progress) -> None:
+        """R-21: before the ledger is told."""
+        desk, settings = self.desk, self.desk.record.settings
+        entry = desk.journals.get(desk.contract, desk.run)
+        if entry is None:
+            return  # the contract was reset, which the record will say
+        if kind == "sync":
+            await desk.run_blocking(desk.journals.advance, entry, progress)
+        else:
+            keeps = settings is not None and settings.checkin_mode == "snapshot"
+            await desk.run_blocking(desk.journals.finish, entry, progress, self.program.own if keeps else None)
+
+    async def _wait_for(self, demand: Demand) -> SyncOutcome:
+        self.program.demand = demand
         self._poke.set()
         try:
             return await demand.outcome
         finally:
-            if self._demand is demand:
-                self._demand = None
+            if self.program.demand is demand:
+                self.program.demand = None
+
+    def _forget_if(self, *, finished: bool) -> None:
+        """Forget what is written down of this run: of a program that had finished, or of any."""
+        entry = self.desk.journals.get(self.desk.contract, self.desk.run)
+        if entry is not None and (entry.finished or not finished):
+            self.desk.journals.forget(self.desk.contract)
 
     def explain(self) -> str:
         """What the program waits for, for people."""
@@ -250,7 +337,7 @@ class Participation:
             for peer in record.peers
             if peer.state is PeerState.LIVE and peer.node != self.desk.node
         ]
-        if self._demand is not None and self._demand.kind == "finish" and training:
+        if self.program.demand is not None and self.program.demand.kind == "finish" and training:
             return f"for those that still train: {', '.join(training)}"
         return f"round {record.round.number}: {explain_wait(record)}" if record.round else explain_wait(record)
 
@@ -279,6 +366,7 @@ class Participation:
         if known is not None and record.version <= known.version:
             return
         self.desk.training = record
+        self.program.follow(record, asyncio.get_running_loop().time())
         self._poke.set()
 
     async def _steer(self) -> None:
@@ -292,7 +380,7 @@ class Participation:
             wanted: list[Action] = []
             if record is not None and self.desk.run:
                 self._check_standing(record)
-                self._settle_void(record)
+                steps.settle_void(self.desk, self.program, record)
                 self.desk.tidy(record)
                 wanted = plan(record, self._local(record))
             for action in [action for action in self._jobs if action not in wanted]:
@@ -311,11 +399,12 @@ class Participation:
 
     def _local(self, record: Training) -> Local:
         stored = self.desk.stored(record.last) if record.last else None
+        demand = self.program.demand
         return Local(
             node=self.desk.node,
             run=self.desk.run,
-            demand=self._demand.kind if self._demand else "",
-            adopted=self._adopted,
+            demand=demand.kind if demand else "",
+            adopted=demand.based if demand else self.program.adopted,
             offered=self.desk.offer.commitment.root if self.desk.offer else b"",
             stored=frozenset([(stored.record.round, stored.record.sha256)] if stored else []),
         )
@@ -324,27 +413,15 @@ class Participation:
         """Fail the program's request if the training went on without us for good."""
         gone = ""
         if record.run != self.desk.run:
-            gone = (
-                f"contract {record.name} was reset: run {record.run} has begun, this program is in run {self.desk.run}"
-            )
+            gone = _reset_text(record, self.desk.run)
         elif find_peer(record, self.desk.node) is None and not self.ended.is_set():
             gone = f"{short_name(self.desk.node)} has left {record.name}"
         if gone and self._failure is None:
             self._failure = Refused(gone, code="stale")
+            self._forget_if(finished=record.run == self.desk.run)
             self.ended.set()
-        if self._failure is not None and self._demand is not None and not self._demand.outcome.done():
-            self._demand.outcome.set_exception(self._failure)
-
-    def _settle_void(self, record: Training) -> None:
-        """A sync whose round closed void is answered: the program keeps its own parameters."""
-        demand = self._demand
-        if demand is None or demand.kind != "sync" or demand.round is None or demand.outcome.done():
-            return
-        last = record.last.round if record.last else -1
-        if record.round is not None and record.round.number > demand.round > last:
-            demand.outcome.set_result(
-                SyncOutcome(kind="void", round=demand.round, result=None, stored=None, next_interval=self._interval)
-            )
+        if self._failure is not None and self.program.demand is not None and not self.program.demand.outcome.done():
+            self.program.demand.outcome.set_exception(self._failure)
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -374,7 +451,7 @@ class Participation:
     def _step(self, action: Action) -> Coroutine[Any, Any, None]:
         match action:
             case CheckInNow():
-                return self._check_in(action)
+                return check_in(self.desk, self.program, action)
             case MergeShard():
                 return merge_and_commit(self.desk, action)
             case SayLost():
@@ -391,116 +468,18 @@ class Participation:
                 rank = [peer.node for peer in self.desk.record.peers].index(self.desk.node)
                 return tick_later(self.desk, action, rank)
             case CatchUp():
-                return self._catch_up(action)
+                return self._catch_up(action.result)
             case SayFinished():
-                return self._say_finished()
+                return say_finished(self.desk, self.program)
             case Deliver():
-                return self._deliver(action.result)
+                return steps.deliver(self.desk, self._sn, self.program, action.result)
             case End():
                 return self._end(action.result)
 
-    async def _check_in(self, action: CheckInNow) -> None:
-        demand, newest_result = self._demand, self.desk.record.last
-        if demand is None:
-            return
-        offer: Offer | None = None
-        if action.mode in ("active", "snapshot"):
-            offer = demand.offer = demand.offer or await self._commit(self._own)
-        elif action.mode == "last":
-            stored = self.desk.stored(newest_result) if newest_result else None
-            if stored is None:
-                raise Refused("the newest result is not here yet", code="stale")
-            offer = await self._commit(stored.buffer)
-        self._require_open(action)
-        # Before the ledger knows of it: whoever is told to ask for it may be faster than our SN's answer.
-        self.desk.offer = offer
-        progress = msgspec.structs.replace(
-            demand.progress, bytes_received=self.desk.bytes_received, bytes_sent=self.desk.bytes_sent
-        )
-        demand.round = action.round
-        await self.desk.submitter.require(
-            CheckIn(
-                contract=self.desk.contract,
-                run=self.desk.run,
-                round=action.round,
-                attempt=action.attempt,
-                base=newest_result.sha256 if newest_result else b"",
-                commitment=offer.commitment.root if offer else b"",
-                weight=self._request.weight if offer else 0,
-                mode=action.mode,
-                progress=progress,
-            )
-        )
-
-    def _require_open(self, action: CheckInNow) -> None:
-        """What was promised for a round that has closed meanwhile must still be there when it is asked for.
-
-        Raises:
-            Refused: the round is not open any more.
-        """
-        record = self.desk.record
-        at = (record.round.number, record.round.attempt) if record.round else None
-        if record.phase is not Phase.COLLECTING or at != (action.round, action.attempt):
-            raise Refused(f"round {action.round}, attempt {action.attempt} is not open any more", code="stale")
-
-    async def _commit(self, buffer: memoryview) -> Offer:
-        secret = self.desk.random_bytes(SECRET_BYTES)
-        commitment: Commitment = await self.desk.run_blocking(commit, buffer, secret)
-        return Offer(buffer, commitment, secret)
-
-    async def _say_finished(self) -> None:
-        demand = self._demand
-        if demand is not None:
-            await self.desk.submitter.require(
-                Finish(contract=self.desk.contract, run=self.desk.run, progress=demand.progress)
-            )
-
-    async def _catch_up(self, action: CatchUp) -> None:
-        await catch_up(self.desk, action.result)
-
-    async def _deliver(self, result: Result) -> None:
-        """Give the program the newest final result; once it has finished, only note it."""
-        stored = self.desk.stored(result)
-        self._adopted = result.round
-        self._tell(result, "is final")
-        demand = self._demand
-        if demand is not None and demand.kind == "sync" and not demand.outcome.done():
-            demand.outcome.set_result(
-                SyncOutcome(
-                    kind="synced", round=result.round, result=result, stored=stored, next_interval=self._interval
-                )
-            )
-
-    def _tell(self, result: Result, what: str) -> None:
-        """A line for the operator's log."""
-        share = f"{len(result.contributors)} of {len(result.participants)} contributed"
-        digest = result.sha256.hex()[:16]
-        log.info(
-            "%s, run %d: round %d %s: %s, model %s",
-            self.desk.contract,
-            self.desk.run,
-            result.round,
-            what,
-            share,
-            digest,
-        )
+    async def _catch_up(self, result: Result) -> None:
+        await catch_up(self.desk, result)
 
     async def _end(self, result: Result | None) -> None:
-        stored = self.desk.stored(result) if result else None
-        self._adopted = result.round if result else -1
         self.ended.set()
-        if result is None:
-            log.info("%s, run %d, is complete without a model", self.desk.contract, self.desk.run)
-        else:
-            self._tell(result, "completes the training")
-        demand = self._demand
-        if demand is not None and not demand.outcome.done():
-            demand.outcome.set_result(
-                SyncOutcome(
-                    kind="over",
-                    round=result.round if result else -1,
-                    result=result,
-                    stored=stored,
-                    next_interval=self._interval,
-                )
-            )
+        self._forget_if(finished=False)
+        steps.end(self.desk, self.program, result)

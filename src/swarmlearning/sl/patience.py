@@ -1,4 +1,4 @@
-"""How long a program puts up with a training that does not move. Spec: docs/spec/round.md, R-20.
+"""How long a program puts up with a training that does not move. Spec: docs/spec/round.md, R-22.
 
 Pure: a clock's readings come in. What counts is that rounds end, not that something happens: a peer that comes and
 goes, or a round that starts over and over, must not keep everybody waiting for ever.

@@ -22,8 +22,9 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     demand: Literal["", "sync", "finish"]
     """What its ML program waits for: the next result, or the end."""
     adopted: int
-    """Round of the newest result that the program (or, once finished, the SL) has; -1 before the first. A round and
-    not a hash: two rounds may have the same result, and each answers its own sync."""
+    """Round of the newest result that the program (or, once finished, the SL) has, or that what it waits with has been
+    carried over to (R-17); -1 before the first. A round and not a hash: two rounds may have the same result, and each
+    answers its own sync."""
     offered: bytes
     """Commitment of the parameters that this SL can serve; empty if it holds none."""
     stored: frozenset[tuple[int, bytes]]
@@ -89,7 +90,10 @@ class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deliver(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest final result is on disk and the program has not had it: hand it over (or note it, once finished)."""
+    """The newest final result is on disk and the program has not had it: hand it over (or note it, once finished).
+
+    R-17: or carry over to it what the program has trained meanwhile.
+    """
 
     result: Result
 

@@ -74,6 +74,33 @@ def map_readonly(path: Path, size: int) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
 
 
+def write_durably(path: Path, data: memoryview, *, sync: bool) -> None:
+    """Replace a file by `data`, mode 0600: whole or not at all, and with `sync` it survives a power cut.
+
+    Raises:
+        OSError: the disk is full or damaged; nothing is left half-written.
+    """
+    partial = path.with_name(path.name + ".part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    if sync:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def leaves_of(buffer: memoryview) -> bytes:
     """`merged_leaf` of every chunk of a canonical buffer, in order."""
     size = len(buffer)
@@ -208,25 +235,7 @@ class ResultStore:
             return result
 
     def _write(self, path: Path, data: memoryview) -> None:
-        partial = path.with_name(path.name + ".part")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                if self._sync:
-                    os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        if self._sync:
-            folder = os.open(self.directory, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_durably(path, data, sync=self._sync)
 
     def _forget_old(self, contract: ContractName) -> None:
         mine = sorted(key for key in self._open if key[0] == contract)
