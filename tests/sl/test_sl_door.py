@@ -294,7 +294,9 @@ def test_what_a_program_is_told_of_its_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [None, SYNC, FINISH])
-def test_an_sl_that_stops_closes_and_leaves_for_nobody(tmp_path: Path, asked: ControlMessage | None) -> None:
+def test_an_sl_that_stops_closes_and_leaves_for_nobody(
+    tmp_path: Path, asked: ControlMessage | None, caplog: pytest.LogCaptureFixture
+) -> None:
     """C-6, C-17: its programs see the end of the connection, and go on with the next process."""
 
     async def go() -> None:
@@ -314,6 +316,7 @@ def test_an_sl_that_stops_closes_and_leaves_for_nobody(tmp_path: Path, asked: Co
         assert house.door.programs == 0
 
     asyncio.run(go())
+    assert caplog.records == []
 
 
 def test_the_socket_is_for_our_user_alone(tmp_path: Path) -> None:

@@ -143,6 +143,9 @@ class Door:
             await _Visit(reader, writer, self._wait_max_s).run(self._begin)
         except SwarmError as error:
             log.warning("a program's connection ended: %s", error)
+        except asyncio.CancelledError:
+            if not self._stopping:  # ours ends here: asyncio's streams would log it as a fault (Python 3.11)
+                raise
         finally:
             self._visits.discard(task)
             writer.close()
