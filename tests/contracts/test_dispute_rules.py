@@ -337,3 +337,39 @@ def test_t29_nobody_is_suspected_of_not_storing_before_all_is_merged() -> None:
     world.merging(3)
     assert world.say(0, world.suspicion(STORING, node_of(1))) is Code.STALE
     assert world.say(0, world.suspicion(-2, node_of(1))) is Code.MALFORMED
+
+
+def test_t23_a_peer_whose_parameters_never_verify_is_left_out_of_the_round_in_the_end() -> None:
+    """Once a round that had only one more contributor began anew as fast as the network went, for ever."""
+    world = World(checkin_mode="inactive")
+    world.enrol(0, 1, 2, 3)
+    world.play_round(range(4))
+    for peer in (0, 1):
+        world.must(peer, world.finishing())
+    for strikes in (1, 2, 3):
+        world.check_in(2, 0, 1, 3)
+        while world.is_at(Phase.MERGING):
+            if world.leader() == 2:
+                for peer in (0, 1, 3):
+                    world.say(peer, world.suspicion(0, node_of(2)))
+            else:
+                world.must(world.leader(), replace(world.report(0, 2), reason="unverified"))
+        assert world.round.strikes == (node_of(2),) * strikes
+    refused = world.refusal(2, world.offer(2))
+    assert refused.code is Code.NOT_ALLOWED
+    assert "did not verify" in refused.log
+    assert "dropped too often" in explain_wait(world.training)
+    world.check_in(0, 1, 3)  # one contributor: the round is void
+    assert world.training.voids == 1
+    world.must(2, world.offer(2))
+    assert world.round.strikes == ()
+
+
+def test_t23_whoever_could_not_be_reached_may_come_back_as_often_as_it_likes() -> None:
+    world = World()
+    world.merging(2)
+    for _ in range(5):
+        world.must(0, world.report(0, 0))
+        assert world.is_at(Phase.COLLECTING)
+        world.check_in(0, 1)
+    assert world.is_at(Phase.MERGING)

@@ -27,6 +27,10 @@ class DyingStore(ResultStore):
     def _write(self, path: Path, data: memoryview) -> None:
         self._on_write(lambda: super(DyingStore, self)._write(path, data))
 
+    def held(self) -> frozenset[tuple[int, bytes]]:
+        """(round, SHA-256) of what is there."""
+        return frozenset((result.record.round, result.record.sha256) for result in self._open.values())
+
 
 class DyingJournals(Journals):
     """What an SL remembers, on the same disk."""

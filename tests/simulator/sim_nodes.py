@@ -31,7 +31,7 @@ from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT, ChunkRequest
 from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.serving import ExchangeService
-from swarmlearning.sl.store import OpenResult, ResultStore
+from swarmlearning.sl.store import OpenResult
 from swarmlearning.sl.trainings import Trainings
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.client import SnClient, Submitter
@@ -217,7 +217,7 @@ class SimSl:
         self._client: Client
         self._sn: SnClient
         self._submitter: Submitter
-        self.store: ResultStore
+        self.store: DyingStore
         self.journals: Journals
         self.trainings: Trainings | None = None
 

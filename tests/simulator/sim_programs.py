@@ -2,22 +2,29 @@
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import numpy as np
 from msgspec.structs import replace
 from sim_nodes import SimSl
 
-from swarmlearning.contracts.records import Progress, Settings
+from swarmlearning.contracts.records import Progress, Result, Settings
 from swarmlearning.encoding import encode
-from swarmlearning.errors import Closed, SwarmError
+from swarmlearning.errors import Closed, SwarmError, WaitExpired
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import lay_out, read_arrays, write_arrays
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.patience import Patience
 from swarmlearning.sl.program import SyncOutcome
 from swarmlearning.types import DEFAULT_CONTRACT
+
+T = TypeVar("T")
+
+PATIENCE_LOOK_S: Final = 20.0
+"""How often it is looked whether a wait has lasted too long, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,10 @@ class Program:
     """Offers NaN at its k-th sync."""
     still: bool = False
     """Training changes nothing, so that all rounds have one result."""
+    figures: bool = False
+    """Shows a loss with its check-ins that falls from round to round."""
+    patience_s: float | None = None
+    """What it puts up with, as `SWARM_MAX_WAIT`; None: everything."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,10 @@ class Stage(Protocol):
 
     def initial(self, index: int) -> dict[str, Array]:
         """A model that differs from peer to peer."""
+        ...
+
+    def on_delivered(self, index: int, run: int, result: Result) -> None:
+        """A program was given a result."""
         ...
 
 
@@ -150,7 +165,7 @@ class RunningProgram:
             file="own",
         )
         self._participation = await self._stage.sls[self._index].begin(request, self._manifest, self._own)
-        _, late = await self._participation.open()
+        _, late = await self._patiently(self._participation.open())
         self._ended.position = self._participation.position
         self._request = request
         if late is not None:
@@ -173,7 +188,7 @@ class RunningProgram:
         write_arrays(self._manifest, self._arrays, self._own)
         asked = Asked(self._adopted, self._base, bytes(self._own))
         self._stage.asked.setdefault(self._index, []).append(asked)
-        request = asyncio.ensure_future(self._request_again("sync", Progress(batch=step)))
+        request = asyncio.ensure_future(self._patiently(self._request_again("sync", self._progress(batch=step))))
         if step != self._plan.die_at:
             return await request
         await asyncio.wait({request}, timeout=self._plan.die_after_s)
@@ -183,15 +198,45 @@ class RunningProgram:
         return None
 
     async def _finish(self) -> None:
-        progress = Progress(epoch=self._plan.syncs)
+        progress = self._progress(epoch=self._plan.syncs)
         if not self._plan.goes:
-            self._take(await self._request_again("finish", progress))
+            self._take(await self._patiently(self._request_again("finish", progress)))
             return
         self.keeping = asyncio.ensure_future(self._participation.finish(progress))
         while self._participation.program.demand is None and not self.keeping.done():  # noqa: ASYNC110  # no event
             await asyncio.sleep(0)
         self._participation.attended = False  # as the door does
         self._ended.gone = True
+
+    def _progress(self, batch: int = -1, epoch: int = -1) -> Progress:
+        progress = Progress(batch=batch, epoch=epoch)
+        if not self._plan.figures or self._adopted < 0:
+            return progress
+        loss = 1_000_000 - 100_000 * self._adopted + self._rng.randrange(20_000)
+        return replace(progress, loss_micro=loss, figures_round=self._adopted)
+
+    async def _patiently(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait as the door does: R-22.
+
+        Raises:
+            WaitExpired: no round ended for as long as the program puts up with.
+        """
+        if self._plan.patience_s is None:
+            return await work
+        loop = asyncio.get_running_loop()
+        patience = Patience(self._plan.patience_s, loop.time())
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=PATIENCE_LOOK_S)
+                desk = self._participation.desk
+                patience.look(desk.training, desk.bytes_received + desk.bytes_sent, loop.time())
+                if patience.is_over(loop.time()) and not task.done():
+                    raise WaitExpired(f"no round ended: {self._participation.explain()}")
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _request_again(self, kind: Literal["sync", "finish"], progress: Progress) -> SyncOutcome:
         """Ask; of an SL that was lost and is back, once more (C-17)."""
@@ -229,6 +274,7 @@ class RunningProgram:
             self._ended.synced.append(outcome)
             self._interval = outcome.next_interval
         if outcome.result is not None and outcome.stored is not None:
+            self._stage.on_delivered(self._index, self._participation.desk.run, outcome.result)
             self._ended.merged[outcome.result.round] = bytes(outcome.stored.buffer)
             self._arrays = read_arrays(self._manifest, outcome.stored.buffer)
             self._adopted, self._base = outcome.result.round, bytes(outcome.stored.buffer)

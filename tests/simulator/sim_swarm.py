@@ -16,9 +16,9 @@ from sim_nodes import SimSl, SimSn, WrongMean, sl_endpoint, sn_api, sn_p2p
 from sim_programs import Asked, Ended, Program, RunningProgram
 
 from swarmlearning.contracts.membership import load_training
-from swarmlearning.contracts.records import Genesis, Organisation, Settings, Training
+from swarmlearning.contracts.records import Genesis, Organisation, Result, Settings, Training
 from swarmlearning.encoding import encode
-from swarmlearning.errors import SwarmError, Unreachable
+from swarmlearning.errors import SwarmError, Unreachable, WaitExpired
 from swarmlearning.ledger.embedded.crash import Crash, CrashPoint, HandoverPoint
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out
@@ -108,6 +108,13 @@ class SwarmSimulator:
             SimSl(self.network, index, random.Random(self.rng.random()), disk / f"sl{index}", self)
             for index in range(len(self.programs))
         ]
+        self._final: set[tuple[int, int, bytes]] = set()
+        self.early: list[tuple[int, int]] = []
+        """(peer, round) of results that were given to a program before they were final."""
+        self.alive: set[int] = set()
+        """Whose SL ran at the end."""
+        self.on_disk: dict[int, frozenset[tuple[int, bytes]]] = {}
+        """(round, SHA-256) of the results that each SL had at the end."""
         self.remembered: dict[int, int] = {}
         """How many trainings each SL's journal still had at the end."""
         self._runners: list[RunningProgram] = []
@@ -130,6 +137,13 @@ class SwarmSimulator:
         training = load_training(Overlay(app.store), DEFAULT_CONTRACT)
         if training is not None and (not self.history or training.version > self.history[-1].version):
             self.history.append(training)
+            if training.last is not None:
+                self._final.add((training.run, training.last.round, training.last.sha256))
+
+    def on_delivered(self, index: int, run: int, result: Result) -> None:
+        """A program was given a result; the ledger must have said before that it is final."""
+        if (run, result.round, result.sha256) not in self._final:
+            self.early.append((index, result.round))
 
     @property
     def fired(self) -> Counter[Fault]:
@@ -219,7 +233,7 @@ class SwarmSimulator:
         task.add_done_callback(self._echoes.discard)
 
     def _address(self, to: NodeId, method: str) -> Address:
-        index = self._index_of(to)
+        index = self.index_of(to)
         if NodeName.parse(to).role is Role.SL:
             return Address(node=to, endpoint=sl_endpoint(index, self.sls[index].port))
         return sn_p2p(index) if method.startswith("ledger/") else sn_api(index)
@@ -230,7 +244,8 @@ class SwarmSimulator:
             self.faults.count(Fault.OTHER_BYTES)
             desk.offer.buffer[0] = 77
 
-    def _index_of(self, node: NodeId) -> int:
+    def index_of(self, node: NodeId) -> int:
+        """Whose node that is."""
         return int(NodeName.parse(node).domain[3:5])
 
     def _chore(self, work: Coroutine[Any, Any, None]) -> None:
@@ -264,7 +279,7 @@ class SwarmSimulator:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         self.faults.hooks = Hooks(
-            index_of=self._index_of, now=loop.time, crash_sl=self.crash_sl, repeat=self._repeat, spoil=self._spoil
+            index_of=self.index_of, now=loop.time, crash_sl=self.crash_sl, repeat=self._repeat, spoil=self._spoil
         )
         self._make_dishonest()
         for sn in self.sns:
@@ -282,12 +297,23 @@ class SwarmSimulator:
             async with asyncio.timeout(self.limit_s):
                 await self._wait_programs()
                 for index, ended in self.ended.items():
-                    while ended.gone and not self._is_done(index):  # noqa: ASYNC110  # by whatever process of it
-                        await asyncio.sleep(0.1)
+                    await self._wait_gone(index, ended)
         except TimeoutError as error:
             raise AssertionError(self._describe_hang()) from error
         self.finished_s = loop.time()
         await self._stop()
+
+    async def _wait_gone(self, index: int, ended: Ended) -> None:
+        """Until an SL whose program has gone has come to the end; as long as the program would have waited."""
+        plan = self.programs[index]
+        patience_s = plan.patience_s if plan is not None else None
+        until = asyncio.get_running_loop().time() + (patience_s or self.limit_s)
+        while ended.gone and not self._is_done(index):
+            await asyncio.sleep(0.1)
+            if asyncio.get_running_loop().time() > until:
+                participation = self.sls[index].participation
+                ended.gone = False
+                ended.error = WaitExpired(participation.explain() if participation is not None else "its SL is down")
 
     def _is_done(self, index: int) -> bool:
         """Whether an SL whose program has gone has come to the end."""
@@ -308,6 +334,9 @@ class SwarmSimulator:
         for echo in list(self._echoes):
             echo.cancel()
         for sl in self.sls:
+            if sl.trainings is not None:
+                self.alive.add(sl.index)
+                self.on_disk[sl.index] = sl.store.held()
             for desk in sl.desks.values():
                 self.kept[sl.index] = len(desk.pulls) + len(desk.merged) + len(desk.fetched)
                 self.remembered[sl.index] = len(sl.journals.entries())

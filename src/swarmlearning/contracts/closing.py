@@ -14,6 +14,7 @@ from swarmlearning.contracts.rounds import (
     declining_nodes,
     dropped_nodes,
     get_settings,
+    is_barred,
     is_drawing,
     merge_peers,
     open_next_round,
@@ -189,9 +190,9 @@ def _explain_collecting(training: Training, round_: Round) -> str:
         return f"{len(here)} of at least {needed} peers have enrolled ({names})"
     expected = [short_name(node) for node in missing_peers(training)]
     came = {c.node for c in round_.checkins}
-    paused = [
-        f"{short_name(peer.node)} (paused)" for peer in here if peer.state is PeerState.PAUSED and peer.node not in came
-    ]
+    absent = [peer.node for peer in here if peer.state is PeerState.PAUSED and peer.node not in came]
+    why = {node: "its parameters were dropped too often" if is_barred(round_, node) else "paused" for node in absent}
+    paused = [f"{short_name(node)} ({why[node]})" for node in absent]
     text = f"{checked} of at least {needed} peers have checked in"
     if checked < needed:
         names = ", ".join([*expected, *paused])

@@ -78,8 +78,10 @@ def _drop_contributor(training: Training, context: Context, report: Report) -> T
     gone = report.contributor
     why = f"{report.reason}: {report.detail}" if report.detail else report.reason
     dropped = {d.node: d for d in round_.dropped} | {gone: Dropped(node=gone, reason=why)}
+    struck = report.reason != "unreachable"
     round_ = replace(
         round_,
+        strikes=(*round_.strikes, gone) if struck else round_.strikes,
         contributors=tuple(node for node in round_.contributors if node != gone),
         dropped=tuple(dropped[node] for node in sorted(dropped)),
         benched=tuple(sorted({*round_.benched, gone})),

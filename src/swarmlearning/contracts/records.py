@@ -276,6 +276,8 @@ class Round(Record, frozen=True, kw_only=True):
     holdings: tuple[Holding, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     """By node id; each once, with the newest reason."""
+    strikes: tuple[NodeId, ...] = ()
+    """Who was dropped because its bytes did not verify or were not finite, once for each time."""
     closing: bool = False
     """Nobody was training any more when it closed: the training is complete with this round."""
     setback: str = ""

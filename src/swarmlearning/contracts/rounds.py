@@ -5,6 +5,7 @@ after it, never. Each attempt after the first removes a contributor or somebody 
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -27,6 +28,9 @@ from swarmlearning.contracts.records import (
 )
 from swarmlearning.parameters.chunks import result_root
 from swarmlearning.types import Code, NodeId, short_name
+
+MAX_STRIKES: Final = 3
+"""So often a peer's parameters may be dropped from one round for what they are; then it waits for the next round."""
 
 # --- looking at a round ---------------------------------------------------------------------------------------------
 
@@ -73,6 +77,11 @@ def merging_round(training: Training, run: int, round_: int, attempt: int) -> Ro
 def dropped_nodes(round_: Round) -> set[NodeId]:
     """Participants that the round goes on without."""
     return {dropped.node for dropped in round_.dropped if dropped.node in round_.participants}
+
+
+def is_barred(round_: Round, node: NodeId) -> bool:
+    """T-23: whether a peer's parameters have been dropped so often that this round goes on without it."""
+    return round_.strikes.count(node) >= MAX_STRIKES
 
 
 def left_nodes(training: Training) -> set[NodeId]:
@@ -246,6 +255,7 @@ def collect_again(
         opened_ms=context.elapsed_ms,
         quorum_ms=None,
         dropped=tuple(dropped[node] for node in sorted(dropped)),
+        strikes=round_.strikes,
         setback=reason,
     )
     peers = pause_peers(training.peers, absent | dropped_nodes(round_))

@@ -4,6 +4,8 @@ Pure: every function takes a training and gives back the next one. When a round 
 in `rounds`.
 """
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from swarmlearning.contracts.closing import close_if_ready
@@ -29,9 +31,18 @@ from swarmlearning.contracts.records import (
     Settings,
     Training,
 )
-from swarmlearning.contracts.rounds import collect_again, get_settings, merge_peers, open_next_round
+from swarmlearning.contracts.rounds import (
+    MAX_STRIKES,
+    collect_again,
+    get_settings,
+    is_barred,
+    merge_peers,
+    open_next_round,
+)
 from swarmlearning.errors import InvalidName
 from swarmlearning.types import Code, NodeId, check_contract_name, check_label
+
+_BARRED: Final = f"its parameters did not verify, or were not finite, {MAX_STRIKES} times"
 
 # --- creation and reset ---------------------------------------------------------------------------------------------
 
@@ -216,6 +227,8 @@ def check_in(training: Training, context: Context, message: CheckIn) -> Training
             f"{training.name} collects for round {round_.number}, attempt {round_.attempt}; "
             f"the message names round {message.round}, attempt {message.attempt}",
         )
+    if is_barred(round_, context.sender):
+        raise Rejected(Code.NOT_ALLOWED, f"round {round_.number} goes on without {context.name.short}: {_BARRED}")
     newest = training.last.sha256 if training.last else b""
     if message.base != newest:
         raise Rejected(Code.STALE, f"{context.name.short} has not adopted the newest result {newest.hex()[:16]}")

@@ -179,9 +179,10 @@ class Desk:
             now = self.record.round
             return now is None or (now.number, now.attempt) > (round_, above)
 
-        async with self.changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait_for(is_past), self.lease_s)
+        with contextlib.suppress(TimeoutError):
+            # Not `wait_for`: in Python 3.11 that may lose the cancellation of a step that nobody wants any more.
+            async with asyncio.timeout(self.lease_s), self.changed:
+                await self.changed.wait_for(is_past)
 
     def scratch(self, chunks: Iterable[int]) -> memoryview:
         """Room for one model, of which only `chunks` will be written.

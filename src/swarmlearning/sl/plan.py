@@ -10,7 +10,7 @@ import msgspec
 
 from swarmlearning.contracts.closing import is_over, wait_ms
 from swarmlearning.contracts.records import Peer, PeerState, Phase, Result, Training
-from swarmlearning.contracts.rounds import dropped_nodes, pending_nodes, pending_stores
+from swarmlearning.contracts.rounds import dropped_nodes, is_barred, pending_nodes, pending_stores
 from swarmlearning.types import NodeId
 
 
@@ -177,7 +177,7 @@ def _plan_collecting(training: Training, local: Local, peer: Peer, *, behind: bo
     ready = local.demand == "sync" or (local.demand == "finish" and finished)
     # an offer that stands is not made again, unless we restarted and cannot keep what it promised.
     kept = mine is not None and mine.commitment in (b"", local.offered)
-    if ready and not behind and not kept:
+    if ready and not behind and not kept and not is_barred(round_, local.node):
         mode: Literal["active", "snapshot", "inactive", "last"] = "active"
         if finished:
             offers = {"inactive": "inactive", "snapshot": "snapshot", "active": "last" if training.last else "inactive"}

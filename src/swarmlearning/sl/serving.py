@@ -6,6 +6,7 @@ to whoever may look for faults.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -147,11 +148,9 @@ class ExchangeService:
             ahead = (at.number, at.attempt) >= (request.round, request.attempt)
             return ahead or self._is_current(record, request)
 
-        async with desk.changed:
-            try:
-                await asyncio.wait_for(desk.changed.wait_for(is_there), min(CATCH_UP_S, desk.lease_s / 4))
-            except TimeoutError:
-                return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(CATCH_UP_S, desk.lease_s / 4)), desk.changed:
+                await desk.changed.wait_for(is_there)
 
     async def _result(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
         """E-6: a merged shard, to peers enrolled in the contract."""
