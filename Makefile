@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 2
 FUZZ_ROUNDS ?= 10
-SIM_SEEDS ?= 50
+SIM_SEEDS ?= 1000
 
 # A demo with PyTorch needs one extra more than the default.
 DEMO_STAMP := $(VENV)/.installed-demo$(if $(findstring pytorch,$(ARGS)),-torch)
@@ -31,7 +31,7 @@ test-all: $(VENV)/.installed-all
 e2e: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -n $(JOBS) -m e2e $(ARGS)
 
-# The property tests and simulated swarms again and again, each time from other seeds; a failure prints the seed to
+# The property tests, and 10,000 simulated schedules (about an hour and a half), from other seeds each time; a failure prints the seed to
 # repeat it with.
 fuzz: $(VENV)/.installed-all
 	@for round in $$(seq $(FUZZ_ROUNDS)); do \

@@ -11,7 +11,7 @@ import pytest
 from sim_checks import check_any_end
 from sim_plans import make_up
 
-SEEDS = int(os.environ.get("SWARM_SIM_SEEDS", "120"))
+SEEDS = int(os.environ.get("SWARM_SIM_SEEDS", "200"))
 FIRST = int(os.environ.get("SWARM_SIM_FIRST", "1000"))
 REPORT = os.environ.get("SWARM_SIM_REPORT", "")
 
