@@ -42,6 +42,7 @@ class Fault(enum.Enum):
     LOST_DISK = enum.auto()  # an SL dies at its k-th transaction and comes back with an empty disk
     CRASH_LEDGER = enum.auto()  # an SN dies at a numbered point of the commit path, and comes back
     RESTORED_SN = enum.auto()  # a following SN is put back to an older copy of its data
+    HANDOVER = enum.auto()  # the sentinel is lost for good, and a majority of the SNs names another one
     CLOCK_SKEW = enum.auto()  # an SN's clock is wrong
     FAKE_PROGRESS = enum.auto()  # a leader does nothing and says that it makes progress
     LIES_TO_ONE = enum.auto()  # an SL serves wrong bytes to one peer only

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from swarmlearning.errors import Closed, PeerError, Unreachable
 from swarmlearning.ledger.boundary import Event
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.ledger.embedded.crash import Crash, CrashPoint, HandoverPoint, never_crash
+from swarmlearning.ledger.embedded.succession import Succession, open_succession
 from swarmlearning.merge.mean import Mean
 from swarmlearning.merge.method import MergeMethod
 from swarmlearning.merge.rebase import rebase_model
@@ -34,12 +35,12 @@ from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sl.store import OpenResult
 from swarmlearning.sl.trainings import Trainings
 from swarmlearning.sn.application import SwarmApplication
-from swarmlearning.sn.client import SnClient, Submitter
+from swarmlearning.sn.client import SnClient, Submitter, sign_message
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import StateStore
 from swarmlearning.transport.api import Address, Call, Caller, Client, Frame, Stream
 from swarmlearning.transport.memory import MemoryNetwork
-from swarmlearning.types import DEFAULT_CONTRACT, ContractName, Endpoint, NodeId, Role
+from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, NodeId, Role
 
 T = TypeVar("T")
 
@@ -80,6 +81,10 @@ class SimSn:
         on_commit: Callable[[SwarmApplication], None],
     ) -> None:
         self.index = index
+        self.follows = 0
+        """Index of the SN that orders, as far as its operator knows; its own: it orders."""
+        self.peers: tuple[int, ...] = ()
+        """Other SNs that it compares and levels with."""
         self.skew_ms = 0
         """How far its clock is ahead."""
         self.on_point: Crash = never_crash
@@ -104,25 +109,60 @@ class SimSn:
             self._on_commit(self.app)
 
         self.app = SwarmApplication(StateStore(directory / "state.sqlite" if directory else None), on_commit)
-        sentinel = node_name(0, Role.SN)
-        config = EmbeddedConfig(
-            network=NETWORK,
-            genesis=self._genesis,
-            data_dir=directory,
-            node=self.name.id,
-            sentinel=sentinel.id,
-            sentinel_key=signing_key(sentinel).public,
-            sentinel_address=None if self.index == 0 else sn_p2p(0),
+        key = signing_key(self.name) if self.index == self.follows else None
+        peers = (lambda: [sn_p2p(index) for index in self.peers]) if self.peers else None
+        self.ledger = EmbeddedLedger(
+            self._config(),
+            self.app,
+            key,
+            self._network.client(self.name),
+            self._clock,
+            self._rng,
+            peers=peers,
+            crash=self._crash,
         )
-        key = signing_key(sentinel) if self.index == 0 else None
-        client = self._network.client(self.name)
         clock = self._clock
-        self.ledger = EmbeddedLedger(config, self.app, key, client, clock, self._rng, crash=self._crash)
         await self.ledger.start()
         service = SnService(self.name, self.app, self.ledger, clock)
         self._network.serve(self.name, sn_p2p(self.index).endpoint, _Service(self.ledger.calls))
         self._network.serve(self.name, sn_api(self.index).endpoint, _Service(service.calls, service.streams))
         self._task = asyncio.ensure_future(self.ledger.run())
+
+    def _config(self) -> EmbeddedConfig:
+        founder = node_name(0, Role.SN)
+        return EmbeddedConfig(
+            network=NETWORK,
+            genesis=self._genesis,
+            data_dir=self._directory,
+            node=self.name.id,
+            sentinel=founder.id,
+            sentinel_key=signing_key(founder).public,
+            sentinel_address=None if self.index == self.follows else sn_p2p(self.follows),
+        )
+
+    async def register(self) -> None:
+        """As `swarm sn` does: SNs that are registered vote on a handover."""
+        key = signing_key(self.name)
+        message = RegisterNode(
+            node=self.name.id,
+            certificate=certificate(self.name.id),
+            proof=proof(self.name.id, registration_bytes(NETWORK, self.name.id, key.public)),
+            endpoint=sn_p2p(self.index).endpoint,
+        )
+        nonce = random.Random(self.index).randbytes
+        _, result = await self.ledger.submit(sign_message(key, NETWORK, message, 0, nonce), timeout_s=60.0)
+        assert result.code is Code.OK, result.log
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[Succession]:
+        """Its ledger, as its operator sees it while it is stopped."""
+        assert self._directory is not None
+        store = StateStore(self._directory / "state.sqlite")
+        try:
+            with open_succession(self._config(), SwarmApplication(store)) as succession:
+                yield succession
+        finally:
+            store.close()
 
     def _clock(self) -> int:
         return wall_clock() + self.skew_ms

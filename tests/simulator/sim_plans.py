@@ -82,6 +82,10 @@ def make_up(seed: int) -> Schedule:
             )
         )
     schedule.size = rng.choice([10, 10, 20_000, 70_000])
+    if peers > 2 and rng.random() < 0.15 and _is_quiet(schedule):
+        at_s = rng.uniform(0.3, 8.0)
+        schedule.faults.append(Planned(fault=Fault.HANDOVER, at_s=at_s, until_s=at_s + rng.choice([0.0, 30.0])))
+        schedule.durable = True
     return schedule
 
 
@@ -100,6 +104,12 @@ def _settings(rng: random.Random) -> Settings:
         if rng.random() < 0.15
         else None,
     )
+
+
+def _is_quiet(schedule: Schedule) -> bool:
+    """Whether the SNs reach each other and live, so that their operators can agree on another sentinel."""
+    loud = {*NETWORK_FAULTS, Fault.PARTITION, Fault.CRASH_SN, Fault.CRASH_LEDGER, Fault.RESTORED_SN, Fault.CLOCK_SKEW}
+    return not any(planned.fault in loud for planned in schedule.faults)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class SwarmSimulator:
                 genesis,
                 random.Random(self.rng.random()),
                 disk / f"sn{index}" if durable else None,
-                self._on_commit if index == 0 else lambda _: None,
+                self._on_commit if index in self._recorders() else lambda _: None,
             )
             for index in range(len(self.programs))
         ]
@@ -183,6 +183,41 @@ class SwarmSimulator:
         if not planned.alone:
             assert plan is not None
             self._start_program(index, replace(plan, delay_s=0.0))
+
+    def _recorders(self) -> set[int]:
+        """Whose commits are written down: the sentinel's, and those of whoever may become it."""
+        hands_over = any(planned.fault is Fault.HANDOVER for planned in self.faults.plan)
+        return set(range(len(self.programs))) if hands_over else {0}
+
+    async def _hand_over(self, planned: Planned) -> None:
+        """At `at_s` the sentinel is lost; the operators of the others stop, agree, sign, and start again."""
+        first, *others = self.sns
+        await asyncio.sleep(planned.at_s)
+        await first.stop()
+        await asyncio.sleep(8.0)  # the others bring each other level
+        for sn in others:
+            await sn.stop()
+        heights = {}
+        for sn in others:
+            with sn.stopped() as succession:
+                heights[sn.index] = succession.height
+        chosen = max(others, key=lambda sn: heights[sn.index])
+        assert set(heights.values()) == {heights[chosen.index]}, "the replicas did not come level"
+        with chosen.stopped() as succession:
+            signed = succession.propose(signing_key(chosen.name), None, None)
+        for sn in others:
+            if sn is not chosen:
+                with sn.stopped() as succession:
+                    signed = succession.sign(signing_key(sn.name), signed)
+        with chosen.stopped() as succession:
+            succession.install([signed])
+        for sn in (chosen, *(other for other in others if other is not chosen)):
+            sn.follows = chosen.index
+            await sn.start()
+        self.faults.count(Fault.HANDOVER)
+        await asyncio.sleep(max(0.0, planned.until_s - planned.at_s))
+        first.follows = chosen.index  # its machine was found again
+        await first.start()
 
     async def _restore_sn(self, planned: Planned) -> None:
         """At `at_s` the node is stopped, copied and started; at `until_s` it is put back to the copy."""
@@ -282,14 +317,20 @@ class SwarmSimulator:
             index_of=self.index_of, now=loop.time, crash_sl=self.crash_sl, repeat=self._repeat, spoil=self._spoil
         )
         self._make_dishonest()
+        hands_over = len(self._recorders()) > 1
         for sn in self.sns:
+            sn.peers = tuple(other.index for other in self.sns if hands_over and other is not sn)
             await sn.start()
+        if hands_over:
+            await asyncio.gather(*(sn.register() for sn in self.sns))
         await asyncio.gather(*(sl.start() for sl, plan in zip(self.sls, self.programs, strict=True) if plan))
         for planned in self.faults.plan:
             if planned.fault is Fault.CRASH_SN:
                 self._chore(self._crash_sn(planned))
             if planned.fault is Fault.RESTORED_SN:
                 self._chore(self._restore_sn(planned))
+            if planned.fault is Fault.HANDOVER:
+                self._chore(self._hand_over(planned))
         for index, plan in enumerate(self.programs):
             if plan is not None:
                 self._start_program(index, plan)

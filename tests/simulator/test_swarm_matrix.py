@@ -102,6 +102,18 @@ def test_a_follower_put_back_to_an_old_copy_catches_up(tmp_path: Path, node: int
     check_run(swarm, finishing=ALL)
 
 
+@pytest.mark.parametrize("peers", [4, 5])
+@pytest.mark.parametrize("at_s", wide([2.3, 0.8, 4.1]))
+def test_a_training_goes_on_under_another_sentinel(tmp_path: Path, peers: int, at_s: float) -> None:
+    """L-24 to L-29: the sentinel is lost; its organisation's SL waits for its SN and comes back with that."""
+    faults = [Planned(fault=Fault.HANDOVER, at_s=at_s, until_s=at_s + 5.0)]
+    program = Program(min_peers=2, syncs=8)
+    swarm = run_with(tmp_path, faults, peers=peers, seed=int(10 * at_s), program=program, durable=True)
+    check_run(swarm, finishing=set(range(peers)))
+    assert swarm.finished_s > at_s + 8.0
+    assert {sn.ledger.sentinel for sn in swarm.sns} == {swarm.sns[swarm.sns[1].follows].name.id}
+
+
 @pytest.mark.parametrize(("node", "skew_s"), [(0, -8.0), (0, 8.0), (2, -8.0), (2, 8.0), (2, 600.0)])
 def test_a_wrong_clock_costs_only_time(tmp_path: Path, node: int, skew_s: float) -> None:
     """L-14: blocks from more than 5 s ahead are held back; while that is less than a lease everybody takes part."""
