@@ -180,6 +180,12 @@ class SimSn:
         assert self._directory is not None
         shutil.copytree(self._directory, self._directory.with_suffix(".copy"))
 
+    def forget_ledger(self) -> None:
+        """Move the ledger away, as an SN with void blocks asks for; keys and promises stay."""
+        assert self._directory is not None
+        for path in [*self._directory.glob("ledger.sqlite*"), *self._directory.glob("state.sqlite*")]:
+            path.unlink()
+
     def restore_copy(self) -> None:
         """Put the copy in the place of what is on disk."""
         assert self._directory is not None

@@ -218,6 +218,11 @@ class SwarmSimulator:
         await asyncio.sleep(max(0.0, planned.until_s - planned.at_s))
         first.follows = chosen.index  # its machine was found again
         await first.start()
+        await asyncio.sleep(5.0)
+        if not first.is_running:  # it holds blocks that nobody else had, and says what its operator has to do
+            await first.stop()
+            first.forget_ledger()
+            await first.start()
 
     async def _restore_sn(self, planned: Planned) -> None:
         """At `at_s` the node is stopped, copied and started; at `until_s` it is put back to the copy."""
