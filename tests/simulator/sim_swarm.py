@@ -142,7 +142,8 @@ class SwarmSimulator:
 
     def on_delivered(self, index: int, run: int, result: Result) -> None:
         """A program was given a result; the ledger must have said before that it is final."""
-        if (run, result.round, result.sha256) not in self._final:
+        ahead = index == 0 and 0 not in self._recorders()  # its SN is the sentinel, which commits first
+        if (run, result.round, result.sha256) not in self._final and not ahead:
             self.early.append((index, result.round))
 
     @property
@@ -185,9 +186,12 @@ class SwarmSimulator:
             self._start_program(index, replace(plan, delay_s=0.0))
 
     def _recorders(self) -> set[int]:
-        """Whose commits are written down: the sentinel's, and those of whoever may become it."""
+        """Whose commits are written down: the sentinel's.
+
+        Of one that will be lost the others': what only that one had is void.
+        """
         hands_over = any(planned.fault is Fault.HANDOVER for planned in self.faults.plan)
-        return set(range(len(self.programs))) if hands_over else {0}
+        return set(range(1, len(self.programs))) if hands_over else {0}
 
     async def _hand_over(self, planned: Planned) -> None:
         """At `at_s` the sentinel is lost; the operators of the others stop, agree, sign, and start again."""
@@ -322,7 +326,7 @@ class SwarmSimulator:
             index_of=self.index_of, now=loop.time, crash_sl=self.crash_sl, repeat=self._repeat, spoil=self._spoil
         )
         self._make_dishonest()
-        hands_over = len(self._recorders()) > 1
+        hands_over = 0 not in self._recorders()
         for sn in self.sns:
             sn.peers = tuple(other.index for other in self.sns if hands_over and other is not sn)
             await sn.start()
