@@ -7,7 +7,7 @@ from sim_swarm import SwarmSimulator
 
 from swarmlearning.contracts.records import PeerState, Phase, Result, Round, Training
 from swarmlearning.encoding import sha256
-from swarmlearning.errors import NonFinite, Refused, Unreachable, WaitExpired
+from swarmlearning.errors import Broken, NonFinite, Refused, Unreachable, WaitExpired
 from swarmlearning.parameters.manifest import read_arrays
 from swarmlearning.sl.exchange import ChunkRequest, ResultRequest
 from swarmlearning.types import NodeId
@@ -66,6 +66,9 @@ def check_history(swarm: SwarmSimulator) -> None:
     """Rounds and attempts only grow; what is final stays; a round's number is not used twice."""
     results: dict[int, Result] = {}
     for before, after in zip(swarm.history, swarm.history[1:], strict=False):
+        if after.run > before.run:  # everybody had left before the first result (T-16)
+            assert before.last is None
+            continue
         assert after.run == before.run
         if before.round is not None and after.round is not None:
             at = [(r.number, r.attempt) for r in (before.round, after.round)]
@@ -196,7 +199,8 @@ def check_any_end(swarm: SwarmSimulator, schedule: Schedule) -> None:
         assert allowed or "has completed run 1" in why, (index, ended.error)
         if not allowed:
             continue
-        assert ended.error is None or isinstance(ended.error, Refused | WaitExpired | Unreachable | NonFinite), ended
+        stated = (Refused, WaitExpired, Unreachable, NonFinite, *([Broken] if index in _diskless(schedule) else []))
+        assert ended.error is None or isinstance(ended.error, stated), ended
     check_history(swarm)
     check_delivered(swarm)
     for before, result in final_rounds(swarm):
@@ -214,6 +218,10 @@ def check_any_end(swarm: SwarmSimulator, schedule: Schedule) -> None:
             assert outcome is None or outcome.result == swarm.last.last
 
 
+def _diskless(schedule: Schedule) -> set[int]:
+    return {planned.node for planned in schedule.faults if planned.fault is Fault.LOST_DISK}
+
+
 def check_delivered(swarm: SwarmSimulator) -> None:
     """Nothing was given to a program before the ledger said that it is final."""
     assert swarm.early == []
@@ -224,7 +232,7 @@ def check_held(swarm: SwarmSimulator, schedule: Schedule) -> None:
     result = swarm.last.last
     if result is None:
         return
-    lost = {planned.node for planned in schedule.faults if planned.fault is Fault.LOST_DISK}
+    lost = _diskless(schedule)
     lying = {planned.node for planned in schedule.faults if planned.fault is Fault.NEVER_SERVES}
     for node in result.holders:
         index = swarm.index_of(node)
