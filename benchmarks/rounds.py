@@ -28,7 +28,8 @@ WARM_UP = 2
 PROGRAM = """
 import json, os, sys, time
 import numpy as np
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.configuration import SessionConfig
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.contracts.records import Settings
 
 size, peers, topology, contract = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]

@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "contracts": BASE | {"identity", "parameters.chunks"},
     "sn": BASE | CORE - {"merge", "parameters"},
     "sl": BASE | CORE - {"ledger"} | {"sn.client", "sn.api"},
-    "callbacks": BASE | {"sl.control", "parameters", "contracts.records", "identity"},
+    "callbacks": BASE
+    | {"sl.control", "parameters", "contracts.records", "contracts.limits", "contracts.context", "identity"},
     "local": BASE | CORE | {"sl", "sn", "callbacks"},
     "doctor": BASE | {"identity", "transport", "contracts", "sn.client", "sn.api", "sl.exchange", "callbacks.launch"},
     "demo": BASE | CORE | {"sl", "sn", "local", "callbacks", "tf", "pyt"},

@@ -16,8 +16,9 @@ from swarmlearning import errors
 from swarmlearning.callbacks import SessionConfig, SwarmSession, wire
 from swarmlearning.callbacks.exchange import ExchangeFile, check_directory, model_hash, read_result
 from swarmlearning.callbacks.logs import WaitLog
-from swarmlearning.contracts.records import Progress, Settings
+from swarmlearning.contracts.records import Adaptive, Progress, Settings, Target
 from swarmlearning.encoding import encode, sha256
+from swarmlearning.errors import ConfigurationError
 from swarmlearning.parameters.manifest import lay_out
 from swarmlearning.sl.control import MAX_CONTROL_BYTES, Finish, Leave, Open, Opened, Over, Sync, Waiting
 from swarmlearning.types import ContractName
@@ -367,3 +368,40 @@ def test_the_contract_name_is_checked() -> None:
     config = SessionConfig(min_peers=1, contract=ContractName("no spaces"))
     with pytest.raises(errors.InvalidName):
         SwarmSession(config, environ={"SWARM_LOOPBACK": "1"})
+
+
+# --- mistakes that are told at once -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"min_peers": "three"}, "min_peers"),
+        ({"min_peers": 0}, "min_peers = 0: expected 1 to 256"),
+        ({"weight": 1.5}, "weight"),
+        ({"weight": 0}, "weight = 0"),
+        ({"settings": Settings(sync_frequency=0)}, "Settings: sync_frequency = 0: expected 1"),
+        ({"settings": Settings(sync_frequency=1, lease_ms=0)}, "lease_ms = 0"),
+        ({"settings": Settings(sync_frequency=1, target=Target(loss_micro=0.1))}, "loss_micro"),  # type: ignore[arg-type]
+        ({"settings": Settings(sync_frequency=1, target=Target())}, "target: expected a loss or a metric"),
+        ({"settings": Settings(sync_frequency=1, adaptive=Adaptive(shortest=50, longest=40))}, "adaptive.shortest"),
+    ],
+)
+def test_a_configuration_that_no_swarm_takes_is_refused_when_the_session_is_made(
+    changes: dict[str, Any], said: str
+) -> None:
+    """Once the SL hung up on a wrong type, and the user was told to start it again."""
+    fields: dict[str, Any] = {"min_peers": 2, **changes}
+    with pytest.raises(ConfigurationError, match=said):
+        SwarmSession(SessionConfig(**fields), environ={"SWARM_LOOPBACK": "TRUE"})
+
+
+def test_what_is_no_progress_is_refused_and_nothing_is_lost() -> None:
+    session = SwarmSession(SessionConfig(min_peers=2), environ={"SWARM_LOOPBACK": "TRUE"})
+    weights: dict[str, Any] = {"w": np.zeros(3, np.float32)}
+    session.open(weights)
+    with pytest.raises(ConfigurationError, match="got dict"):
+        session.sync(weights, {"epoch": 1})  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(ConfigurationError, match="epoch"):
+        session.sync(weights, Progress(epoch=1.5))  # type: ignore[arg-type]  # the mistake
+    assert session.finish(weights).arrays is not None

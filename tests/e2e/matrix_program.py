@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.configuration import SessionConfig
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.contracts.records import Settings
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.types import ContractName

@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(110)]
 PROGRAM = """
 import sys
 import numpy as np
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.configuration import SessionConfig
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.contracts.records import Settings
 
 contract, crash_after = sys.argv[1], int(sys.argv[2])

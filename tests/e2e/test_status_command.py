@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(110)]
 PROGRAM = """
 import sys
 import numpy as np
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.configuration import SessionConfig
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.contracts.records import Progress, Settings
 
 contract, shows = sys.argv[1], sys.argv[2] == "shows"

@@ -19,7 +19,8 @@ LIMIT_S = 100
 PROGRAM = """
 import json, os, sys
 import numpy as np
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.configuration import SessionConfig
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.contracts.records import Progress, Settings
 
 index, peers, out = int(os.environ["SWARM_PEER_INDEX"]), int(os.environ["SWARM_PEERS"]), sys.argv[1]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from swarmlearning.callbacks.configuration import SessionConfig
 from swarmlearning.callbacks.exchange import model_hash
 from swarmlearning.callbacks.results import FinalResult, SyncResult
-from swarmlearning.callbacks.session import SessionConfig
 from swarmlearning.contracts.records import Dropped, Result
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import SwarmError, Unreachable, WaitExpired

@@ -1,18 +1,21 @@
 """Who may ask an SN what, and what its clients make of the answers: docs/spec/access.md, A-1 to A-6."""
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+import itertools
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from chain_world import Chain, key_of, member, registration
 from contracts_world import BIG, HOME, settings
 from msgspec.structs import replace
+from sim_loop import run_virtual
 
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.messages import EXPIRY_WINDOW, CreateContract, Enrol, Finish
 from swarmlearning.contracts.records import Dropped, RoundSummary
-from swarmlearning.encoding import encode
+from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused
 from swarmlearning.ledger.boundary import TxResult
 from swarmlearning.sn.api import (
@@ -24,12 +27,13 @@ from swarmlearning.sn.api import (
     CALL_SUBMIT,
     STREAM_WATCH,
     HistoryRequest,
+    Notice,
     WatchRequest,
 )
 from swarmlearning.sn.client import EXPIRY_BLOCKS, SnClient, Submitter
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay
-from swarmlearning.transport.api import Address
+from swarmlearning.transport.api import Address, Caller
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, NodeName, Role
 
@@ -307,3 +311,58 @@ def test_a6_a_long_history_is_cut_to_what_a_reply_holds() -> None:
         assert 80 < len(rounds) < 95
 
     asyncio.run(main())
+
+
+class BusyLedger:
+    """A ledger whose height grows all the time, by what other trainings do, and that may have a problem."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+
+    @property
+    def height(self) -> int:
+        return int(asyncio.get_running_loop().time())
+
+    async def submit(self, tx: bytes, *, timeout_s: float) -> tuple[int, TxResult]:
+        raise AssertionError("nobody submits here")
+
+    async def wait_height(self, above: int) -> int:
+        await asyncio.sleep(above + 1 - asyncio.get_running_loop().time())
+        return self.height
+
+
+def notices(ledger: BusyLedger, seconds: float, change: Callable[[], None]) -> list[tuple[float, Notice]]:
+    """What a watch of the default contract is sent, and when, on virtual time; `change` happens after 12 s."""
+    office = Office()
+
+    async def main() -> list[tuple[float, Notice]]:
+        service = SnService(SN, office.chain.app, ledger, lambda: 0)
+        loop = asyncio.get_running_loop()
+        loop.call_later(12.0, change)
+        seen: list[tuple[float, Notice]] = []
+        body = encode(WatchRequest(contract=DEFAULT_CONTRACT, version=0))
+        asker = member(0, Role.SL)
+        frames = service.streams[STREAM_WATCH](Caller(node=asker.id, name=asker), body)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    frame = await anext(frames)
+                    seen.append((loop.time(), decode(bytes(frame), Notice)))
+        return seen
+
+    return run_virtual(main())
+
+
+def test_a3_a_watch_shows_that_it_lives_also_while_other_trainings_make_blocks() -> None:
+    """Once each block of another training put the sign of life off, and the reader took its SN for dead."""
+    times = [at for at, _ in notices(BusyLedger(), 31.0, lambda: None)]
+    assert len(times) == 6
+    assert all(4.0 <= later - at <= 6.0 for at, later in itertools.pairwise(times))
+
+
+def test_a3_a_watch_says_at_once_what_keeps_the_sn_from_following() -> None:
+    ledger = BusyLedger()
+    seen = notices(ledger, 20.0, lambda: setattr(ledger, "problem", "the sentinel does not answer"))
+    first = next(at for at, notice in seen if notice.problem)
+    assert 12.0 <= first <= 13.0
+    assert seen[-1][1].problem == "the sentinel does not answer"

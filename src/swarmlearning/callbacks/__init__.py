@@ -3,8 +3,9 @@
 `session` is framework-neutral; `keras_model` and `torch_model` import their framework, nothing else here does.
 """
 
+from swarmlearning.callbacks.configuration import SessionConfig
 from swarmlearning.callbacks.results import FinalResult, SyncResult
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.callbacks.stats import AgreedStats
 
 __all__ = ["AgreedStats", "FinalResult", "SessionConfig", "SwarmSession", "SyncResult"]

@@ -11,12 +11,13 @@ from typing import Protocol
 import msgspec
 
 from swarmlearning.callbacks.arguments import Arguments
+from swarmlearning.callbacks.configuration import SessionConfig
 from swarmlearning.callbacks.estimate import TimeLeft
 from swarmlearning.callbacks.evaluation import MAX_METRIC_NAME, Measured, explain_missing, to_micro
 from swarmlearning.callbacks.exchange import Arrays
 from swarmlearning.callbacks.report import Reporter
 from swarmlearning.callbacks.schedule import SyncSchedule
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.contracts.records import Progress
 from swarmlearning.errors import ConfigurationError, SwarmError
 from swarmlearning.parameters.dtypes import Array

@@ -14,6 +14,7 @@ from typing import Final, Self
 import msgspec
 
 from swarmlearning.callbacks.agreeing import agree
+from swarmlearning.callbacks.configuration import SessionConfig, check_config, check_progress
 from swarmlearning.callbacks.connection import Connection, unexpected
 from swarmlearning.callbacks.exchange import Arrays
 from swarmlearning.callbacks.launch import Door, Loopback, find_door
@@ -28,27 +29,10 @@ from swarmlearning.errors import Broken, Closed, ConfigurationError, NonFinite, 
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out
 from swarmlearning.sl.control import CONTROL_VERSION, Finish, Leave, Open, Over, Sync, Synced
-from swarmlearning.types import DEFAULT_CONTRACT, ContractName, NodeId, check_contract_name, short_name
+from swarmlearning.types import NodeId, check_contract_name, short_name
 
 MAX_WAIT: Final = "2h"
 """How long an SL that was lost is waited for, where `SWARM_MAX_WAIT` does not say it."""
-
-
-class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a program brings to a training."""
-
-    settings: Settings = Settings(sync_frequency=1)
-    min_peers: int
-    contract: ContractName = DEFAULT_CONTRACT
-    weight: int = 1
-    restored: bool = False
-    """It starts from a private checkpoint, so that round 0 does not draw its parameters."""
-    share: bool = True
-    """What `Progress` says may go on the ledger, for all peers to see; else it stays with this program's SL."""
-    program: str = ""
-    """For people; by default the script's name."""
-    connect_wait_s: float = 60.0
-    """How long to wait for the SL to listen."""
 
 
 class SwarmSession:
@@ -77,11 +61,12 @@ class SwarmSession:
             logger: by default the logger `SwarmCallback`.
 
         Raises:
-            ConfigurationError: the environment names no SL and no way to start one, or `SWARM_MAX_WAIT` is no time.
+            ConfigurationError: a field has another type or range than documented, the environment names no SL and no
+                way to start one, or `SWARM_MAX_WAIT` is no time.
             InvalidName: the contract's name is malformed.
         """
         show_errors_plainly()
-        check_contract_name(config.contract)
+        check_config(config)
         self.config = config
         self.node = NodeId("")
         self.peers: tuple[NodeId, ...] = ()
@@ -149,11 +134,12 @@ class SwarmSession:
 
         Raises:
             NonFinite: the parameters hold NaN or infinity; the round goes on without this peer.
-            ModelMismatch: the arrays are not those of `open`.
+            ConfigurationError: `progress` is none; `ModelMismatch`: the arrays are not those of `open`.
             Unreachable: the SL went away, or a wait reached its limit (`WaitExpired`).
             PeerError: the swarm refuses this peer, or what came is not what was agreed.
         """
         self._require_open()
+        shown = check_progress(progress)
         if self.is_loopback:
             interval = self.config.settings.sync_frequency
             return SyncResult(
@@ -166,7 +152,7 @@ class SwarmSession:
                 over=False,
             )
         try:
-            return self._offer(arrays, progress or Progress())
+            return self._offer(arrays, shown)
         except SwarmError as error:
             self._rescue(arrays, error, progress)
             self.close()
@@ -219,19 +205,20 @@ class SwarmSession:
 
         Raises:
             NonFinite: the parameters hold NaN or infinity.
-            ModelMismatch: the arrays are not those of `open`.
+            ConfigurationError: `progress` is none; `ModelMismatch`: the arrays are not those of `open`.
             Unreachable: the SL went away, or a wait reached its limit (`WaitExpired`).
             PeerError: the swarm refuses this peer, or what came is not what was agreed.
         """
         if self._final is not None:  # C-15: a sync has told us already
             return self._final
         self._require_open()
+        shown = check_progress(progress)
         if self.is_loopback:
             self._final = FinalResult(arrays=dict(arrays), sha256="", round=0)
             return self._final
         try:
             connection = self._write(arrays)
-            over = connection.ask(Finish(progress=progress or Progress()), arrays)
+            over = connection.ask(Finish(progress=shown), arrays)
             if not isinstance(over, Over):
                 raise unexpected("Finish", over)
             return self._keep_final(over, connection)

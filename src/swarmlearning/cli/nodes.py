@@ -20,6 +20,9 @@ from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.source import PemSource
 from swarmlearning.types import SL_PORT, SN_API_PORT, SN_P2P_PORT, Endpoint, NodeName
 
+PORT = click.IntRange(0, 65535)
+"""0: one that is free."""
+
 LOG_FORMAT = "%(asctime)s : %(name)s : %(levelname)s : %(message)s"
 
 
@@ -74,8 +77,10 @@ async def _until_signalled(work: Coroutine[Any, Any, None], stop: Callable[[], A
 @click.option("--data", required=True, metavar="DIR", help="Ledger and state of this SN; kept across restarts.")
 @click.option("--genesis", required=True, metavar="FILE", help="The network's founding file (swarm network create).")
 @click.option("--host-ip", required=True, metavar="IP", help="Address to listen on and be reached at.")
-@click.option("--sn-api-port", default=SN_API_PORT, show_default=True, help="For this organisation's own nodes.")
-@click.option("--sn-p2p-port", default=SN_P2P_PORT, show_default=True, help="For other organisations' SNs.")
+@click.option(
+    "--sn-api-port", type=PORT, default=SN_API_PORT, show_default=True, help="For this organisation's own nodes."
+)
+@click.option("--sn-p2p-port", type=PORT, default=SN_P2P_PORT, show_default=True, help="For other organisations' SNs.")
 @click.option("--sign-key", metavar="FILE", help="Ed25519 key of this SN; default DIR/signing.key, made if missing.")
 @click.option("--sentinel", metavar="HOST:PORT", help="Peer-to-peer port of the sentinel; not on the sentinel itself.")
 @click.option("--ready-file", metavar="FILE", help="Written when the SN is ready, with its ports, as JSON.")
@@ -135,7 +140,7 @@ def sn(
     help="Where parameters are exchanged with the program; default: the control directory.",
 )
 @click.option("--host-ip", required=True, metavar="IP", help="Address to listen on and be reached at.")
-@click.option("--sl-fs-port", default=SL_PORT, show_default=True, help="For other SLs.")
+@click.option("--sl-fs-port", type=PORT, default=SL_PORT, show_default=True, help="For other SLs.")
 @click.option("--sn", required=True, envvar="SWARM_SN", show_envvar=True, metavar="HOST:PORT", help="Own SN's API.")
 @click.option(
     "--max-wait",

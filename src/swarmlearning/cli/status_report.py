@@ -41,6 +41,8 @@ class NetworkReport(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds since the epoch; an idle network makes no blocks."""
     asked_ms: int
     """By this machine's clock."""
+    problem: str
+    """What keeps the SN from following the ledger; empty while nothing does."""
 
 
 class ContractLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +198,7 @@ def report_network(status: Status, address: str, asked_ms: int) -> NetworkReport
         sentinel=status.sentinel,
         last_block_ms=status.time_ms,
         asked_ms=asked_ms,
+        problem=make_printable(status.problem),
     )
 
 

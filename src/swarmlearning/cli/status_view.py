@@ -106,13 +106,14 @@ def draw_network(network: NetworkReport) -> Table:
     """The network in short."""
     sentinel = "itself" if network.sentinel == network.sn else short_name(network.sentinel)
     height = f"{network.height}; {show_age(network)}; {network.transactions} transactions"
-    return _labelled(
-        [
-            ("network", f"{network.network} (sentinel: {sentinel})"),
-            ("SN", f"{short_name(network.sn)} at {network.address}, version {network.version}"),
-            ("height", height),
-        ]
-    )
+    lines = [
+        ("network", f"{network.network} (sentinel: {sentinel})"),
+        ("SN", f"{short_name(network.sn)} at {network.address}, version {network.version}"),
+        ("height", height),
+    ]
+    if network.problem:
+        lines.append(("WARNING", f"the ledger stands still here: {network.problem}"))
+    return _labelled(lines)
 
 
 def draw_contracts(lines: Sequence[ContractLine]) -> Table:

@@ -113,7 +113,8 @@ def _close(training: Training, context: Context) -> Training:
     training = replace(training, peers=pause_peers(training.peers, missing_peers(training)))
     training = judge_figures(training, round_)
     if training.reached:
-        return open_next_round(training, context, complete=True)
+        peers = tuple(replace(p, state=PeerState.FINISHED) if p.state is PeerState.LIVE else p for p in training.peers)
+        return open_next_round(replace(training, peers=peers), context, complete=True)
     over = is_over(training)
     needed = required_peers(training)
     weighted = sum(1 for c in round_.checkins if c.weight > 0)
@@ -187,7 +188,7 @@ def _explain_collecting(training: Training, round_: Round) -> str:
     here = [peer for peer in training.peers if peer.state is not PeerState.LEFT]
     if len(here) < needed:
         names = ", ".join(short_name(peer.node) for peer in here)
-        return f"{len(here)} of at least {needed} peers have enrolled ({names})"
+        return f"{len(here)} of at least {needed} peers have enrolled" + (f" ({names})" if names else "")
     expected = [short_name(node) for node in missing_peers(training)]
     came = {c.node for c in round_.checkins}
     absent = [peer.node for peer in here if peer.state is PeerState.PAUSED and peer.node not in came]
@@ -199,6 +200,8 @@ def _explain_collecting(training: Training, round_: Round) -> str:
         return f"{text}; missing: {names}"
     if not is_over(training) and not _has_trainer(training, round_):
         text += ", none of them still training"
+    if expected and round_.quorum_ms is not None:
+        return f"{text}; waiting {grace_ms(training) / 1000:g} s at most for {', '.join(expected)}"
     return f"{text}; missing: {', '.join(expected)}" if expected else text
 
 

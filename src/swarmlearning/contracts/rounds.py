@@ -401,11 +401,13 @@ def _finalise(
         time_ms=context.time_ms,
         elapsed_ms=context.elapsed_ms,
     )
+    # All who took part in a draw have contributed their share: that it was another's parameters is chance.
+    counted = round_.participants if is_drawing(training) else round_.contributors
     peers = tuple(
         count_round(
             peer,
-            offered=peer.state is not PeerState.LEFT or peer.node in round_.contributors,
-            contributed=peer.node in round_.contributors,
+            offered=peer.state is not PeerState.LEFT or peer.node in counted,
+            contributed=peer.node in counted,
         )
         for peer in training.peers
     )

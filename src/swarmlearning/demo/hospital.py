@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from swarmlearning.callbacks.session import SessionConfig, SwarmSession
+from swarmlearning.callbacks.configuration import SessionConfig
+from swarmlearning.callbacks.session import SwarmSession
 from swarmlearning.demo.cohort import Examples, images_to_examples, rows_to_examples
 from swarmlearning.demo.heart import split_hospital
 from swarmlearning.demo.learner import Learner, SwarmPlan, Weights, make_learner

@@ -60,7 +60,7 @@ class SigningKey:
         if path.exists():
             return cls.load(path)
         key = cls.create()
-        make_directory(path.parent)
+        make_directory(path.parent, mode=0o700)
         try:
             write_file(path, key.pem(), mode=SECRET_MODE)
         except IdentityError:

@@ -17,9 +17,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from swarmlearning import __version__
+from swarmlearning.callbacks.configuration import SessionConfig
 from swarmlearning.callbacks.exchange import model_hash
 from swarmlearning.callbacks.results import FinalResult, SyncResult
-from swarmlearning.callbacks.session import SessionConfig
 from swarmlearning.contracts.records import Settings
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import ConfigurationError, Refused, SwarmError, WaitExpired

@@ -32,7 +32,8 @@ class Pacer:
         """Pace the program of `node`."""
         self._node = node
         self._batch_s: deque[float] = deque(maxlen=OWN_SAMPLES)
-        self._others_s: deque[float] = deque(maxlen=OTHERS_SAMPLES)
+        self._others_batch_s: deque[float] = deque(maxlen=OTHERS_SAMPLES)
+        """Of the others, from a round's opening to their quorum, for each batch of the interval agreed then."""
         self._handed: tuple[float, int] | None = None
         """When the program was given a result to train on, and for how many batches."""
         self._asked_s = 0.0
@@ -78,7 +79,7 @@ class Pacer:
             self._opened_s = None  # it collects again: nobody has trained in the meantime
         elif self._sampled != number and self._are_others_ready(record, round_):
             self._sampled = number
-            self._others_s.append(now_s - self._opened_s)
+            self._others_batch_s.append((now_s - self._opened_s) / max(1, record.interval))
 
     def _are_others_ready(self, record: Training, round_: Round) -> bool:
         """Whether the round has its quorum (T-12) without us."""
@@ -95,13 +96,15 @@ class Pacer:
         """
         agreed = max(1, record.interval)
         others = sum(p.node != self._node and p.state is not PeerState.LEFT for p in record.peers)
-        if record.settings is None or not self._batch_s or not self._others_s or others < required_peers(record):
+        if record.settings is None or not self._batch_s or not self._others_batch_s or others < required_peers(record):
             return self._tell(record, agreed, agreed)
-        batch_s, others_s = fmean(self._batch_s), median(self._others_s)
+        batch_s, others_s = fmean(self._batch_s), median(self._others_batch_s) * agreed
         if agreed * batch_s <= SLOWER * others_s:
             return self._tell(record, agreed, agreed)
         is_open = self._opened_s is not None and record.phase is Phase.COLLECTING
         lag_s = now_s - self._opened_s if is_open and self._opened_s is not None else 0.0
+        if lag_s > others_s:
+            lag_s = 0.0  # such a long stop was everybody's: the others begin now, too
         left_s = others_s + grace_ms(record) / 2000 - lag_s - self._cost_s
         return self._tell(record, max(1, min(agreed, int(left_s / batch_s) if batch_s else agreed)), agreed)
 
@@ -117,7 +120,7 @@ class Pacer:
                 batches,
                 agreed,
                 fmean(self._batch_s),
-                median(self._others_s),
+                median(self._others_batch_s) * agreed,
             )
         self._told = batches if batches < agreed else None
         return batches

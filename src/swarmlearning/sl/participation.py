@@ -326,6 +326,8 @@ class Participation:
         text = self._explain_record()
         if self._silence:
             return f"the SN does not answer ({self._silence}); asking again. Last known: {text}"
+        if self._sn.problem:
+            return f"the ledger stands still ({self._sn.problem}). Last known: {text}"
         return f"{text}. Last trouble: {self._trouble}" if self._trouble else text
 
     def _explain_record(self) -> str:

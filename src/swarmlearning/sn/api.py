@@ -73,3 +73,5 @@ class Notice(Record, frozen=True, kw_only=True):
 
     height: int
     training: bytes
+    problem: str = ""
+    """What keeps this SN from following the ledger, for people; empty while nothing does."""

@@ -47,6 +47,8 @@ class SnClient:
         self.address = address
         self.height = 0
         """Newest height this SN has told us of."""
+        self.problem = ""
+        """What keeps this SN from following the ledger, as it last said in a watch."""
 
     async def _call(self, method: str, body: bytes, timeout_s: float | None = None) -> bytes:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
@@ -122,6 +124,7 @@ class SnClient:
             async for frame in frames:
                 notice = decode(frame, Notice, limit=MAX_RECORD_BYTES)
                 self.height = max(self.height, notice.height)
+                self.problem = notice.problem
                 if notice.training:
                     yield decode(notice.training, Training, limit=MAX_RECORD_BYTES)
 

@@ -1,6 +1,7 @@
 """The SN's API for its own organisation: submit, look, watch. Who may ask what: docs/spec/access.md, A-1 to A-5."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from swarmlearning import __version__
@@ -32,6 +33,9 @@ from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.types import ContractName, NodeId, NodeName, Role
 
 SUBMIT_TIMEOUT_S = 30.0
+
+_CLOCK_STEP_S = 0.001
+"""A timer may fire so much early, by rounding."""
 
 HISTORY_BYTES = 900 << 10
 """Of one reply with a history: older rounds are left out where they do not fit."""
@@ -154,6 +158,8 @@ class SnService:
         self._admit(caller, *Role)
         request = decode(body, WatchRequest)
         seen, shown = b"", request.version
+        loop = asyncio.get_running_loop()
+        due_s, problem = loop.time() + KEEPALIVE_S, ""
         while True:
             height = self._ledger.height
             data = self._app.query("training", request.contract.encode())
@@ -161,9 +167,11 @@ class SnService:
                 seen = data
                 training = membership.load_training(Overlay(self._app.store), request.contract)
                 if training is not None and training.version > shown:
-                    shown = training.version
-                    yield encode(Notice(height=height, training=data))
-            try:
-                await asyncio.wait_for(self._ledger.wait_height(height), KEEPALIVE_S)
-            except TimeoutError:
-                yield encode(Notice(height=height, training=b""))
+                    shown, due_s, problem = training.version, loop.time() + KEEPALIVE_S, self._ledger.problem
+                    yield encode(Notice(height=height, training=data, problem=problem))
+            # Blocks that change another training only are no sign of life of this watch.
+            if loop.time() >= due_s - _CLOCK_STEP_S or self._ledger.problem != problem:
+                due_s, problem = loop.time() + KEEPALIVE_S, self._ledger.problem
+                yield encode(Notice(height=height, training=b"", problem=problem))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ledger.wait_height(height), due_s - loop.time())
