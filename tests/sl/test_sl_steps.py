@@ -347,6 +347,61 @@ def test_the_sl_of_a_peer_that_left_follows_the_round_it_is_in(pair: Pair) -> No
     asyncio.run(go())
 
 
+def test_the_sl_of_a_peer_that_is_still_leaving_follows_the_ledger(pair: Pair) -> None:
+    """R-16: until the ledger has heard it, its offer may yet be in a round that closes."""
+    record = training(peers=[peer(0), peer(1)], size=pair.manifest.size, version=2)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+        ordered = asyncio.Event()
+        submit = pair.sn.calls[CALL_SUBMIT]
+
+        async def late(caller: Caller, body: bytes) -> bytes:
+            await ordered.wait()
+            return await submit(caller, body)
+
+        pair.sn.calls[CALL_SUBMIT] = late
+        running = asyncio.ensure_future(taking_part.run())
+        leaving = asyncio.ensure_future(taking_part.leave("done"))
+        await taking_part.ended.wait()
+        pair.sn.record = replace(record, version=3, round=replace(pair.round, merging=False), settings=None)
+        await until(lambda: pair.desk.record.version == 3)
+        pair.sn.record = replace(pair.record, version=4)
+        await until(lambda: pair.desk.record.version == 4)
+        assert not running.done()
+        ordered.set()
+        await leaving
+        pair.sn.record = training(peers=[peer(1)], round_=replace(pair.round, number=1, participants=()), version=5)
+        await asyncio.wait_for(running, 10)
+
+    asyncio.run(go())
+
+
+def test_trouble_is_not_told_any_more_once_the_training_goes_on(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that failed may never be wanted again, and so never succeed."""
+    monkeypatch.setattr(participation_module, "RETRY_S", 3600)
+    record = training(peers=[peer(0), peer(1)], size=pair.manifest.size, version=2)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+
+        async def fail(caller: Caller, body: bytes) -> bytes:
+            raise UnreachableError("the sentinel is asleep")
+
+        pair.sn.calls[CALL_SUBMIT] = fail
+        running = asyncio.ensure_future(taking_part.run())
+        asked = asyncio.ensure_future(taking_part.sync(Progress()))
+        await until(lambda: "asleep" in taking_part.explain())
+        pair.sn.record = replace(record, version=3)
+        await until(lambda: pair.desk.record.version == 3)
+        assert "trouble" not in taking_part.explain()
+        asked.cancel()
+        running.cancel()
+        await asyncio.gather(asked, running, return_exceptions=True)
+
+    asyncio.run(go())
+
+
 def test_an_sn_that_is_back_is_not_called_silent_any_more(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """R-1: also while nothing new happens in the training."""
     monkeypatch.setattr(participation_module, "WATCH_RETRY_S", 0.01)
