@@ -82,6 +82,8 @@ class Watched:
         """When it last made an advance."""
         self.answered_s = now_s
         """When it last answered."""
+        self.had_more = False
+        """It has had a lease more because the ledger was out."""
 
 
 class Desk:
