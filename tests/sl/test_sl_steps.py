@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -639,6 +640,36 @@ def test_carrying_over_never_writes_the_programs_file(pair: Pair) -> None:
     asyncio.run(go())
     assert bytes(pair.mine) == own
     assert [type(message).__name__ for message in pair.sn.told] == ["Here"]  # T-19: the others wait for it again
+
+
+def test_a_program_is_vouched_for_once_between_two_syncs(pair: Pair) -> None:
+    """R-23: one that hangs cannot hold up the others' end for ever."""
+    others = (peer(1, PeerState.FINISHED),)
+    record = training(peers=[peer(0, PeerState.PAUSED), *others], size=pair.manifest.size, version=2)
+
+    def is_at(version: int) -> bool:
+        return pair.desk.record.version == version
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+        running = asyncio.ensure_future(taking_part.run())
+        live = replace(record, peers=(peer(0), *others))
+        for version, standing in enumerate((live, record, live, record), start=3):  # a round closes without it, twice
+            pair.sn.record = replace(standing, version=version)
+            await until(partial(is_at, version))
+        await until(lambda: not taking_part._jobs)
+        program = taking_part.program
+        assert len(pair.sn.told) == 1
+        program.demand = Demand("sync", Progress(), -1)
+        program.answer_sync(pair.desk, None, 0, 0.0)
+        program.demand = None
+        taking_part._poke.set()
+        await until(lambda: len(pair.sn.told) == 2)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(go())
+    assert {type(message).__name__ for message in pair.sn.told} == {"Here"}
 
 
 def test_a_finished_peer_that_lost_its_snapshot_offers_nothing(pair: Pair) -> None:

@@ -19,7 +19,7 @@ from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.enrolling import enrol, find_contract, is_passing
 from swarmlearning.sl.fetching import catch_up, store_and_say
-from swarmlearning.sl.guarding import guard_shard, guard_store, say_here, tick_later
+from swarmlearning.sl.guarding import guard_shard, guard_store, tick_later
 from swarmlearning.sl.journal import Entry
 from swarmlearning.sl.leaving import Farewell
 from swarmlearning.sl.merging import merge_and_commit, say_lost
@@ -421,6 +421,7 @@ class Participation:
             demand=demand.kind if demand else "",
             adopted=demand.based if demand else self.program.adopted,
             offered=self.desk.offer.commitment.root if self.desk.offer else b"",
+            vouched=self.program.vouched,
             stored=frozenset([(stored.record.round, stored.record.sha256)] if stored else []),
         )
 
@@ -476,7 +477,7 @@ class Participation:
             case GuardStore():
                 return guard_store(self.desk, action)
             case SayHere():
-                return say_here(self.desk)
+                return steps.vouch(self.desk, self.program)
             case TickLater():
                 rank = [peer.node for peer in self.desk.record.peers].index(self.desk.node)
                 return tick_later(self.desk, action, rank)
