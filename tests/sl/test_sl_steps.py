@@ -27,7 +27,7 @@ from sl_world import (
     training,
 )
 
-from swarmlearning.contracts.messages import CheckIn, MergeCommit, Message, Payload, Tx, Unreachable
+from swarmlearning.contracts.messages import CheckIn, MergeCommit, Message, Payload, Tick, Tx, Unreachable
 from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Round, RoundSummary, Training
 from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.errors import Refused
@@ -216,6 +216,29 @@ def test_a_contributor_that_cannot_be_reached_is_reported_after_half_a_lease(pai
     (told,) = pair.merge()
     assert isinstance(told, Unreachable)
     assert (told.contributor, told.reason) == (node(1), "unreachable")
+
+
+@pytest.mark.parametrize("orders", [True, False])
+def test_a_contributor_that_is_behind_is_reported_only_while_the_ledger_orders(pair: Pair, orders: bool) -> None:
+    """R-9: a ledger that fell silent may have told some of a round, and others not."""
+    pair.other.training = training(peers=[peer(0), peer(1)], size=pair.manifest.size)
+    submit = pair.sn.calls[CALL_SUBMIT]
+
+    async def ordering(caller: Caller, body: bytes) -> bytes:
+        if not orders:
+            raise Refused("not committed here in time", code="WaitExpired")
+        return await submit(caller, body)
+
+    pair.sn.calls[CALL_SUBMIT] = ordering
+    if orders:
+        tick, report = pair.merge()
+        assert isinstance(tick, Tick)
+        assert isinstance(report, Unreachable)
+        assert (report.contributor, report.reason) == (node(1), "unreachable")
+    else:
+        with pytest.raises(Refused, match=r"the ledger was out, so sl@org1\.example may not know of it"):
+            pair.merge()
+        assert pair.sn.told == []
 
 
 def test_a_contributor_that_says_it_restarted_is_reported_at_once(pair: Pair) -> None:
@@ -652,14 +675,28 @@ def test_a_program_is_vouched_for_once_between_two_syncs(pair: Pair) -> None:
 
     async def go() -> None:
         taking_part = participation_of(pair, record)
+        program, answered, submit = taking_part.program, asyncio.Event(), pair.sn.calls[CALL_SUBMIT]
+
+        async def late(caller: Caller, body: bytes) -> bytes:
+            reply = await submit(caller, body)
+            await answered.wait()
+            return reply
+
+        pair.sn.calls[CALL_SUBMIT] = late
         running = asyncio.ensure_future(taking_part.run())
         live = replace(record, peers=(peer(0), *others))
-        for version, standing in enumerate((live, record, live, record), start=3):  # a round closes without it, twice
-            pair.sn.record = replace(standing, version=version)
+        for version in (3, 5):  # a round closes without it, twice
+            pair.sn.record = replace(record, version=version)
             await until(partial(is_at, version))
-        await until(lambda: not taking_part._jobs)
-        program = taking_part.program
+            await until(lambda: pair.sn.told)
+            # The record shows it before the answer to it comes.
+            pair.sn.record = replace(live, version=version + 1)
+            await until(partial(is_at, version + 1))
+            answered.set()
+            await until(lambda: program.vouched)
         assert len(pair.sn.told) == 1
+        pair.sn.record = replace(record, version=7)
+        await until(partial(is_at, 7))
         program.demand = Demand("sync", Progress(), -1)
         program.answer_sync(pair.desk, None, 0, 0.0)
         program.demand = None

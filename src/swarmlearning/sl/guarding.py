@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from swarmlearning.contracts.disputes import STORING
-from swarmlearning.contracts.messages import Here, Tick
+from swarmlearning.contracts.messages import Here
 from swarmlearning.contracts.records import Round
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused, Unreachable
@@ -13,6 +13,7 @@ from swarmlearning.sl.exchange import CALL_PROGRESS, Advance, ProgressRequest, S
 from swarmlearning.sl.fetching import suspect
 from swarmlearning.sl.merging import round_of
 from swarmlearning.sl.plan import GuardShard, GuardStore, TickLater
+from swarmlearning.sl.ticking import tick
 from swarmlearning.types import Code, NodeId, short_name
 
 LOOKS_A_LEASE: Final = 4
@@ -71,7 +72,7 @@ async def _await_silence(desk: Desk, round_: Round, shard: int, suspect: NodeId,
         await _await_lease(desk, known, suspect, encode(request), whole)
         began_s = loop.time()
         gone = began_s - known.answered_s >= desk.lease_s / 2
-        is_ordered = await _tick(desk, round_.number, round_.attempt) is not None
+        is_ordered = await tick(desk, round_.number, round_.attempt) is not None
         is_quick = not was_out and loop.time() - began_s <= look_s
         if is_ordered and (is_quick or known.had_more):
             return gone
@@ -114,22 +115,12 @@ async def tick_later(desk: Desk, action: TickLater, rank: int) -> None:
         await asyncio.sleep(KEEP_TIME_S)
         left_s -= KEEP_TIME_S
         # Too early, but it makes a block, and a block moves the ledger's time.
-        await _tick(desk, action.round, action.attempt)
+        await tick(desk, action.round, action.attempt)
     await asyncio.sleep(left_s)
-    while (code := await _tick(desk, action.round, action.attempt)) is not Code.OK:
+    while (code := await tick(desk, action.round, action.attempt)) is not Code.OK:
         if code not in (Code.TOO_EARLY, None):
             raise Refused(f"round {action.round}, attempt {action.attempt} is over already", code="stale")
         await asyncio.sleep(TICK_AGAIN_S)
-
-
-async def _tick(desk: Desk, round_: int, attempt: int) -> Code | None:
-    """What the ledger said to a tick; None if our SN does not answer (a wait that has passed is not begun anew)."""
-    tick = Tick(contract=desk.contract, run=desk.run, round=round_, attempt=attempt)
-    try:
-        return (await desk.submitter.send(tick)).code
-    except (Unreachable, PeerError) as error:
-        log.debug("tick: %s", error)
-        return None
 
 
 async def say_here(desk: Desk) -> None:

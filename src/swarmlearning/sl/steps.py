@@ -37,8 +37,14 @@ async def vouch(desk: Desk, program: Program) -> None:
         Refused: the record moved on.
         Unreachable: our SN does not answer.
     """
-    await say_here(desk)
-    program.vouched = True
+
+    def note(told: "asyncio.Task[None]") -> None:
+        program.vouched = not told.cancelled() and told.exception() is None
+
+    # The record shows that it was heard before the answer comes, and then this step is wanted no more and cancelled.
+    saying = asyncio.ensure_future(say_here(desk))
+    saying.add_done_callback(note)
+    await asyncio.shield(saying)
 
 
 def settle_void(desk: Desk, program: Program, record: Training) -> None:
