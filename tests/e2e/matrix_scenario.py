@@ -52,7 +52,16 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settings(self) -> Settings:
         """Of its training."""
-        return Settings(sync_frequency=1, start="merge", topology=self.topology, grace_ms=1000, lease_ms=self.lease_ms)
+        # A program that is frozen for ever holds up the end for this long (R-23), else nothing does.
+        is_held = self.target == "program" and self.action == "freeze"
+        return Settings(
+            sync_frequency=1,
+            start="merge",
+            topology=self.topology,
+            grace_ms=1000,
+            lease_ms=self.lease_ms,
+            round_max_ms=8_000 if is_held else Settings(sync_frequency=1).round_max_ms,
+        )
 
     @property
     def is_in_round(self) -> bool:

@@ -141,6 +141,10 @@ class Run:
             return
         for program in self.programs:
             await program.start()
+        for program in self.programs:
+            # Else the others' round 0 may be over before this one has enrolled, and it is none of its own.
+            await self._until_said(program, "opened")
+        for program in self.programs:
             program.allow(upto=0)
         await self._await_round(0)
         if self.scenario.is_in_round:

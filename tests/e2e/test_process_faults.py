@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from matrix_network import FaultyNetwork
 from matrix_scenario import PEERS, Figures, Scenario
-from matrix_table import AWAITS, SCENARIOS, SLICE
+from matrix_table import SCENARIOS, SLICE
 from matrix_watch import History
 from matrix_world import Run
 
@@ -78,10 +78,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def as_parameter(scenario: Scenario) -> Any:
-    marks: list[pytest.MarkDecorator] = [] if scenario.id in SLICE else [pytest.mark.slow]
-    if scenario.id in AWAITS:
-        marks.append(pytest.mark.skip(reason=f"awaits: {AWAITS[scenario.id]}"))
-    return pytest.param(scenario, id=scenario.id, marks=marks)
+    return pytest.param(scenario, id=scenario.id, marks=() if scenario.id in SLICE else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("scenario", [as_parameter(scenario) for scenario in SCENARIOS])

@@ -386,6 +386,23 @@ def test_a_sentinel_that_never_orders_is_named_in_the_error_and_not_asked_in_a_l
     run_virtual(work())
 
 
+def test_a_sentinel_that_takes_a_transaction_and_says_nothing_is_named_in_the_error() -> None:
+    async def work() -> None:
+        world = Followed()
+
+        async def frozen(caller: object, body: bytes) -> bytes:
+            await asyncio.sleep(3600.0)
+            raise AssertionError("nobody waits that long")
+
+        world.sentinel.calls[SUBMIT] = frozen
+        async with world as node:
+            await asyncio.sleep(1.0)
+            with pytest.raises(WaitExpired, match=r"within 5 s: the sentinel spiffe://\S+ has not answered"):
+                await node.ledger.submit(b"a=1", timeout_s=5.0)
+
+    run_virtual(work())
+
+
 def test_the_result_is_the_one_computed_here_whatever_the_sentinel_says() -> None:
     async def work() -> None:
         world = Followed()

@@ -29,7 +29,7 @@ from sl_world import (
     training,
 )
 
-from swarmlearning.contracts.messages import AnyMessage, Here
+from swarmlearning.contracts.messages import AnyMessage, Here, Leave
 from swarmlearning.contracts.records import PeerState, Phase, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused, Unreachable
@@ -46,6 +46,7 @@ from swarmlearning.sl.exchange import (
     ResultRequest,
     Shard,
 )
+from swarmlearning.sl.leaving import Farewell
 from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sn.api import Submitted
 from swarmlearning.sn.client import Submitter
@@ -71,6 +72,13 @@ class Recorded(Submitter):
 
     async def send(self, message: AnyMessage) -> Submitted:
         self.said.append(message)
+        return Submitted(code=Code.OK, log="", height=1)
+
+    async def prepare(self, message: AnyMessage) -> bytes:
+        self.said.append(message)
+        return b"signed"
+
+    async def repeat(self, tx: bytes) -> Submitted:
         return Submitted(code=Code.OK, log="", height=1)
 
 
@@ -298,6 +306,21 @@ def test_c20_a_killed_sl_falls_silent_when_the_round_merges_and_not_before(tmp_p
         with pytest.raises(Unreachable, match="plays dead"):
             await world.desk.submitter.require(Here(contract=REHEARSAL, run=1))
         assert len(world.ledger.said) == 1
+
+    drilled(tmp_path, work)
+
+
+def test_c20_a_killed_sl_cannot_say_either_that_it_leaves_and_any_other_can(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        farewell = Farewell(world.desk.submitter, REHEARSAL, 1, "done")
+        await world.order(KILL)
+        with pytest.raises(Unreachable, match="plays dead"):
+            await farewell.say()
+        await world.order(NONE)
+        world.ledger.said.clear()
+        await farewell.say()
+        assert farewell.is_heard
+        assert world.ledger.said == [Leave(contract=REHEARSAL, run=1, reason="done")]
 
     drilled(tmp_path, work)
 

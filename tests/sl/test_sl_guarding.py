@@ -9,7 +9,7 @@ import pytest
 from sim_loop import run_virtual
 from sl_world import address, checked_in, committed, desk_of, merging, model, name, node, peer, training
 
-from swarmlearning.contracts.messages import Message, Suspect
+from swarmlearning.contracts.messages import Message, Suspect, Tick
 from swarmlearning.contracts.records import Holding, Phase, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
@@ -26,8 +26,10 @@ from swarmlearning.sl.exchange import (
 )
 from swarmlearning.sl.guarding import guard_shard, guard_store
 from swarmlearning.sl.plan import GuardShard, GuardStore
+from swarmlearning.sn.api import Submitted
 from swarmlearning.transport.api import Caller
 from swarmlearning.transport.memory import MemoryNetwork
+from swarmlearning.types import Code
 
 LEASE = 1.0
 """Of the world's settings, seconds."""
@@ -48,6 +50,11 @@ class Watch:
         self.desk: Desk = desk_of(0, tmp / "0", self.network, manifest, standing)
         self.told: list[Message] = []
         self.desk.submitter.require = self._require  # type: ignore[method-assign]  # what it tells the ledger
+        self.desk.submitter.send = self._send  # type: ignore[method-assign]  # likewise, whatever comes of it
+        self.ticks: list[float] = []
+        """When it tried whether the ledger orders."""
+        self.order_s: Callable[[float], float | None] = lambda _now: 0.0
+        """How long ordering takes from a time on; None where our SN gives up after a lease."""
         self.steps = steps
         self.network.serve(name(1), address(1).endpoint, self)
         self.calls = {CALL_PROGRESS: self._progress}
@@ -56,6 +63,15 @@ class Watch:
     async def _require(self, message: Message) -> int:
         self.told.append(message)
         return 1
+
+    async def _send(self, message: Message) -> Submitted:
+        assert isinstance(message, Tick)
+        self.ticks.append(asyncio.get_running_loop().time())
+        took_s = self.order_s(self.ticks[-1])
+        await asyncio.sleep(LEASE if took_s is None else took_s)
+        if took_s is None:
+            raise Refused("not committed here in time", code="WaitExpired")
+        return Submitted(height=1, code=Code.TOO_EARLY, log="")
 
     async def _progress(self, caller: Caller, body: bytes) -> bytes:
         steps = self.steps(asyncio.get_running_loop().time(), decode(body, ProgressRequest).shard)
@@ -155,6 +171,28 @@ def test_a_participant_that_does_not_store_is_suspected_of_that(tmp_path: Path) 
     assert told is not None
     assert (told.shard, told.leader) == (-1, node(1))
     assert set(shards) == {-1}
+
+
+def test_nobody_is_suspected_while_the_ledger_orders_nothing(tmp_path: Path) -> None:
+    """R-10: a leader that has merged everything cannot say so then. It gets a lease more when the ledger is back."""
+    watch = Watch(tmp_path, lambda _now, _shard: WHOLE)
+    back = 7.3 * LEASE
+    watch.order_s = lambda now: 0.0 if now >= back else max(0.0, back - now) if back - now < LEASE else None
+    at, told = watch.run()
+    assert told is not None
+    assert not told.gone
+    assert back + LEASE <= at <= back + 1.5 * LEASE
+
+
+def test_a_ledger_that_is_always_slow_costs_one_lease_more(tmp_path: Path) -> None:
+    """R-10: and not one more each time, or a dead leader would never be relieved."""
+    watch = Watch(tmp_path, lambda _now, _shard: None)
+    watch.order_s = lambda _now: 0.9 * LEASE
+    at, told = watch.run()
+    assert told is not None
+    assert told.gone
+    assert at <= 4.2 * LEASE
+    assert len(watch.ticks) == 2
 
 
 def test_what_is_pulled_once_more_is_no_progress(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 from sl_world import CONTRACT, SETTINGS, address, model, name, peer, training
 
 from swarmlearning.clock import system_clock
-from swarmlearning.contracts.messages import Payload, Tx
+from swarmlearning.contracts.messages import Leave, Payload, Tx
 from swarmlearning.contracts.records import Manifested, Peer, PeerState, Progress
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import ConfigurationError, NotYetAvailable, Refused, SwarmError
+from swarmlearning.errors import ConfigurationError, NotYetAvailable, Refused, SwarmError, WaitExpired
 from swarmlearning.identity.authority import create_ca, issue_certificate
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
+from swarmlearning.sl import participation as participation_module
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.node import SlConfig, SlNode, map_program_file
 from swarmlearning.sl.offering import promise
@@ -86,6 +87,11 @@ class OneSn:
 
     def __init__(self) -> None:
         self.submitted: list[str] = []
+        self.farewells: list[bytes] = []
+        """Every `Leave` that came, whether it was ordered or not."""
+        self.orders = True
+        """Whether a `Leave` is ordered; else, once `late` is set, it is said that this takes too long."""
+        self.late = asyncio.Event()
         self.run = 1
         self.peers: tuple[Peer, ...] = ()
         self.calls = {CALL_CONTRACT: self._contract, CALL_STATUS: self._status, CALL_SUBMIT: self._submit}
@@ -114,7 +120,13 @@ class OneSn:
         )
 
     async def _submit(self, caller: Caller, body: bytes) -> bytes:
-        self.submitted.append(type(decode(decode(body, Tx).payload, Payload).message).__name__)
+        message = decode(decode(body, Tx).payload, Payload).message
+        if isinstance(message, Leave):
+            self.farewells.append(body)
+            if not self.orders:
+                await self.late.wait()
+                raise WaitExpired("the transaction was not committed here within 30 s: the sentinel has not answered")
+        self.submitted.append(type(message).__name__)
         return encode(Submitted(height=1, code=Code.OK, log=""))
 
 
@@ -210,6 +222,62 @@ def test_the_next_program_keeps_what_the_last_one_promised(tmp_path: Path) -> No
         assert second.desk.offer is first.desk.offer
         assert node._trainings.desks[CONTRACT] is second.desk
         assert len(node._trainings.running) == 1
+
+    with_node(tmp_path, work)
+
+
+def test_c6_the_next_program_enrols_only_when_the_ledger_has_heard_that_the_last_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `Leave` that came after its enrolment would throw it out."""
+    monkeypatch.setattr(participation_module, "RETRY_S", 0.01)
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        sn.peers = (peer(0),)
+        first = await begun(node, request())
+        await first.open()
+        sn.submitted, sn.orders = [], False
+        parting = asyncio.ensure_future(first.part("died"))
+        await until(lambda: sn.farewells)
+        second = await begun(node, request("other"))  # at once, and not "another program already takes part"
+        opening = asyncio.ensure_future(second.open())
+        sn.late.set()
+        with pytest.raises(Refused, match="the sentinel has not answered"):
+            await parting
+        await until(lambda: len(sn.farewells) >= 3)
+        assert not opening.done()
+        assert sn.submitted == []
+        assert "this peer's program before has left" in second.explain()
+        sn.orders = True
+        await asyncio.wait_for(opening, 10)
+        assert sn.submitted == ["Leave", "Enrol"]
+        assert set(sn.farewells) == {sn.farewells[0]}  # the same bytes, which are ordered once at most
+
+    with_node(tmp_path, work)
+
+
+def test_c6_who_dies_while_it_waits_for_that_hands_the_wait_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(participation_module, "RETRY_S", 0.01)
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        sn.peers = (peer(0),)
+        first = await begun(node, request())
+        await first.open()
+        sn.submitted, sn.orders = [], False
+        sn.late.set()
+        with pytest.raises(Refused, match="the sentinel has not answered"):
+            await first.part("died")
+        second = await begun(node, request("other"))
+        opening = asyncio.ensure_future(second.open())
+        await until(lambda: len(sn.farewells) >= 2)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        await second.part("died too")
+        (tmp_path / "exchange" / "third").write_bytes(bytes(SIZE))
+        third = await begun(node, request("third"))
+        sn.orders = True
+        await third.open()
+        assert sn.submitted == ["Leave", "Enrol"]
 
     with_node(tmp_path, work)
 

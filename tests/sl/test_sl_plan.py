@@ -202,6 +202,11 @@ TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
         local(demand=""),
         [SayHere()],
     ),
+    "a paused program that does not sync after that is not spoken for again": (
+        training(peers=(peer(0, PeerState.PAUSED), peer(1, PeerState.FINISHED), peer(2, PeerState.LEFT))),
+        local(demand="", vouched=True),
+        [],
+    ),
     "a paused program is silent while others train": (
         training(peers=(peer(0, PeerState.PAUSED), peer(1), peer(2, PeerState.FINISHED))),
         local(demand=""),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from sl_world import (
     training,
 )
 
-from swarmlearning.contracts.messages import CheckIn, MergeCommit, Message, Payload, Tx, Unreachable
+from swarmlearning.contracts.messages import CheckIn, MergeCommit, Message, Payload, Tick, Tx, Unreachable
 from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Round, RoundSummary, Training
 from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.errors import Refused
@@ -217,6 +218,29 @@ def test_a_contributor_that_cannot_be_reached_is_reported_after_half_a_lease(pai
     assert (told.contributor, told.reason) == (node(1), "unreachable")
 
 
+@pytest.mark.parametrize("orders", [True, False])
+def test_a_contributor_that_is_behind_is_reported_only_while_the_ledger_orders(pair: Pair, orders: bool) -> None:
+    """R-9: a ledger that fell silent may have told some of a round, and others not."""
+    pair.other.training = training(peers=[peer(0), peer(1)], size=pair.manifest.size)
+    submit = pair.sn.calls[CALL_SUBMIT]
+
+    async def ordering(caller: Caller, body: bytes) -> bytes:
+        if not orders:
+            raise Refused("not committed here in time", code="WaitExpired")
+        return await submit(caller, body)
+
+    pair.sn.calls[CALL_SUBMIT] = ordering
+    if orders:
+        tick, report = pair.merge()
+        assert isinstance(tick, Tick)
+        assert isinstance(report, Unreachable)
+        assert (report.contributor, report.reason) == (node(1), "unreachable")
+    else:
+        with pytest.raises(Refused, match=r"the ledger was out, so sl@org1\.example may not know of it"):
+            pair.merge()
+        assert pair.sn.told == []
+
+
 def test_a_contributor_that_says_it_restarted_is_reported_at_once(pair: Pair) -> None:
     """R-9: half a lease of asking again does not bring its parameters back."""
     asked: list[bytes] = []
@@ -343,6 +367,61 @@ def test_the_sl_of_a_peer_that_left_follows_the_round_it_is_in(pair: Pair) -> No
         over = training(peers=left, round_=Round(number=1, attempt=0, opened_ms=0, quorum_ms=None), version=5)
         pair.sn.record = over
         await asyncio.wait_for(running, 10)
+
+    asyncio.run(go())
+
+
+def test_the_sl_of_a_peer_that_is_still_leaving_follows_the_ledger(pair: Pair) -> None:
+    """R-16: until the ledger has heard it, its offer may yet be in a round that closes."""
+    record = training(peers=[peer(0), peer(1)], size=pair.manifest.size, version=2)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+        ordered = asyncio.Event()
+        submit = pair.sn.calls[CALL_SUBMIT]
+
+        async def late(caller: Caller, body: bytes) -> bytes:
+            await ordered.wait()
+            return await submit(caller, body)
+
+        pair.sn.calls[CALL_SUBMIT] = late
+        running = asyncio.ensure_future(taking_part.run())
+        leaving = asyncio.ensure_future(taking_part.leave("done"))
+        await taking_part.ended.wait()
+        pair.sn.record = replace(record, version=3, round=replace(pair.round, merging=False), settings=None)
+        await until(lambda: pair.desk.record.version == 3)
+        pair.sn.record = replace(pair.record, version=4)
+        await until(lambda: pair.desk.record.version == 4)
+        assert not running.done()
+        ordered.set()
+        await leaving
+        pair.sn.record = training(peers=[peer(1)], round_=replace(pair.round, number=1, participants=()), version=5)
+        await asyncio.wait_for(running, 10)
+
+    asyncio.run(go())
+
+
+def test_trouble_is_not_told_any_more_once_the_training_goes_on(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that failed may never be wanted again, and so never succeed."""
+    monkeypatch.setattr(participation_module, "RETRY_S", 3600)
+    record = training(peers=[peer(0), peer(1)], size=pair.manifest.size, version=2)
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+
+        async def fail(caller: Caller, body: bytes) -> bytes:
+            raise UnreachableError("the sentinel is asleep")
+
+        pair.sn.calls[CALL_SUBMIT] = fail
+        running = asyncio.ensure_future(taking_part.run())
+        asked = asyncio.ensure_future(taking_part.sync(Progress()))
+        await until(lambda: "asleep" in taking_part.explain())
+        pair.sn.record = replace(record, version=3)
+        await until(lambda: pair.desk.record.version == 3)
+        assert "trouble" not in taking_part.explain()
+        asked.cancel()
+        running.cancel()
+        await asyncio.gather(asked, running, return_exceptions=True)
 
     asyncio.run(go())
 
@@ -584,6 +663,50 @@ def test_carrying_over_never_writes_the_programs_file(pair: Pair) -> None:
     asyncio.run(go())
     assert bytes(pair.mine) == own
     assert [type(message).__name__ for message in pair.sn.told] == ["Here"]  # T-19: the others wait for it again
+
+
+def test_a_program_is_vouched_for_once_between_two_syncs(pair: Pair) -> None:
+    """R-23: one that hangs cannot hold up the others' end for ever."""
+    others = (peer(1, PeerState.FINISHED),)
+    record = training(peers=[peer(0, PeerState.PAUSED), *others], size=pair.manifest.size, version=2)
+
+    def is_at(version: int) -> bool:
+        return pair.desk.record.version == version
+
+    async def go() -> None:
+        taking_part = participation_of(pair, record)
+        program, answered, submit = taking_part.program, asyncio.Event(), pair.sn.calls[CALL_SUBMIT]
+
+        async def late(caller: Caller, body: bytes) -> bytes:
+            reply = await submit(caller, body)
+            await answered.wait()
+            return reply
+
+        pair.sn.calls[CALL_SUBMIT] = late
+        running = asyncio.ensure_future(taking_part.run())
+        live = replace(record, peers=(peer(0), *others))
+        for version in (3, 5):  # a round closes without it, twice
+            pair.sn.record = replace(record, version=version)
+            await until(partial(is_at, version))
+            await until(lambda: pair.sn.told)
+            # The record shows it before the answer to it comes.
+            pair.sn.record = replace(live, version=version + 1)
+            await until(partial(is_at, version + 1))
+            answered.set()
+            await until(lambda: program.vouched)
+        assert len(pair.sn.told) == 1
+        pair.sn.record = replace(record, version=7)
+        await until(partial(is_at, 7))
+        program.demand = Demand("sync", Progress(), -1)
+        program.answer_sync(pair.desk, None, 0, 0.0)
+        program.demand = None
+        taking_part._poke.set()
+        await until(lambda: len(pair.sn.told) == 2)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(go())
+    assert {type(message).__name__ for message in pair.sn.told} == {"Here"}
 
 
 def test_a_finished_peer_that_lost_its_snapshot_offers_nothing(pair: Pair) -> None:

@@ -16,6 +16,7 @@ from swarmlearning.parameters.chunks import Commitment
 from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.sl.exchange import Pull, Shard
 from swarmlearning.sl.journal import Journals
+from swarmlearning.sl.leaving import Farewell
 from swarmlearning.sl.store import OpenResult, ResultStore, scratch
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
@@ -81,6 +82,8 @@ class Watched:
         """When it last made an advance."""
         self.answered_s = now_s
         """When it last answered."""
+        self.had_more = False
+        """It has had a lease more because the ledger was out."""
 
 
 class Desk:
@@ -133,6 +136,8 @@ class Desk:
         """The run that our program has enrolled in; 0 before."""
         self.offer: Offer | None = None
         """What our last check-in promised."""
+        self.farewell: Farewell | None = None
+        """What the last program of this training that left has said; the next one enrols once it is heard."""
         self.pulls: dict[tuple[int, Shard, bytes], tuple[Pull, memoryview]] = {}
         """By round, shard and commitment: what was pulled and verified is kept across attempts. By commitment and not
         by contributor, because a round that collects again gets other parameters of the same peer."""
@@ -236,6 +241,7 @@ class Desk:
 
     def inherit(self, before: "Desk") -> None:
         """Go on with what an earlier program's desk promised and did: its offer stands until its round is over."""
+        self.farewell = before.farewell
         if self.training is None:
             self.training = before.training
         if before.manifest == self.manifest:

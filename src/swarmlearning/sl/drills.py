@@ -183,6 +183,24 @@ class DrilledSubmitter(Submitter):
         self._drills.require_ledger()
         return await self._submitter.send(message)
 
+    async def prepare(self, message: AnyMessage) -> bytes:
+        """See `Submitter.prepare`.
+
+        Raises:
+            Unreachable: this SL plays dead.
+        """
+        self._drills.require_ledger()
+        return await self._submitter.prepare(message)
+
+    async def repeat(self, tx: bytes) -> Submitted:
+        """See `Submitter.repeat`.
+
+        Raises:
+            Unreachable: this SL plays dead.
+        """
+        self._drills.require_ledger()
+        return await self._submitter.repeat(tx)
+
 
 def prepare(desk: Desk) -> None:
     """C-19: let a rehearsal's desk carry out drills; any other desk stays as it is."""

@@ -1,6 +1,7 @@
 """Joining a training: create the contract if there is none, enrol, and say clearly what does not fit."""
 
 import contextlib
+from typing import Final
 
 from swarmlearning.contracts.messages import CreateContract, Enrol
 from swarmlearning.contracts.records import Manifested, PeerState, Training
@@ -15,6 +16,15 @@ from swarmlearning.types import Endpoint, short_name
 
 ASK_MANIFEST_S = 5.0
 """How long a peer may take to show its manifest, seconds."""
+
+
+PASSING: Final = frozenset({"stale", "busy", "Closed", "Unreachable", "WaitExpired"})
+"""Codes of refusals that may not be repeated: the record moved on, or the SN itself waits for the ledger."""
+
+
+def is_passing(error: SwarmError) -> bool:
+    """Whether the same request may succeed a little later."""
+    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.code in PASSING)
 
 
 async def find_contract(desk: Desk, sn: SnClient) -> Training:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from swarmlearning.contracts.disputes import STORING
-from swarmlearning.contracts.messages import Here, Tick
+from swarmlearning.contracts.messages import Here
 from swarmlearning.contracts.records import Round
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused, Unreachable
@@ -13,7 +13,8 @@ from swarmlearning.sl.exchange import CALL_PROGRESS, Advance, ProgressRequest, S
 from swarmlearning.sl.fetching import suspect
 from swarmlearning.sl.merging import round_of
 from swarmlearning.sl.plan import GuardShard, GuardStore, TickLater
-from swarmlearning.types import Code, NodeId
+from swarmlearning.sl.ticking import tick
+from swarmlearning.types import Code, NodeId, short_name
 
 LOOKS_A_LEASE: Final = 4
 """How often a leader is asked within a lease."""
@@ -58,13 +59,31 @@ async def _await_silence(desk: Desk, round_: Round, shard: int, suspect: NodeId,
     """Until `suspect` has made no advance for a lease; whether it has not even answered for half of it.
 
     More steps than the whole work has are no advance: who makes progress up runs out of it. A further attempt that
-    leaves it in charge of the same work does not begin the lease anew.
+    leaves it in charge of the same work does not begin the lease anew. Where the ledger was out, what `suspect` has to
+    say may have waited for it: it has one lease more.
     """
     loop = asyncio.get_running_loop()
     look_s = desk.lease_s / LOOKS_A_LEASE
-    request = encode(ProgressRequest(contract=desk.contract, run=desk.run, round=round_.number, shard=shard))
     key = (round_.number, round_.closed_ms, shard, suspect, round_.contributors)
     known = desk.watched.setdefault(key, Watched(loop.time()))
+    request = ProgressRequest(contract=desk.contract, run=desk.run, round=round_.number, shard=shard)
+    was_out = False
+    while True:
+        await _await_lease(desk, known, suspect, encode(request), whole)
+        began_s = loop.time()
+        gone = began_s - known.answered_s >= desk.lease_s / 2
+        is_ordered = await tick(desk, round_.number, round_.attempt) is not None
+        is_quick = not was_out and loop.time() - began_s <= look_s
+        if is_ordered and (is_quick or known.had_more):
+            return gone
+        log.info("the ledger was out while round %d merged: %s has a lease more", round_.number, short_name(suspect))
+        was_out, known.had_more, known.moved_s = not is_ordered, known.had_more or is_ordered, loop.time()
+
+
+async def _await_lease(desk: Desk, known: Watched, suspect: NodeId, request: bytes, whole: int) -> None:
+    """Ask `suspect` how far it is until it has made no advance for a lease."""
+    loop = asyncio.get_running_loop()
+    look_s = desk.lease_s / LOOKS_A_LEASE
     while (left_s := known.moved_s + desk.lease_s - loop.time()) > 0:
         await asyncio.sleep(min(look_s, left_s))  # most rounds are over by then, and nobody is asked
         try:
@@ -78,7 +97,6 @@ async def _await_silence(desk: Desk, round_: Round, shard: int, suspect: NodeId,
         known.answered_s = loop.time()
         if known.steps < steps <= whole:
             known.steps, known.moved_s = steps, known.answered_s
-    return loop.time() - known.answered_s >= desk.lease_s / 2
 
 
 async def tick_later(desk: Desk, action: TickLater, rank: int) -> None:
@@ -96,22 +114,13 @@ async def tick_later(desk: Desk, action: TickLater, rank: int) -> None:
     while rank == 0 and left_s > KEEP_TIME_S:
         await asyncio.sleep(KEEP_TIME_S)
         left_s -= KEEP_TIME_S
-        await _tick(desk, action)  # too early, but it makes a block, and a block moves the ledger's time
+        # Too early, but it makes a block, and a block moves the ledger's time.
+        await tick(desk, action.round, action.attempt)
     await asyncio.sleep(left_s)
-    while (code := await _tick(desk, action)) is not Code.OK:
+    while (code := await tick(desk, action.round, action.attempt)) is not Code.OK:
         if code not in (Code.TOO_EARLY, None):
             raise Refused(f"round {action.round}, attempt {action.attempt} is over already", code="stale")
         await asyncio.sleep(TICK_AGAIN_S)
-
-
-async def _tick(desk: Desk, action: TickLater) -> Code | None:
-    """What the ledger said to a tick; None if our SN does not answer (a wait that has passed is not begun anew)."""
-    tick = Tick(contract=desk.contract, run=desk.run, round=action.round, attempt=action.attempt)
-    try:
-        return (await desk.submitter.send(tick)).code
-    except (Unreachable, PeerError) as error:
-        log.debug("tick: %s", error)
-        return None
 
 
 async def say_here(desk: Desk) -> None:

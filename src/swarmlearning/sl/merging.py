@@ -13,6 +13,7 @@ from swarmlearning.parameters.chunks import CHUNK_BYTES, merged_leaf, merged_roo
 from swarmlearning.sl.desk import Desk, MergedShard, log
 from swarmlearning.sl.exchange import STEP_CHUNKS, STREAM_CHUNKS, ChunkRequest, Pull, Shard
 from swarmlearning.sl.plan import MergeShard, SayLost
+from swarmlearning.sl.ticking import tick
 from swarmlearning.types import NodeId, short_name
 
 PULLS_AT_ONCE: Final = 4
@@ -27,8 +28,10 @@ Reason = Literal["unreachable", "unverified", "nonfinite"]
 class _NotServed(Exception):
     """A contributor's chunks cannot be had."""
 
-    def __init__(self, contributor: NodeId, reason: Reason, detail: str) -> None:
+    def __init__(self, contributor: NodeId, reason: Reason, detail: str, *, is_behind: bool = False) -> None:
         super().__init__(detail)
+        self.is_behind = is_behind
+        """It answers, but knows nothing of this round."""
         self.contributor = contributor
         self.reason: Reason = reason
         self.detail = detail
@@ -63,6 +66,7 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
         try:
             buffers = await _pull_all(desk, action, shard, lease_s)
         except _NotServed as fault:
+            await _require_known(desk, action, fault)
             await _report(desk, action, fault)
             return
         weights = {c.node: c.weight for c in round_.checkins}
@@ -92,6 +96,22 @@ def _still_charged(desk: Desk, action: MergeShard) -> Round:
     if current.contributors != action.contributors or desk.node not in charged_nodes(current, action.shard):
         raise Refused(f"round {action.round}: shard {action.shard} is merged otherwise now", code="stale")
     return current
+
+
+async def _require_known(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
+    """R-9: nobody is reported for not knowing what the ledger, when it fell silent, had not told everybody.
+
+    Raises:
+        Refused: the ledger was out; we pull again.
+    """
+    if not fault.is_behind:
+        return
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    code = await tick(desk, action.round, round_of(desk, action.round).attempt)
+    if code is None or loop.time() - began_s > desk.lease_s / 2:
+        who = short_name(fault.contributor)
+        raise Refused(f"round {action.round}: the ledger was out, so {who} may not know of it", code="stale")
 
 
 async def _report(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
@@ -245,7 +265,8 @@ async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: N
             # Whoever restarted cannot keep its promise, and says so: waiting does not bring it back.
             is_gone = isinstance(error, Refused) and error.code == "gone"
             if is_gone or loop.time() - silent_since > lease_s / 2:
-                raise _NotServed(contributor, "unreachable", str(error)) from error
+                is_behind = isinstance(error, Refused) and error.code == "stale"
+                raise _NotServed(contributor, "unreachable", str(error), is_behind=is_behind) from error
             wait_s = RETRY_FIRST_S if pull.done > before else min(2 * wait_s, RETRY_MOST_S)
             await asyncio.sleep(wait_s)
         else:

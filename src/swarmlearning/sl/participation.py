@@ -11,17 +11,17 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Literal
 
 from swarmlearning.contracts.closing import explain_wait
-from swarmlearning.contracts.messages import Leave
 from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Training
 from swarmlearning.errors import Closed, NonFinite, PeerError, Refused, SwarmError, Unreachable
 from swarmlearning.parameters.manifest import find_nonfinite
 from swarmlearning.sl import steps
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, log
-from swarmlearning.sl.enrolling import enrol, find_contract
+from swarmlearning.sl.enrolling import enrol, find_contract, is_passing
 from swarmlearning.sl.fetching import catch_up, store_and_say
-from swarmlearning.sl.guarding import guard_shard, guard_store, say_here, tick_later
+from swarmlearning.sl.guarding import guard_shard, guard_store, tick_later
 from swarmlearning.sl.journal import Entry
+from swarmlearning.sl.leaving import Farewell
 from swarmlearning.sl.merging import merge_and_commit, say_lost
 from swarmlearning.sl.offering import check_in, say_finished
 from swarmlearning.sl.plan import (
@@ -52,15 +52,6 @@ RETRY_S: Final = 0.5
 
 WATCH_RETRY_S: Final = 1.0
 """Pause before the SN is asked again after it fell silent, seconds."""
-
-
-PASSING: Final = frozenset({"stale", "busy", "Closed", "Unreachable", "WaitExpired"})
-"""Codes of refusals that may not be repeated: the record moved on, or the SN itself waits for the ledger."""
-
-
-def is_passing(error: SwarmError) -> bool:
-    """Whether the same request may succeed a little later."""
-    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.code in PASSING)
 
 
 def _reset_text(record: Training, run: int) -> str:
@@ -97,9 +88,13 @@ class Participation:
         self._silence = ""
         """Why the SN does not answer; empty while it does."""
         self._trouble = ""
-        """The last step that failed, and why; empty once one succeeds."""
+        """Why the last step failed; empty once one succeeds, or the record is another."""
+        self._logged = ""
+        """The trouble that the log told last; empty once a step succeeds."""
+        self._leaving = False
+        """We are saying that we leave."""
         self.ended = asyncio.Event()
-        """The training is complete, or we left it."""
+        """The training is complete, or we left it, or do so now."""
 
     # --- the program's door -------------------------------------------------------------------------------------
 
@@ -133,6 +128,8 @@ class Participation:
         request, journals = self.program.request, self.desk.journals
         while not self.desk.run:
             try:
+                if self.desk.farewell is not None:  # C-6
+                    await self.desk.farewell.say()
                 record = await find_contract(self.desk, self._sn)
                 self._asked_run = record.run
                 stands = self._is_standing(record)
@@ -202,10 +199,14 @@ class Participation:
         """Wait a little if what failed may work next time."""
         if not is_passing(error):
             raise error
-        if self._trouble != str(error):
-            log.warning("%s: %s", self.desk.contract, error)
-        self._trouble = str(error)
+        self._note(self.desk.contract, str(error))
         await asyncio.sleep(RETRY_S)
+
+    def _note(self, where: str, trouble: str) -> None:
+        """For the program, and for the log once."""
+        if self._logged != trouble:
+            log.warning("%s: %s", where, trouble)
+        self._logged = self._trouble = trouble
 
     async def sync(self, progress: Progress) -> SyncOutcome:
         """Offer what the program's file holds, and wait for the round's result.
@@ -227,6 +228,8 @@ class Participation:
     async def leave(self, reason: str) -> None:
         """Leave the training politely; a round that is merging goes on with us.
 
+        From the call on another program may begin. It waits until the ledger has heard this one.
+
         Raises:
             Refused: the SN refused to pass it on.
             Unreachable: the SN does not answer; the others find out when we miss a round.
@@ -234,13 +237,18 @@ class Participation:
         demand, self.program.demand = self.program.demand, None
         if demand is not None and not demand.outcome.done():
             demand.outcome.cancel()
-        run = self.desk.run or self._asked_run
+        run = 0 if self.ended.is_set() else self.desk.run or self._asked_run
         self._forget_if(finished=True)
+        if run:
+            self.desk.farewell = Farewell(self.desk.submitter, self.desk.contract, run, reason)
+        self._leaving = run > 0
+        self.abandon()
         try:
-            if run and not self.ended.is_set():
-                await self.desk.submitter.send(Leave(contract=self.desk.contract, run=run, reason=reason[:200]))
+            if run and self.desk.farewell is not None:
+                await self.desk.farewell.say()
         finally:
-            self.abandon()
+            self._leaving = False
+            self._poke.set()
 
     def abandon(self) -> None:
         """Give up without a word: the ledger finds out when we miss a round."""
@@ -323,7 +331,11 @@ class Participation:
 
     def explain(self) -> str:
         """What the program waits for, for people."""
-        text = self._explain_record()
+        farewell = self.desk.farewell
+        if not self.desk.run and farewell is not None and not farewell.is_heard:
+            text = "for the ledger to hear that this peer's program before has left"
+        else:
+            text = self._explain_record()
         if self._silence:
             return f"the SN does not answer ({self._silence}); asking again. Last known: {text}"
         if self._sn.problem:
@@ -368,6 +380,7 @@ class Participation:
         if known is not None and record.version <= known.version:
             return
         self.desk.training = record
+        self._trouble = ""
         self.program.follow(record, asyncio.get_running_loop().time())
         self._poke.set()
 
@@ -396,6 +409,8 @@ class Participation:
 
     def _is_needed(self, record: Training | None) -> bool:
         """Whether a round goes on that our offer is in: it stands after we left, so the record must stay new."""
+        if self._leaving:
+            return True
         round_ = record.round if record is not None and record.run == self.desk.run else None
         return round_ is not None and self.desk.node in round_.participants
 
@@ -408,6 +423,7 @@ class Participation:
             demand=demand.kind if demand else "",
             adopted=demand.based if demand else self.program.adopted,
             offered=self.desk.offer.commitment.root if self.desk.offer else b"",
+            vouched=self.program.vouched,
             stored=frozenset([(stored.record.round, stored.record.sha256)] if stored else []),
         )
 
@@ -432,14 +448,12 @@ class Participation:
         try:
             await self._step(action)
             self._done.add(action)
-            self._trouble = ""
+            self._trouble = self._logged = ""
         except SwarmError as error:
             if isinstance(error, Refused) and error.code in ("stale", "too_early"):
                 log.debug("%s: %s", type(action).__name__, error)
             else:
-                if self._trouble != str(error):
-                    log.warning("%s: %s", self._explain_record(), error)
-                self._trouble = str(error)
+                self._note(self._explain_record(), str(error))
             await asyncio.sleep(RETRY_S)
         except Exception:  # noqa: BLE001  # a task's boundary: a bug in one step must not end the others silently
             log.exception("%s failed", type(action).__name__)
@@ -465,7 +479,7 @@ class Participation:
             case GuardStore():
                 return guard_store(self.desk, action)
             case SayHere():
-                return say_here(self.desk)
+                return steps.vouch(self.desk, self.program)
             case TickLater():
                 rank = [peer.node for peer in self.desk.record.peers].index(self.desk.node)
                 return tick_later(self.desk, action, rank)

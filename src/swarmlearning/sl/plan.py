@@ -29,6 +29,8 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     """Commitment of the parameters that this SL can serve; empty if it holds none."""
     stored: frozenset[tuple[int, bytes]]
     """Results on disk: (round, SHA-256)."""
+    vouched: bool = False
+    """This SL has said that its program still trains, since that was last answered."""
 
 
 class CheckInNow(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,8 +159,8 @@ def plan(training: Training, local: Local) -> list[Action]:
         actions.append(Deliver(result=newest) if have else CatchUp(result=newest))
     if local.demand == "finish" and peer.state is not PeerState.FINISHED:
         actions.append(SayFinished())
-    if peer.state is PeerState.PAUSED and not local.demand and is_over(training):
-        actions.append(SayHere())
+    if peer.state is PeerState.PAUSED and not local.demand and is_over(training) and not local.vouched:
+        actions.append(SayHere())  # R-23: once, or a program that hangs would hold up the end for ever
     if training.phase is Phase.COLLECTING:
         actions += _plan_collecting(training, local, peer, behind=behind)
     wait = wait_ms(training)

@@ -67,6 +67,8 @@ class Program:
         self.demand: Demand | None = None
         self.adopted = -1
         """Round of the newest result that it (or, once it has finished, the SL for it) has; -1 before the first."""
+        self.vouched = False
+        """Its SL has said that it still trains (R-23), since it was last answered."""
         self.base: OpenResult | None = None
         """That result, if the SL still has it: its mapping stays valid after the file is gone."""
         self.resumed = request.run > 0
@@ -104,7 +106,7 @@ class Program:
         merged, loss, metric = self._means
         batches = self.pacer.interval(record, now_s)
         self.pacer.handed(now_s, batches)
-        self.resumed = False
+        self.resumed = self.vouched = False
         self._answer(
             SyncOutcome(
                 kind="void" if result is None else "synced",

@@ -1,9 +1,10 @@
-"""Steps of a round that end what our own program waits for. Spec: docs/spec/round.md, R-7, R-8, R-17, R-19."""
+"""Steps of a round that end what our own program waits for. Spec: docs/spec/round.md, R-7, R-8, R-17, R-19, R-23."""
 
 import asyncio
 
 from swarmlearning.contracts.records import Result, Training
 from swarmlearning.sl.desk import Desk, log
+from swarmlearning.sl.guarding import say_here
 from swarmlearning.sl.program import Program
 from swarmlearning.sl.unmerged import carry_over, is_answered
 from swarmlearning.sn.client import SnClient
@@ -27,6 +28,23 @@ async def deliver(desk: Desk, sn: SnClient, program: Program, result: Result) ->
         program.demand.based = result.round
     _tell(desk, result, "is final")
     program.answer_sync(desk, result, result.round, asyncio.get_running_loop().time())
+
+
+async def vouch(desk: Desk, program: Program) -> None:
+    """R-23: the last rounds are to wait for our program, which still trains.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: our SN does not answer.
+    """
+
+    def note(told: "asyncio.Task[None]") -> None:
+        program.vouched = not told.cancelled() and told.exception() is None
+
+    # The record shows that it was heard before the answer comes, and then this step is wanted no more and cancelled.
+    saying = asyncio.ensure_future(say_here(desk))
+    saying.add_done_callback(note)
+    await asyncio.shield(saying)
 
 
 def settle_void(desk: Desk, program: Program, record: Training) -> None:

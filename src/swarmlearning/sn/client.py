@@ -150,6 +150,23 @@ class Submitter:
         """A signed transaction that expires some blocks from now."""
         return sign_message(self._key, self._network, message, self._sn.height, self._random)
 
+    async def prepare(self, message: AnyMessage) -> bytes:
+        """A signed transaction for `repeat`, which expires some blocks from where the SN stands.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `SnClient.status`.
+        """
+        await self._sn.status()
+        return self.sign(message)
+
+    async def repeat(self, tx: bytes) -> Submitted:
+        """Submit a signed transaction, for the first time or again, and return what became of it.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `SnClient.submit`.
+        """
+        return await self._sn.submit(tx)
+
     async def send(self, message: AnyMessage) -> Submitted:
         """Submit a message, and return what became of it.
 

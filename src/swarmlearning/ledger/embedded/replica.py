@@ -157,7 +157,8 @@ class Replica:
         for address in candidates:
             if address.node == sentinel != self._config.node:
                 return address
-        raise Unreachable(self._problem or f"it is being looked for at {self._config.sentinel_address}")
+        told = self._config.sentinel_address
+        raise Unreachable(self._problem or f"it is being looked for at {told.endpoint if told else 'no address'}")
 
     async def _ask_others(self) -> None:
         """Take over what other SNs hold, and learn of a handover from them; not too often."""
@@ -215,7 +216,7 @@ class Replica:
         if len(tx) > self._config.max_tx_bytes:
             log = f"transaction of {len(tx)} bytes: at most {self._config.max_tx_bytes} are accepted"
             return 0, TxResult(code=Code.MALFORMED, log=log)
-        why = ["the sentinel has not answered"]
+        why = [f"the sentinel {self._chain.reigns.current.sentinel} has not answered"]
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 return await self._forward(tx, limit, why)
