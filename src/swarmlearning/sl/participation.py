@@ -10,8 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Literal
 
-from swarmlearning.contracts.closing import explain_wait
-from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Training
+from swarmlearning.contracts.records import Phase, Progress, Result, Training
 from swarmlearning.errors import Closed, NonFinite, PeerError, Refused, SwarmError, Unreachable
 from swarmlearning.parameters.manifest import find_nonfinite
 from swarmlearning.sl import steps
@@ -335,25 +334,12 @@ class Participation:
         if not self.desk.run and farewell is not None and not farewell.is_heard:
             text = "for the ledger to hear that this peer's program before has left"
         else:
-            text = self._explain_record()
+            text = steps.explain_record(self.desk, self.program)
         if self._silence:
             return f"the SN does not answer ({self._silence}); asking again. Last known: {text}"
         if self._sn.problem:
             return f"the ledger stands still ({self._sn.problem}). Last known: {text}"
         return f"{text}. Last trouble: {self._trouble}" if self._trouble else text
-
-    def _explain_record(self) -> str:
-        record = self.desk.training
-        if record is None:
-            return "no word from the SN yet"
-        training = [
-            short_name(peer.node)
-            for peer in record.peers
-            if peer.state is PeerState.LIVE and peer.node != self.desk.node
-        ]
-        if self.program.demand is not None and self.program.demand.kind == "finish" and training:
-            return f"for those that still train: {', '.join(training)}"
-        return f"round {record.round.number}: {explain_wait(record)}" if record.round else explain_wait(record)
 
     # --- following the ledger ------------------------------------------------------------------------------------
 
@@ -453,7 +439,7 @@ class Participation:
             if isinstance(error, Refused) and error.code in ("stale", "too_early"):
                 log.debug("%s: %s", type(action).__name__, error)
             else:
-                self._note(self._explain_record(), str(error))
+                self._note(steps.explain_record(self.desk, self.program), str(error))
             await asyncio.sleep(RETRY_S)
         except Exception:  # noqa: BLE001  # a task's boundary: a bug in one step must not end the others silently
             log.exception("%s failed", type(action).__name__)

@@ -1,13 +1,15 @@
-"""Steps of a round that end what our own program waits for. Spec: docs/spec/round.md, R-7, R-8, R-17, R-19, R-23."""
+"""Steps of a round that end what our own program waits for, and what it is told until then. Spec: docs/spec/round.md, R-7, R-8, R-17, R-19, R-23."""
 
 import asyncio
 
-from swarmlearning.contracts.records import Result, Training
+from swarmlearning.contracts.closing import explain_wait
+from swarmlearning.contracts.records import PeerState, Result, Training
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.guarding import say_here
 from swarmlearning.sl.program import Program
 from swarmlearning.sl.unmerged import carry_over, is_answered
 from swarmlearning.sn.client import SnClient
+from swarmlearning.types import short_name
 
 
 async def deliver(desk: Desk, sn: SnClient, program: Program, result: Result) -> None:
@@ -72,3 +74,16 @@ def _tell(desk: Desk, result: Result, what: str) -> None:
     share = f"{len(result.contributors)} of {len(result.participants)} contributed"
     digest = result.sha256.hex()[:16]
     log.info("%s, run %d: round %d %s: %s, model %s", desk.contract, desk.run, result.round, what, share, digest)
+
+
+def explain_record(desk: Desk, program: Program) -> str:
+    """What the training waits for, as this peer's program is told (T-33)."""
+    record = desk.training
+    if record is None:
+        return "no word from the SN yet"
+    training = [
+        short_name(peer.node) for peer in record.peers if peer.state is PeerState.LIVE and peer.node != desk.node
+    ]
+    if program.demand is not None and program.demand.kind == "finish" and training:
+        return f"for those that still train: {', '.join(training)}"
+    return f"round {record.round.number}: {explain_wait(record)}" if record.round else explain_wait(record)
