@@ -1,5 +1,6 @@
-"""Steps that end what our own program waits for, and what it is told until then. Spec: docs/spec/round.md, R-7, R-8,
-R-17, R-19, R-23.
+"""Steps that end what our own program waits for, and what it is told until then. Spec: docs/spec/round.md.
+
+R-7, R-8, R-17, R-19, R-23.
 """
 
 import asyncio
