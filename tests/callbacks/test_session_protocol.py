@@ -396,6 +396,12 @@ def test_a_configuration_that_no_swarm_takes_is_refused_when_the_session_is_made
         SwarmSession(SessionConfig(**fields), environ={"SWARM_LOOPBACK": "TRUE"})
 
 
+def test_what_is_no_model_is_refused() -> None:
+    session = SwarmSession(SessionConfig(min_peers=2), environ={"SWARM_LOOPBACK": "TRUE"})
+    with pytest.raises(ConfigurationError, match="expected a dict of arrays by name, got NoneType"):
+        session.open(None)  # type: ignore[arg-type]  # the mistake
+
+
 def test_what_is_no_progress_is_refused_and_nothing_is_lost() -> None:
     session = SwarmSession(SessionConfig(min_peers=2), environ={"SWARM_LOOPBACK": "TRUE"})
     weights: dict[str, Any] = {"w": np.zeros(3, np.float32)}

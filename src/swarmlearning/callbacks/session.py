@@ -101,6 +101,8 @@ class SwarmSession:
         """
         if self._opened:
             raise Closed("this session has been opened before: make a new one for another training")
+        if not isinstance(arrays, Mapping):
+            raise ConfigurationError(f"open: expected a dict of arrays by name, got {type(arrays).__name__}")
         manifest = lay_out(arrays)
         self._opened = True
         if isinstance(self._door, Loopback):
