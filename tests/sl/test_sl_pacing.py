@@ -100,6 +100,24 @@ def test_nothing_is_shortened_before_something_was_measured() -> None:
     assert watch.interval(2) == AGREED
 
 
+def test_a_longer_interval_takes_the_others_longer_too() -> None:
+    """Once a peer of the others' speed trained less than agreed after each growth of an adaptive interval."""
+    watch = Watch()
+    for number in range(1, 6):
+        watch.round(number, others_s=10.0, batch_s=1.0)
+    assert watch.interval(6, interval=4 * AGREED) == 4 * AGREED
+
+
+def test_a_stop_of_the_ledger_is_everybodys() -> None:
+    """Once all peers merged after a single batch when the sentinel was back."""
+    watch = Watch()
+    watch.round(1, others_s=5.0, batch_s=1.5)
+    opened = record(2)
+    watch.pacer.follow(opened, watch.now_s)
+    watch.now_s += 600.0
+    assert watch.pacer.interval(opened, watch.now_s) == 5
+
+
 @pytest.mark.parametrize("state", [PeerState.LEFT, PeerState.LIVE])
 def test_a_peer_that_the_round_cannot_close_without_is_waited_for(state: PeerState) -> None:
     watch = Watch()
