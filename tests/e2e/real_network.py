@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,16 +15,16 @@ A = TrustDomain("a.example")
 
 
 @contextmanager
-def running_network(workdir: Path) -> Iterator[LocalNetwork]:
-    """One organisation with an SN and two SLs."""
+def running_network(workdir: Path, sites: Sequence[Site] = (Site(domain=A, sls=2),)) -> Iterator[LocalNetwork]:
+    """By default one organisation with an SN and two SLs."""
     prepare_workdir(workdir)
-    made = LocalNetwork([Site(domain=A, sls=2)], workdir)
+    made = LocalNetwork(list(sites), workdir)
     loop = asyncio.new_event_loop()
     # The loop goes on while tests run: it is what copies the nodes' output to their logs.
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(made.__aenter__(), loop).result(60)
+        asyncio.run_coroutine_threadsafe(made.__aenter__(), loop).result(90)
         yield made
         asyncio.run_coroutine_threadsafe(made.stop(), loop).result(60)
     finally:

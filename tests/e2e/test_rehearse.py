@@ -1,19 +1,18 @@
 """`swarm rehearse` at three sites at once, over real nodes and mutual TLS: all drills, then again with one leaving."""
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from real_network import running_network
 
 from swarmlearning.errors import ExitCode
-from swarmlearning.local.network import LocalNetwork, Site, node_environment, prepare_workdir
+from swarmlearning.local.network import LocalNetwork, Site, node_environment
 from swarmlearning.types import TrustDomain
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(110)]
@@ -23,21 +22,8 @@ SITES = [TrustDomain(f"{letter}.example") for letter in "abc"]
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
-    workdir = tmp_path_factory.mktemp("rehearse") / "w"
-    prepare_workdir(workdir)
-    made = LocalNetwork([Site(domain=domain) for domain in SITES], workdir)
-    loop = asyncio.new_event_loop()
-    # The loop goes on while tests run: it is what copies the nodes' output to their logs.
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(made.__aenter__(), loop).result(90)
+    with running_network(tmp_path_factory.mktemp("rehearse") / "w", [Site(domain=domain) for domain in SITES]) as made:
         yield made
-        asyncio.run_coroutine_threadsafe(made.stop(), loop).result(60)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def rehearse(network: LocalNetwork, *options: str, sites: int = 3) -> list["subprocess.Popen[str]"]:
