@@ -58,7 +58,7 @@ def test_t1_only_sl_sn_and_operators_create(role: Role) -> None:
         {"sync_frequency": 0},
         {"sync_frequency": -1},
         {"witnesses": 3},
-        {"witnesses": -1},
+        {"witnesses": -2},
         {"grace_ms": -1},
         {"lease_ms": 99},
         {"round_max_ms": 999},

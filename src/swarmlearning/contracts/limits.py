@@ -3,6 +3,7 @@
 Deterministic on every machine: nothing here depends on the Unicode tables of a Python version.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,6 +22,8 @@ HASH_BYTES: Final = 32
 MAX_MODEL_BYTES: Final = 1 << 40
 
 _INT_LIMIT: Final = 1 << 62
+
+_OPTION: Final = re.compile("[a-z][a-z0-9_]{0,31}")
 
 
 def clean_text(text: str) -> str:
@@ -45,7 +48,7 @@ def check_settings(settings: Settings) -> None:
     """
     limits = (
         ("sync_frequency", settings.sync_frequency, 1, 1_000_000_000),
-        ("witnesses", settings.witnesses, 0, 2),
+        ("witnesses", settings.witnesses, -1, 2),
         ("grace_ms", settings.grace_ms, 0, MAX_GRACE_MS),
         ("lease_ms", settings.lease_ms, 100, 86_400_000),
         ("round_max_ms", settings.round_max_ms, 1_000, 7 * 86_400_000),
@@ -67,6 +70,24 @@ def check_settings(settings: Settings) -> None:
     method = settings.merge_method
     if not 1 <= len(method) <= 64 or any(not 33 <= ord(c) <= 126 for c in method):
         raise Rejected(Code.MALFORMED, "setting merge_method: expected a name of 1-64 printable ASCII characters")
+    _check_method(settings)
+
+
+MAX_OPTIONS: Final = 8
+"""Most options of a merge method."""
+
+
+def _check_method(settings: Settings) -> None:
+    """T-2: what is said of the merge method is short and printable, and its options stand in one order."""
+    names = [name for name, _ in settings.merge_options]
+    if len(names) > MAX_OPTIONS or names != sorted(set(names)) or any(not _OPTION.fullmatch(name) for name in names):
+        raise Rejected(
+            Code.MALFORMED, f"setting merge_options: expected at most {MAX_OPTIONS} lower-case names, rising, each once"
+        )
+    _check_limits((f"merge_options.{name}", value, -_INT_LIMIT, _INT_LIMIT) for name, value in settings.merge_options)
+    source = settings.method_source
+    if len(source) > MAX_TEXT or clean_text(source) != source:
+        raise Rejected(Code.MALFORMED, f"setting method_source: expected at most {MAX_TEXT} printable characters")
 
 
 def check_progress(progress: Progress) -> None:

@@ -98,13 +98,22 @@ class Settings(Record, frozen=True, kw_only=True):
     sync_frequency: int
     """Batches between merges."""
     merge_method: str = "mean"
+    merge_options: tuple[tuple[str, int], ...] = ()
+    """By name, rising, in millionths: `(("trim", 200_000),)`; what is not given is as the method has it."""
+    method_source: str = ""
+    """Of a method that a plug-in brings: its distribution, version and the SHA-256 of its files; empty if built in."""
+    needs: Literal["", "distances", "history"] = ""
+    """What the method needs beside the shard itself: the contributors' pairwise distances over all shards, or the two
+    newest results. Follows from the method."""
+    wire: Literal["float32", "bf16", "fp16", "int8"] = "float32"
+    """How floats travel: in full, or as encoded differences from the newest result."""
     checkin_mode: Literal["inactive", "snapshot", "active"] = "snapshot"
     """What a finished peer offers until all have finished: nothing, its last local parameters, or the last merged."""
     start: Literal["draw", "merge"] = "draw"
     """Round 0 adopts the parameters of one participant drawn by hash, or merges like any other round."""
     topology: Literal["auto", "leader", "sharded"] = "auto"
-    witnesses: int = 0
-    """Further participants that recompute each shard, 0-2."""
+    witnesses: int = -1
+    """Further participants that recompute each shard, 0-2; -1: as the method has it (`wanted_witnesses`)."""
     grace_ms: int = 30_000
     """How long a round stays open for the others after `min_peers` have checked in."""
     lease_ms: int = 10_000
@@ -115,6 +124,13 @@ class Settings(Record, frozen=True, kw_only=True):
     """None: always `sync_frequency`."""
     target: Target | None = None
     """None: until all have finished."""
+
+
+def wanted_witnesses(settings: Settings) -> int:
+    """How many further participants recompute each shard: none for the mean, whose leaders are trusted, else one."""
+    if settings.witnesses >= 0:
+        return settings.witnesses
+    return 0 if settings.merge_method in ("mean", "fedavgm") else 1
 
 
 class Manifested(Record, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from swarmlearning.contracts.records import (
     Round,
     Settings,
     Training,
+    wanted_witnesses,
 )
 from swarmlearning.parameters.chunks import result_root
 from swarmlearning.types import Code, NodeId, short_name
@@ -209,7 +210,7 @@ def next_attempt(training: Training, context: Context, redraw: Iterable[int]) ->
     if len(round_.contributors) == 1 and round_.contributors[0] in order:
         # The one whose parameters are adopted already holds the result: let it lead, and nothing travels twice.
         order.sort(key=lambda node: node != round_.contributors[0])
-    wanted = 1 + get_settings(training).witnesses
+    wanted = 1 + wanted_witnesses(get_settings(training))
     leaders, witnesses = list(round_.leaders), list(round_.witnesses)
     merged, commits = list(round_.merged), round_.commits
     held = [h.node for h in round_.holdings]
@@ -300,7 +301,7 @@ def _agree_on_shards(training: Training, context: Context) -> Training:
     for shard in range(round_.shards):
         cast = [c for c in round_.commits if c.shard == shard]
         charged = charged_nodes(round_, shard)
-        needed = min(get_settings(training).witnesses + 1, len(charged))
+        needed = min(wanted_witnesses(get_settings(training)) + 1, len(charged))
         agreed = sorted({c.root for c in cast if sum(o.root == c.root for o in cast) >= needed})
         if not merged[shard] and len(agreed) == 1:
             merged[shard] = agreed[0]
