@@ -106,7 +106,8 @@ class Participation:
                 follow.cancel()
         finally:
             self.ended.set()
-            jobs = [*self._jobs.values(), *([self._alone] if self._alone is not None else [])]
+            others = (self._alone, self.program.saying)
+            jobs = [*self._jobs.values(), *(job for job in others if job is not None)]
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)

@@ -67,6 +67,8 @@ class Program:
         self.demand: Demand | None = None
         self.adopted = -1
         """Round of the newest result that it (or, once it has finished, the SL for it) has; -1 before the first."""
+        self.saying: asyncio.Task[None] | None = None
+        """Outlives its step: its SL says (R-23) that it still trains."""
         self.vouched = False
         """Its SL has said that it still trains (R-23), since it was last answered."""
         self.base: OpenResult | None = None

@@ -48,6 +48,7 @@ async def vouch(desk: Desk, program: Program) -> None:
 
     # The record shows that it was heard before the answer comes, and then this step is wanted no more and cancelled.
     saying = asyncio.ensure_future(say_here(desk))
+    program.saying = saying
     saying.add_done_callback(note)
     await asyncio.shield(saying)
 
