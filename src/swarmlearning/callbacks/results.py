@@ -30,6 +30,9 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     mean_loss: float | None = None
     """Of the model of the round before, over the peers that showed theirs; None if nobody did."""
     mean_metric: float | None = None
+    timings_ms: dict[str, float] = {}
+    """What the SL did when, in milliseconds after it was asked: `offered`, `checked_in`, `closed`, `pulled`, `merged`
+    (only by leaders), `agreed`, `stored`, `final`."""
 
 
 class FinalResult(msgspec.Struct, frozen=True, kw_only=True):

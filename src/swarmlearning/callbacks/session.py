@@ -200,6 +200,7 @@ class SwarmSession:
             recent=reply.recent,
             mean_loss=_from_micro(reply.mean_loss_micro),
             mean_metric=_from_micro(reply.mean_metric_micro),
+            timings_ms={stage: us / 1000 for stage, us in reply.timings_us},
         )
 
     def finish(self, arrays: Arrays, progress: Progress | None = None) -> FinalResult:

@@ -150,6 +150,8 @@ class Synced(ControlMessage, frozen=True, kw_only=True):
     mean_loss_micro: int | None = None
     """Of the model of the round before, over the peers that showed their figures with this round's check-ins."""
     mean_metric_micro: int | None = None
+    timings_us: tuple[tuple[str, int], ...] = ()
+    """Stages that this sync came to, and after how many microseconds from when it was asked for."""
 
 
 class Drilled(ControlMessage, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.records import Phase, Result, Training
@@ -25,6 +25,10 @@ from swarmlearning.types import ContractName, NodeId, short_name
 log = logging.getLogger("swarmlearning.sl")
 
 T = TypeVar("T")
+
+Stage = Literal["asked", "offered", "checked_in", "closed", "pulled", "merged", "agreed", "stored", "final"]
+"""Of a sync, in this order: asked for; committed to; on the ledger; its round closed; this SL's shards pulled; merged;
+all shards agreed on; the whole on disk; final."""
 
 
 class RunBlocking(Protocol):
@@ -160,6 +164,20 @@ class Desk:
         """In a rehearsal: what goes wrong on purpose."""
         self.bytes_received = 0
         self.bytes_sent = 0
+        self.stages: dict[Stage, float] = {}
+        """When the sync that the program waits for came to each stage, seconds of the loop's clock."""
+
+    def reach(self, stage: Stage) -> None:
+        """The sync that the program waits for has come to `stage`, now or before."""
+        self.stages.setdefault(stage, asyncio.get_running_loop().time())
+
+    def follow(self, record: Training) -> None:
+        """A newer record: of the sync that is waited for it shows that its round has closed, or is agreed on."""
+        self.training = record
+        if record.phase is Phase.MERGING and "checked_in" in self.stages and record.round is not None:
+            self.reach("closed")
+            if all(record.round.merged):
+                self.reach("agreed")
 
     @property
     def size(self) -> int:

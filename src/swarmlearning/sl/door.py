@@ -397,6 +397,7 @@ class _Visit:
                 recent=outcome.recent,
                 mean_loss_micro=outcome.mean_loss_micro,
                 mean_metric_micro=outcome.mean_metric_micro,
+                timings_us=outcome.timings_us,
             )
         )
 

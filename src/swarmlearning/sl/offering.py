@@ -29,6 +29,7 @@ async def check_in(desk: Desk, program: Program, action: CheckInNow) -> None:
         mode = "inactive"  # what it finished with is lost
     if mode in ("active", "snapshot") and program.own is not None:
         offer = demand.offer = demand.offer or await promise(desk, program.own)
+        desk.reach("offered")
     elif mode == "last":
         stored = desk.stored(newest_result) if newest_result else None
         if stored is None:
@@ -52,6 +53,7 @@ async def check_in(desk: Desk, program: Program, action: CheckInNow) -> None:
         )
     )
     demand.round = action.round
+    desk.reach("checked_in")
     program.pacer.checked_in(asyncio.get_running_loop().time())
 
 

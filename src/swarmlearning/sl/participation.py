@@ -291,6 +291,8 @@ class Participation:
             raise Closed("the program asked again before its last request was answered")
         if kind == "sync":
             self.program.pacer.asked(asyncio.get_running_loop().time())
+            self.desk.stages.clear()
+            self.desk.reach("asked")
         own = self.program.own
         bad = await self.desk.run_blocking(find_nonfinite, self.desk.manifest, own) if own is not None else None
         if bad is not None:
@@ -366,7 +368,7 @@ class Participation:
         known = self.desk.training
         if known is not None and record.version <= known.version:
             return
-        self.desk.training = record
+        self.desk.follow(record)
         self._trouble = ""
         self.program.follow(record, asyncio.get_running_loop().time())
         self._poke.set()

@@ -31,6 +31,8 @@ class SyncOutcome(msgspec.Struct, frozen=True, kw_only=True):
     mean_metric_micro: int | None = None
     reached: bool = False
     """The training's target was reached (T-35)."""
+    timings_us: tuple[tuple[str, int], ...] = ()
+    """Stages that the sync came to, and after how many microseconds."""
 
 
 class Demand:
@@ -120,6 +122,7 @@ class Program:
                 recent=recent,
                 mean_loss_micro=loss if merged == number else None,
                 mean_metric_micro=metric if merged == number else None,
+                timings_us=_timings(desk, now_s),
             )
         )
 
@@ -138,3 +141,9 @@ class Program:
     def _answer(self, outcome: SyncOutcome) -> None:
         if self.demand is not None and not self.demand.outcome.done():
             self.demand.outcome.set_result(outcome)
+
+
+def _timings(desk: Desk, now_s: float) -> tuple[tuple[str, int], ...]:
+    stages = {**desk.stages, "final": now_s}
+    asked_s = stages.get("asked", now_s)
+    return tuple((stage, round((at_s - asked_s) * 1e6)) for stage, at_s in stages.items())
