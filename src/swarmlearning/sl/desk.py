@@ -174,7 +174,7 @@ class Desk:
     def follow(self, record: Training) -> None:
         """A newer record: of the sync that is waited for it shows that its round has closed, or is agreed on."""
         self.training = record
-        if record.phase is Phase.MERGING and "checked_in" in self.stages and record.round is not None:
+        if record.phase is Phase.MERGING and "offered" in self.stages and record.round is not None:
             self.reach("closed")
             if all(record.round.merged):
                 self.reach("agreed")

@@ -56,6 +56,7 @@ async def store_and_say(desk: Desk, action: StoreResult) -> None:
             return
         existing = await desk.run_blocking(desk.store.save, desk.contract, desk.run, action.round, action.roots, buffer)
         desk.fetched.clear()
+    desk.reach("stored")
     current = round_of(desk, action.round)
     await desk.submitter.require(
         Stored(

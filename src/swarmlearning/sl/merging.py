@@ -69,9 +69,11 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
             await _require_known(desk, action, fault)
             await _report(desk, action, fault)
             return
+        desk.reach("pulled")
         weights = {c.node: c.weight for c in round_.checkins}
         given = [weights[c] for c in action.contributors]
         merged = await desk.run_blocking(_merge, desk, action, shard, buffers, given, made_of)
+    desk.reach("merged")
     current = _still_charged(desk, action)
     desk.merged[action.round, action.shard] = merged
     await desk.submitter.require(
