@@ -15,7 +15,7 @@ SEEDS = int(os.environ.get("SWARM_SIM_SEEDS", "200"))
 FIRST = int(os.environ.get("SWARM_SIM_FIRST", "1000"))
 REPORT = os.environ.get("SWARM_SIM_REPORT", "")
 
-ONCE_FAILED = [5225, 5510, 5548, 50066, 101586]
+ONCE_FAILED = [5225, 5510, 5548, 50066, 101586, 103319]
 """Seeds that showed a fault once."""
 
 
