@@ -189,7 +189,8 @@ class Server:
                 accepted,
                 ssl=self._tls.server(),
                 ssl_handshake_timeout=self._limits.handshake_s,
-                ssl_shutdown_timeout=self._limits.shutdown_s,
+                # What was written is still on its way when we close: a slow client may take its time for it.
+                ssl_shutdown_timeout=self._limits.stall_s,
             )
         except OSError as error:
             # Garbage, a port scan, a stranger, an expired certificate: all of them are everyday.
