@@ -11,9 +11,8 @@ import multiprocessing.connection
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import blake3
 
@@ -161,6 +160,7 @@ class Sink(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to."""
+        del sizehint
         return self._buffer[self.size % PIECE_BYTES :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -169,6 +169,7 @@ class Sink(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """That was all."""
+        del exc
         if not self.done.done():
             self.done.set_result(None)
 
@@ -198,7 +199,7 @@ def fetch_blocking(directory: Path, port: int, size: int) -> Cost:
         return meter.read()
 
 
-def start(target: Any, *args: object) -> tuple[Told, multiprocessing.process.BaseProcess]:
+def start(target: Callable[..., None], *args: object) -> tuple[Told, multiprocessing.process.BaseProcess]:
     """Start a sender in a process of its own."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=target, args=(args[0], there, *args[1:]))

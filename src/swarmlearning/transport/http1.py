@@ -46,6 +46,11 @@ class Framing(Protocol):
     """Tells the body of a response from what only says how long it is."""
 
     @property
+    def until_close(self) -> bool:
+        """Whether the body ends with the connection."""
+        ...
+
+    @property
     def ended(self) -> bool:
         """Whether the body is complete without the connection's end."""
         ...
@@ -114,6 +119,7 @@ def _read_head(status: int, is_1_1: bool, headers: list[tuple[bytes, bytes]]) ->
 class _UntilClose:
     """A body that ends with its connection."""
 
+    until_close: Final = True
     ended: Final = False
 
     def take(self, received: memoryview) -> int:
@@ -122,6 +128,8 @@ class _UntilClose:
 
 class _Length:
     """A body of known length."""
+
+    until_close: Final = False
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -139,6 +147,8 @@ class _Length:
 
 class _Chunked:
     """A body in chunks, each with its size before it."""
+
+    until_close: Final = False
 
     def __init__(self) -> None:
         self.ended = False

@@ -144,7 +144,7 @@ class Inflow(asyncio.BufferedProtocol):
             finally:
                 self._waiter = None
         if self._filled - self._start < size:
-            raise self._error or BodyEnded("the response ended before it was complete")
+            raise self._error or self._how_it_ended()
 
     async def rest(self, limit: int) -> bytes:
         """Wait for the end of the body and return what is left of it.
@@ -169,6 +169,12 @@ class Inflow(asyncio.BufferedProtocol):
         """End at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _how_it_ended(self) -> ConnectionError:
+        body = self._framing
+        if body is None or body.until_close or body.ended:
+            return BodyEnded("the response ended before it was complete")
+        return ConnectionResetError("the connection was closed in the middle of the body")
 
     def _make_room(self, size: int) -> None:
         """Let the buffer take `size` bytes, and the prefix of the frame after them, which saves a turn of the loop."""
