@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, cast
@@ -11,6 +12,7 @@ import pytest
 from transport_world import CLIENT, HOST, SERVER, Talker, World
 
 from swarmlearning.errors import DecodeError, Refused, SwarmError, Unreachable
+from swarmlearning.transport import server as server_module
 from swarmlearning.transport.api import Address, Caller, Frame, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import ServerLimits
@@ -257,18 +259,30 @@ class Farewell(Talker):
         self.ended.set()
 
 
-def test_x6_a_slow_client_gets_the_end_although_the_server_has_closed_long_ago(world: World) -> None:
+def test_x6_a_slow_client_gets_the_end_although_the_server_has_closed_long_ago(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def narrow(accepted: socket.socket) -> None:
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)  # so that much waits in the server itself
+
+    monkeypatch.setattr(server_module, "_keep_alive", narrow)
+
     async def check() -> None:
-        service, client, count = Farewell(), world.client(), 24
+        service, client, count = Farewell(), world.client(), 6
         async with world.serving(service, limits=ServerLimits(shutdown_s=0.1)) as (_, to):
-            got = 0
+            got, waited = 0, False
             async with aclosing(stream(client, to, "much", str(count).encode())) as frames:
                 async for frame in frames:
                     got += frame.nbytes
-                    if service.ended.is_set():
-                        await asyncio.sleep(0.02)  # slow: in all several times `shutdown_s`
-                    else:
-                        await asyncio.sleep(0)
+                    (inflow,) = client._streams
+                    transport = cast("asyncio.Transport", inflow._transport)
+                    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+                    if got == (count - 2) << 20:
+                        waited = True
+                        await asyncio.sleep(0.5)  # several times `shutdown_s`, which must not count
+                    if got == (count - 1) << 20:
+                        await asyncio.sleep(0.5)
+            assert waited
             assert got == count << 20
         await client.close()
 
