@@ -296,9 +296,11 @@ def test_x6_a_cancelled_consumer_frees_its_connection(world: World) -> None:
 
             async def consume() -> None:
                 async for _ in client.stream(to, "wait", b"", idle_s=10):
-                    pass
+                    first.set()
 
+            first = asyncio.Event()
             consumer = asyncio.create_task(consume())
+            await first.wait()
             await service.started.wait()
             assert len(client._streams) == len(server.requests.connections) == 1
             (inflow,) = client._streams
