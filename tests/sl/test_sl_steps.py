@@ -23,6 +23,7 @@ from sl_world import (
     name,
     node,
     peer,
+    read_all,
     result,
     training,
 )
@@ -43,9 +44,9 @@ from swarmlearning.sl.offering import check_in
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.plan import CheckInNow, MergeShard
 from swarmlearning.sl.program import Demand
+from swarmlearning.sl.results import leaves_of
 from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sl.steps import deliver
-from swarmlearning.sl.store import leaves_of
 from swarmlearning.sl.unmerged import is_answered
 from swarmlearning.sn.api import (
     CALL_CONTRACT,
@@ -140,7 +141,7 @@ def meanwhile(desk: Desk, change: Callable[[], None]) -> None:
 
     async def run_blocking(function: Callable[..., T], *args: Any) -> T:
         result = function(*args)
-        if function.__name__ in ("_merge", "commit"):
+        if function.__name__ in ("advance", "commit"):
             change()
         return result
 
@@ -158,7 +159,9 @@ def test_a_leader_commits_the_mean(pair: Pair) -> None:
     merged = pair.desk.merged[0, 0]
     assert told.root == merged.root
     mean = (np.frombuffer(pair.mine, np.float32) + np.frombuffer(pair.theirs, np.float32)) / 2
-    assert np.array_equal(np.frombuffer(merged.buffer, np.float32)[: 4 * 16384], mean[: 4 * 16384])
+    assert np.array_equal(
+        np.frombuffer(read_all(merged.chunks, merged.shard), np.float32)[: 4 * 16384], mean[: 4 * 16384]
+    )
 
 
 def test_what_was_merged_of_others_is_not_committed_in_a_later_attempt(pair: Pair) -> None:
@@ -208,7 +211,8 @@ def test_a_round_that_collects_again_merges_what_is_offered_then(pair: Pair) -> 
     told = pair.merge()[-1]
     assert isinstance(told, MergeCommit)
     assert told.root != first
-    assert np.frombuffer(pair.desk.merged[0, 0].buffer, np.float32)[0] == 4.0
+    merged = pair.desk.merged[0, 0]
+    assert np.frombuffer(read_all(merged.chunks, merged.shard), np.float32)[0] == 4.0
 
 
 def test_a_contributor_that_cannot_be_reached_is_reported_after_half_a_lease(pair: Pair) -> None:
