@@ -4,7 +4,7 @@ Legal order of the calls, as a grammar::
 
     life   = info [init] {replay} {block}
     replay = apply commit                      ; engine's height = application's height + 1 after a crash
-    block  = {check | query | voters} [propose] [accept] apply commit
+    block  = {check | query | voters | expects_more} [propose] [accept] apply commit
 
 `apply` writes nothing durable; `commit` is the only durable write. `apply` may be called again for the same height
 after a crash, or after a block that was never committed, and must give the same answer.
@@ -86,6 +86,13 @@ class Application(Protocol):
 
     def propose(self, txs: Sequence[bytes], max_bytes: int) -> list[bytes]:
         """Choose which of `txs` go into the next block, in order, at most `max_bytes` in all."""
+        ...
+
+    def expects_more(self, txs: Sequence[bytes]) -> bool:
+        """Whether others are likely to follow `txs` within milliseconds, and nothing is gained by a block without them.
+
+        Advice on when to make a block, asked of who proposes only; nothing depends on it but the number of blocks.
+        """
         ...
 
     def accept(self, header: Header, txs: Sequence[bytes]) -> str:

@@ -26,6 +26,7 @@ from swarmlearning.sn.api import (
     WatchRequest,
 )
 from swarmlearning.transport.api import Address, Client
+from swarmlearning.transport.carrying import carry_through
 from swarmlearning.types import Code, ContractName
 
 CALL_TIMEOUT_S = 15.0
@@ -107,7 +108,9 @@ class SnClient:
             Unreachable: not known to be ordered in time; it still may be.
             VerificationError, Refused: see `transport.api.Client.call`.
         """
-        submitted = decode(await self._call(CALL_SUBMIT, tx, SUBMIT_TIMEOUT_S), Submitted)
+        # Its step is cancelled as soon as the record shows that it was heard, often before this answer is there.
+        reply = await carry_through(self._call(CALL_SUBMIT, tx, SUBMIT_TIMEOUT_S))
+        submitted = decode(reply, Submitted)
         self.height = max(self.height, submitted.height)
         return submitted
 

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from swarmlearning.encoding import sha256
+from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import Broken, Closed, ConfigurationError, ForkDetected, SwarmError, VerificationError
 from swarmlearning.ledger.boundary import Application, Applied, Header
 from swarmlearning.ledger.embedded.blocks import (
@@ -35,6 +35,9 @@ from swarmlearning.ledger.embedded.store import BlockStore
 from swarmlearning.ledger.embedded.waiting import Outcome, Waiting
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
+
+RECENT: Final = 8
+"""Blocks kept as they travel, beside the file."""
 
 _APP_HASH: Final = "genesis_app_hash"
 _REBUILDING: Final = "rebuilding"
@@ -60,6 +63,8 @@ class Chain:
         self._store: BlockStore | None = None
         self._height = 0
         self._tip: Block | None = None
+        self._recent: dict[int, bytes] = {}
+        """The last blocks, encoded: every follower asks for each of them."""
         self.waiting = Waiting()
         self.reigning = Reigning(config, app, crash)
 
@@ -119,6 +124,18 @@ class Chain:
             Broken: it is damaged on disk.
         """
         return self.store.read(height) if 1 <= height <= self._height else None
+
+    def read_encoded(self, height: int) -> bytes | None:
+        """The committed block of `height` as it travels; None if there is none (yet).
+
+        Raises:
+            Closed: not started, or stopped.
+            Broken: it is damaged on disk.
+        """
+        if height in self._recent:
+            return self._recent[height]
+        block = self.read(height)
+        return None if block is None else encode(block)
 
     def find(self, tx_hash: bytes) -> Outcome | None:
         """Where the transaction with this hash was committed and what came of it; None if it was not."""
@@ -244,11 +261,13 @@ class Chain:
         applied = self.execute(header, txs)
         self._crash(CrashPoint.AFTER_APPLY)
         block = seal(applied)
-        self.store.append(block, applied.results)
+        encoded = self.store.append(block, applied.results)
         self._crash(CrashPoint.AFTER_STORED)
         self._app.commit()
         self._crash(CrashPoint.AFTER_COMMIT)
         self._height, self._tip = header.height, block
+        self._recent[header.height] = encoded
+        self._recent.pop(header.height - RECENT, None)
         self.waiting.announce()
         self._crash(CrashPoint.BEFORE_ACKNOWLEDGE)
         for tx, result in zip(txs, applied.results, strict=True):

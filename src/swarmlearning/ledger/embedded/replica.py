@@ -25,6 +25,7 @@ from swarmlearning.ledger.embedded.forks import compare_header
 from swarmlearning.ledger.embedded.waiting import Outcome
 from swarmlearning.ledger.embedded.wire import MAX_WAIT_MS, NOT_SENTINEL, SUBMIT, SubmitReply, SubmitRequest
 from swarmlearning.transport.api import Address, Client
+from swarmlearning.transport.carrying import carry_on
 from swarmlearning.types import Code
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
@@ -269,11 +270,8 @@ class Replica:
         wait_s = min(left_s, MAX_WAIT_MS / 1000)
         body = encode(SubmitRequest(tx=tx, wait_ms=int(wait_s * 1000)))
         timeout_s = wait_s + self._config.reply_margin_s
-        call = asyncio.ensure_future(self._client.call(sentinel, SUBMIT, body, timeout_s=timeout_s))
-        try:
-            either: set[asyncio.Future[Any]] = {call, outcome}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return decode(call.result(), SubmitReply) if call.done() else None
-        finally:
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
+        # The block is often here before the answer is: hanging up then would cost the next call a handshake.
+        call = carry_on(self._client.call(sentinel, SUBMIT, body, timeout_s=timeout_s))
+        either: set[asyncio.Future[Any]] = {call, outcome}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return decode(call.result(), SubmitReply) if call.done() and not outcome.done() else None
