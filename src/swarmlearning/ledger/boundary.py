@@ -3,11 +3,12 @@
 Legal order of the calls, as a grammar::
 
     life   = info [init] {replay} {block}
-    replay = apply commit                      ; engine's height = application's height + 1 after a crash
+    replay = apply commit                      ; one block after a crash, a few after a power cut
     block  = {check | query | voters | expects_more} [propose] [accept] apply commit
 
-`apply` writes nothing durable; `commit` is the only durable write. `apply` may be called again for the same height
-after a crash, or after a block that was never committed, and must give the same answer.
+`apply` writes nothing; `commit` is the only write, whole or not at all. It need not survive a power cut at once, if only
+what is lost are the newest blocks: the engine has them. `apply` may be called again for the same height after a crash,
+or after a block that was never committed, and must give the same answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ class Application(Protocol):
         ...
 
     def commit(self) -> None:
-        """Make the last applied block durable (fsync)."""
+        """Write the last applied block's state, whole or not at all."""
         ...
 
     def query(self, path: str, argument: bytes) -> bytes:

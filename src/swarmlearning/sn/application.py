@@ -187,7 +187,7 @@ class SwarmApplication:
         return TxResult(code=Code.OK), [Event(kind=kind.get(changed.phase, "training"), subject=changed.name)]
 
     def commit(self) -> None:
-        """Make the last applied block durable.
+        """Write the last applied block's state.
 
         Raises:
             Broken: no block has been applied.
