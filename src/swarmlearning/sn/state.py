@@ -52,13 +52,13 @@ def _grow_tree(leaves: int) -> Tree:
 
 def _rehash(tree: Tree, buckets: dict[int, bytes]) -> dict[tuple[int, int], bytes]:
     """The nodes of the tree, by (level, index), that change when these buckets' hashes do; the tree stays as it is."""
-    nodes = {(0, index): sha256(b"\x00", bucket) for index, bucket in buckets.items()}
+    nodes = {(0, index): sha256(b"\x00" + bucket) for index, bucket in buckets.items()}
     touched = set(buckets)
     for level, below in enumerate(tree[:-1]):
         touched = {index // 2 for index in touched}
         for index in touched:
             left, right = (nodes.get((level, i), below[i]) for i in (2 * index, 2 * index + 1))
-            nodes[level + 1, index] = sha256(b"\x01", left, right)
+            nodes[level + 1, index] = sha256(b"\x01" + left + right)
     return nodes
 
 

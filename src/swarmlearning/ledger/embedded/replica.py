@@ -154,10 +154,12 @@ class Replica:
         if self._following.is_behind_a_handover:
             raise Unreachable("this node is catching up, and another SN orders since")
         # Who has asked nobody yet may not know who orders.
-        candidates = () if self._source is None else (self._source, *self._peers())
-        for address in candidates:
-            if address.node == sentinel != self._config.node:
-                return address
+        if self._source is not None and sentinel != self._config.node:
+            if self._source.node == sentinel:
+                return self._source
+            for address in self._peers():
+                if address.node == sentinel:
+                    return address
         told = self._config.sentinel_address
         raise Unreachable(self._problem or f"it is being looked for at {told.endpoint if told else 'no address'}")
 
