@@ -69,12 +69,12 @@ def _load(state: State, key: str, kind: type[R]) -> R | None:
     data = state.get(key)
     if data is None:
         return None
-    found: R = _decode(data, kind)  # a cache knows no type variables
+    found: R = _decode(data, kind)
     return found
 
 
 @lru_cache(maxsize=DECODED)
-def _decode(data: bytes, kind: type[Any]) -> Any:  # noqa: ANN401  # as `kind` says
+def _decode(data: bytes, kind: Any) -> Any:  # noqa: ANN401  # a cache knows no type variables
     """A record of the state. The same few are read for every message; they are frozen, so one copy does for all."""
     return decode(data, kind, limit=1 << 30)
 

@@ -12,7 +12,10 @@ from swarmlearning.contracts.membership import load_training
 from swarmlearning.contracts.messages import AnyMessage, CheckIn, MergeCommit, Stored
 from swarmlearning.contracts.records import Phase, Training
 from swarmlearning.contracts.rounds import pending_nodes, pending_stores
-from swarmlearning.types import NodeId
+from swarmlearning.types import ContractName, NodeId
+
+_Expected = tuple[type[CheckIn] | type[MergeCommit] | type[Stored], int, NodeId]
+"""Kind of message, shard and sender."""
 
 
 def expects_more(state: State, messages: Sequence[tuple[NodeId, AnyMessage]]) -> bool:
@@ -22,7 +25,7 @@ def expects_more(state: State, messages: Sequence[tuple[NodeId, AnyMessage]]) ->
         state: committed.
         messages: that wait for the next block.
     """
-    sent: dict[str, set[tuple[type[AnyMessage], int, NodeId]]] = {}
+    sent: dict[ContractName, set[_Expected]] = {}
     for sender, message in messages:
         if not isinstance(message, CheckIn | MergeCommit | Stored):
             return False
@@ -35,7 +38,7 @@ def expects_more(state: State, messages: Sequence[tuple[NodeId, AnyMessage]]) ->
     return bool(sent)
 
 
-def _awaited(training: Training) -> set[tuple[type[AnyMessage], int, NodeId]]:
+def _awaited(training: Training) -> set[_Expected]:
     """What the open round waits for: kind, shard and sender."""
     round_ = training.round
     if round_ is None:
@@ -44,7 +47,8 @@ def _awaited(training: Training) -> set[tuple[type[AnyMessage], int, NodeId]]:
         return {(CheckIn, 0, node) for node in missing_peers(training)}
     if training.phase is not Phase.MERGING:
         return set()
-    merges = {
+    merges: set[_Expected] = {
         (MergeCommit, shard, node) for shard in range(round_.shards) for node in pending_nodes(round_, shard)
     }
-    return merges or {(Stored, 0, node) for node in pending_stores(round_)}
+    stores: set[_Expected] = {(Stored, 0, node) for node in pending_stores(round_)}
+    return merges or stores
