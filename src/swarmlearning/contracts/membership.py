@@ -69,12 +69,13 @@ def _load(state: State, key: str, kind: type[R]) -> R | None:
     data = state.get(key)
     if data is None:
         return None
-    found: R = _decode(data, kind)
+    which: Any = kind  # a cache knows no type variables
+    found: R = _decode(data, which)
     return found
 
 
 @lru_cache(maxsize=DECODED)
-def _decode(data: bytes, kind: Any) -> Any:  # noqa: ANN401  # a cache knows no type variables
+def _decode(data: bytes, kind: Any) -> Any:  # noqa: ANN401  # as `kind` says
     """A record of the state. The same few are read for every message; they are frozen, so one copy does for all."""
     return decode(data, kind, limit=1 << 30)
 

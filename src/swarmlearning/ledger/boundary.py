@@ -6,9 +6,9 @@ Legal order of the calls, as a grammar::
     replay = apply commit                      ; one block after a crash, a few after a power cut
     block  = {check | query | voters | expects_more} [propose] [accept] apply commit
 
-`apply` writes nothing; `commit` is the only write, whole or not at all. It need not survive a power cut at once, if only
-what is lost are the newest blocks: the engine has them. `apply` may be called again for the same height after a crash,
-or after a block that was never committed, and must give the same answer.
+`apply` writes nothing; `commit` is the only write, whole or not at all. It need not survive a power cut at once, if
+what is lost are the newest blocks' alone: the engine has them. `apply` may be called again for the same height after
+a crash, or after a block that was never committed, and must give the same answer.
 """
 
 from collections.abc import Mapping, Sequence

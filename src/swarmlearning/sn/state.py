@@ -52,13 +52,17 @@ def _grow_tree(leaves: int) -> Tree:
 
 def _rehash(tree: Tree, buckets: dict[int, bytes]) -> dict[tuple[int, int], bytes]:
     """The nodes of the tree, by (level, index), that change when these buckets' hashes do; the tree stays as it is."""
-    nodes = {(0, index): sha256(b"\x00" + bucket) for index, bucket in buckets.items()}
-    touched = set(buckets)
+    changed = {index: sha256(b"\x00" + bucket) for index, bucket in buckets.items()}
+    nodes = {(0, index): node for index, node in changed.items()}
     for level, below in enumerate(tree[:-1]):
-        touched = {index // 2 for index in touched}
-        for index in touched:
-            left, right = (nodes.get((level, i), below[i]) for i in (2 * index, 2 * index + 1))
-            nodes[level + 1, index] = sha256(b"\x01" + left + right)
+        above: dict[int, bytes] = {}
+        for index in changed:
+            left = index & ~1
+            if left // 2 not in above:
+                pair = changed.get(left, below[left]) + changed.get(left + 1, below[left + 1])
+                above[left // 2] = sha256(b"\x01" + pair)
+        nodes.update(((level + 1, index), node) for index, node in above.items())
+        changed = above
     return nodes
 
 

@@ -1,8 +1,8 @@
 """The sentinel's part: take transactions, put them into signed blocks, answer once they are durable.
 
 A block is made as soon as anything is pending, from all that has arrived; there are no empty blocks. It waits a moment
-for what the application expects to follow at once: one block for a wave of transactions costs less than one for each. One block is
-made from proposal to commit without giving way to other tasks, so that nobody sees a half-made one.
+for what the application expects to follow at once: one block for a wave of transactions costs less than one for each.
+It is made from proposal to commit without giving way to other tasks, so that nobody sees a half-made one.
 
 Before the first block the other SNs are asked, once and not for long, whether they hold blocks or a handover that this
 node does not: a sentinel restored from an older copy, or replaced while it was away, would else fork the chain.
