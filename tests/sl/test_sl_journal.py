@@ -81,6 +81,15 @@ def test_a_position_counts_only_for_its_own_run_and_only_if_it_is_newer_than_the
     assert entry_of(Journals(tmp_path), 2).progress == FAR
 
 
+def test_a_position_of_a_run_that_was_reset_does_not_count_for_the_new_one(tmp_path: Path) -> None:
+    journals = Journals(tmp_path)
+    journals.begin(CONTRACT, 1, OPEN)
+    old = entry_of(journals)
+    journals.begin(CONTRACT, 2, OPEN)
+    journals.advance(old, FAR)
+    assert entry_of(journals, 2).progress == entry_of(Journals(tmp_path), 2).progress == Progress()
+
+
 def test_a_position_without_its_entry_is_removed(tmp_path: Path) -> None:
     journals = Journals(tmp_path)
     journals.begin(CONTRACT, 1, OPEN)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from swarmlearning.errors import Unreachable
-from swarmlearning.transport.carrying import carry_on, carry_through
+from swarmlearning.transport.carrying import Carrier
 
 
 def test_x10_a_call_outlives_the_caller_that_is_cancelled() -> None:
@@ -17,7 +17,8 @@ def test_x10_a_call_outlives_the_caller_that_is_cancelled() -> None:
             ended.set()
             return 7
 
-        caller = asyncio.ensure_future(carry_through(call()))
+        carrier = Carrier()
+        caller = asyncio.ensure_future(carrier.carry(call()))
         await asyncio.sleep(0)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -37,9 +38,9 @@ def test_x10_the_caller_gets_what_the_call_gives_or_raises() -> None:
         async def fail() -> int:
             raise Unreachable("nobody is there")
 
-        assert await carry_through(give()) == 7
+        assert await Carrier().carry(give()) == 7
         with pytest.raises(Unreachable, match="nobody is there"):
-            await carry_through(fail())
+            await Carrier().carry(fail())
 
     asyncio.run(work())
 
@@ -53,9 +54,36 @@ def test_x10_what_a_call_raises_that_nobody_waits_for_is_no_fault() -> None:
         async def fail() -> int:
             raise Unreachable("nobody is there")
 
-        task = carry_on(fail())
+        task = Carrier().begin(fail())
         await asyncio.wait({task})
         del task
 
     asyncio.run(work())
     assert complaints == []
+
+
+def test_x10_a_carrier_that_is_closed_ends_its_calls_and_carries_no_more() -> None:
+    async def work() -> None:
+        ended: list[str] = []
+
+        async def call(which: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(which)
+
+        carrier = Carrier()
+        first = asyncio.ensure_future(carrier.carry(call("first")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await carrier.close()
+        await carrier.close()
+        assert ended == ["first"]
+        assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+        second = asyncio.ensure_future(carrier.carry(call("second")))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        assert ended == ["first", "second"]
+
+    asyncio.run(work())

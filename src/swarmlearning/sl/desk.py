@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.records import Phase, Result, Training
@@ -20,14 +20,12 @@ from swarmlearning.sl.leaving import Farewell
 from swarmlearning.sl.store import OpenResult, ResultStore, scratch
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
+from swarmlearning.transport.carrying import Carrier
 from swarmlearning.types import ContractName, NodeId, short_name
 
 log = logging.getLogger("swarmlearning.sl")
 
 T = TypeVar("T")
-
-SMALL_BYTES: Final = 1 << 20
-"""Up to this many bytes of parameters are worked on without a thread: about a millisecond."""
 
 
 class RunBlocking(Protocol):
@@ -127,11 +125,13 @@ class Desk:
         self.manifest = manifest
         self.method = method
         self.client = client
-        self.submitter = submitter
+        self.carrier = Carrier()
+        """Of what the ledger is told: a step is cancelled as soon as the record shows that it was heard, often before the
+        answer is there."""
+        self.submitter = submitter.carried(self.carrier)
         self.store = store
         self.journals = journals
         self.run_blocking = run_blocking
-        self._is_small = manifest.size <= SMALL_BYTES
         self.random_bytes = random_bytes
         self._scratch_dir = scratch_dir
         self.training: Training | None = None
@@ -164,14 +164,6 @@ class Desk:
         """In a rehearsal: what goes wrong on purpose."""
         self.bytes_received = 0
         self.bytes_sent = 0
-
-    async def compute(self, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
-        """Run what only computes, on at most one model's bytes: of a small model here, of a large one elsewhere.
-
-        Handing work over to a thread and back takes longer than a small model's. What waits for a disk never belongs
-        here.
-        """
-        return function(*args) if self._is_small else await self.run_blocking(function, *args)
 
     @property
     def size(self) -> int:

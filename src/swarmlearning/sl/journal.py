@@ -146,7 +146,9 @@ class Journals:
                 self._positions(entry.contract).write(encode(Position(run=entry.run, progress=progress)))
             except OSError as error:
                 raise self._broken(self._path("position", entry.contract), error) from error
-            self._entries[entry.contract] = replace(self._entries[entry.contract], progress=progress)
+            current = self.get(entry.contract, entry.run)
+            if current is not None:
+                self._entries[entry.contract] = replace(current, progress=progress)
 
     def finish(self, entry: Entry, progress: Progress, own: memoryview | None) -> None:
         """Its program's training is over; `own` are the parameters to be offered until all have finished.

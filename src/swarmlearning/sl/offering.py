@@ -77,7 +77,7 @@ def _require_open(desk: Desk, action: CheckInNow) -> None:
 async def promise(desk: Desk, buffer: memoryview) -> Offer:
     """Commit to the chunks of a canonical buffer, with fresh salts."""
     secret = desk.random_bytes(SECRET_BYTES)
-    commitment: Commitment = await desk.compute(commit, buffer, secret)
+    commitment: Commitment = await desk.run_blocking(commit, buffer, secret)
     return Offer(buffer, commitment, secret)
 
 

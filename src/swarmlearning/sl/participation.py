@@ -110,6 +110,7 @@ class Participation:
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
+            await self.desk.carrier.close()
             if self.program.demand is not None and not self.program.demand.outcome.done():
                 self.program.demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
 
@@ -291,7 +292,7 @@ class Participation:
         if kind == "sync":
             self.program.pacer.asked(asyncio.get_running_loop().time())
         own = self.program.own
-        bad = await self.desk.compute(find_nonfinite, self.desk.manifest, own) if own is not None else None
+        bad = await self.desk.run_blocking(find_nonfinite, self.desk.manifest, own) if own is not None else None
         if bad is not None:
             raise NonFinite(f"tensor {bad} of {short_name(self.desk.node)} holds NaN or infinity; it is not offered")
         if self._failure is not None:

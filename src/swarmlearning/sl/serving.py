@@ -158,7 +158,7 @@ class ExchangeService:
         desk = self._desk(caller, request.contract)
         self._require_enrolled(desk.record, caller)
         await _hold(desk, caller)
-        found = await desk.compute(desk.merged_shard, request.run, request.round, request.shard)
+        found = await desk.run_blocking(desk.merged_shard, request.run, request.round, request.shard)
         if found is None:
             raise Refused(f"round {request.round}, shard {request.shard}: not held here", code="not-found")
         start = _check_start(request.start, found.shard)

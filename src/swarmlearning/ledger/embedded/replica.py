@@ -25,7 +25,7 @@ from swarmlearning.ledger.embedded.forks import compare_header
 from swarmlearning.ledger.embedded.waiting import Outcome
 from swarmlearning.ledger.embedded.wire import MAX_WAIT_MS, NOT_SENTINEL, SUBMIT, SubmitReply, SubmitRequest
 from swarmlearning.transport.api import Address, Client
-from swarmlearning.transport.carrying import carry_on
+from swarmlearning.transport.carrying import Carrier
 from swarmlearning.types import Code
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
@@ -72,6 +72,11 @@ class Replica:
         """Whether the source is to be looked for anew."""
         self._others_at = 0.0
         self._problem = ""
+        self._carrier = Carrier()
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        await self._carrier.close()
 
     @property
     def problem(self) -> str:
@@ -273,7 +278,7 @@ class Replica:
         body = encode(SubmitRequest(tx=tx, wait_ms=int(wait_s * 1000)))
         timeout_s = wait_s + self._config.reply_margin_s
         # The block is often here before the answer is: hanging up then would cost the next call a handshake.
-        call = carry_on(self._client.call(sentinel, SUBMIT, body, timeout_s=timeout_s))
+        call = self._carrier.begin(self._client.call(sentinel, SUBMIT, body, timeout_s=timeout_s))
         either: set[asyncio.Future[Any]] = {call, outcome}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return decode(call.result(), SubmitReply) if call.done() and not outcome.done() else None
