@@ -1,5 +1,6 @@
 """`transition(version, state, …)`: one message carried out on the state. Spec: docs/spec/transactions.md."""
 
+from functools import lru_cache
 from typing import Final, assert_never
 
 import msgspec
@@ -43,6 +44,9 @@ VERSION: Final = 1
 MAX_CONTRACTS: Final = 1000
 """Most training contracts that one organisation creates."""
 
+OPENED: Final = 256
+"""Transactions that a process remembers to have verified; 16 MiB at most, at 64 KiB each."""
+
 _FAR_AHEAD_MS: Final = 1 << 40
 
 
@@ -53,8 +57,11 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True):
     signer: bytes
 
 
+@lru_cache(maxsize=OPENED)
 def open_tx(data: bytes) -> Signed:
     """TX-1 to TX-3: decode a transaction and verify its signature over the exact payload bytes.
+
+    A node meets a transaction several times on its way into a block: the same bytes are verified once.
 
     Raises:
         Rejected: too large, malformed, not canonical, or the signature does not hold.

@@ -24,6 +24,7 @@ from swarmlearning.sl.results import OpenResult, Part
 from swarmlearning.sl.store import ResultStore
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
+from swarmlearning.transport.carrying import Carrier
 from swarmlearning.types import ContractName, NodeId, short_name
 
 log = logging.getLogger("swarmlearning.sl")
@@ -156,7 +157,10 @@ class Desk:
         self.manifest = manifest
         self.method = method
         self.client = client
-        self.submitter = submitter
+        self.carrier = Carrier()
+        """Of what the ledger is told: a step is cancelled as soon as the record shows that it was heard, often before the
+        answer is there."""
+        self.submitter = submitter.carried(self.carrier)
         self.store = store
         self.journals = journals
         self.run_blocking = run_blocking

@@ -45,6 +45,9 @@ from swarmlearning.types import Endpoint, Role, TrustDomain, check_contract_name
 
 T = TypeVar("T")
 
+SMALL_BYTES: Final = 1 << 20
+"""Up to this many bytes of parameters are hashed and merged without a thread: about a millisecond."""
+
 REFRESH_S: Final = 5.0
 """How often the members' authorities are read from the SN, seconds."""
 
@@ -80,6 +83,16 @@ class SlConfig(msgspec.Struct, frozen=True, kw_only=True):
 async def to_thread(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
     """Run `function` in a worker thread: hashing, merging and disks release the interpreter's lock."""
     return await asyncio.to_thread(function, *args)
+
+
+async def run_small(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
+    """Run `function`, which works on a model of at most `SMALL_BYTES`: in a thread only if it waits for the disk.
+
+    Handing work over and back takes longer than the work itself then. What waits for the disk are the stores.
+    """
+    if isinstance(getattr(function, "__self__", None), ResultStore | Journals):
+        return await to_thread(function, *args)
+    return function(*args)
 
 
 def own_trust(credential: Credential) -> dict[TrustDomain, Trust]:
@@ -241,7 +254,7 @@ class SlNode:
             store=self._store,
             journals=self._journals,
             scratch_dir=self.config.data,
-            run_blocking=to_thread,
+            run_blocking=run_small if manifest.size <= SMALL_BYTES else to_thread,
         )
         desk.lease_ms, desk.grace_ms, desk.leads = self.config.lease_ms, self.config.grace_ms, self.config.leads
         drills.prepare(desk)

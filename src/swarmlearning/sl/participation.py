@@ -111,6 +111,7 @@ class Participation:
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
+            await self.desk.carrier.close()
             if self.program.demand is not None and not self.program.demand.outcome.done():
                 self.program.demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
 
