@@ -147,7 +147,7 @@ def test_g35_memory_does_not_grow_with_the_model() -> None:
         (MEAN, 2, [1], "2 contributors and 1 weights"),
         (MEAN, 2, [1, 0], "expected 1 or more"),
         (MEAN, 2, [1, -1], "expected 1 or more"),
-        (MEAN, 2, [1, 1 << 31], "at most 2147483648"),
+        (MEAN, 2, [1, 1 << 31], "in all 1 to 2147483648"),
         (merge_method("coordmedian"), 2, [1, 0], "expected 1 or more"),
         (merge_method("krum"), 2, [0, 0], "in all 1 to"),
         (merge_method("krum"), 2, [1, -1], "expected 0 or more"),
