@@ -225,13 +225,13 @@ class Witnessed(Protocol):
         ...
 
 
-class WrongMean:
+class WrongMean(MergeMethod):
     """A dishonest leader's merge: everything one more than the mean."""
 
     name = "mean"
-    coordinatewise = True
 
     def __init__(self, on_use: Callable[[], None]) -> None:
+        super().__init__()
         self._honest = Mean()
         self._on_use = on_use
 
