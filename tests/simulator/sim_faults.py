@@ -31,7 +31,10 @@ class Fault(enum.Enum):
     DEAD_CONTRIBUTOR = enum.auto()  # an SL dies after its check-in stands
     DEAD_LEADER = enum.auto()  # an SL dies before it commits what it merged
     DEAD_LEADER_AFTER = enum.auto()  # an SL dies after its commit stands
-    WRONG_MERGE = enum.auto()  # a leader commits something else than the mean
+    WRONG_MERGE = enum.auto()  # a leader commits something else than the merge of what was offered
+    WRONG_DISTANCES = enum.auto()  # a leader or witness says that all contributors are equally far apart
+    DEAD_MEASURER = enum.auto()  # an SL dies before it commits what it measured
+    DEAD_MEASURER_AFTER = enum.auto()  # an SL dies once that stands, before it merges
     NAN = enum.auto()  # a contributor commits to NaN and serves it
     OTHER_BYTES = enum.auto()  # a contributor serves other bytes than it committed to
     NEVER_SERVES = enum.auto()  # a leader commits and does not serve the merged shard
@@ -260,6 +263,10 @@ class SimFaults:
             self._die(p, after=True)
         if kind == "CheckIn" and self.find(Fault.OTHER_BYTES, who):
             self.hooks.spoil(who)
+        if kind == "Measure" and (p := self.find(Fault.DEAD_MEASURER, who)):
+            self._die(p, after=False)
+        if kind == "Measure" and (p := self.find(Fault.DEAD_MEASURER_AFTER, who)):
+            self._die(p, after=True)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER, who)):
             self._die(p, after=False)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER_AFTER, who)):
@@ -267,10 +274,10 @@ class SimFaults:
         if kind == "Stored" and self.find(Fault.NEVER_STORES, who):
             self.count(Fault.NEVER_STORES)
             raise Unreachable("simulated: this node never says that it stored")
-        if kind in ("MergeCommit", "Unreachable") and self.find(Fault.SILENT_LEADER, who):
+        if kind in ("Measure", "MergeCommit", "Unreachable") and self.find(Fault.SILENT_LEADER, who):
             self.count(Fault.SILENT_LEADER)
             raise Unreachable("simulated: this node does not lead")
-        if kind in ("MergeCommit", "Unreachable") and self.find(Fault.FAKE_PROGRESS, who):
+        if kind in ("Measure", "MergeCommit", "Unreachable") and self.find(Fault.FAKE_PROGRESS, who):
             raise Unreachable("simulated: this node only says that it leads")
 
     def _die(self, planned: Planned, *, after: bool) -> None:

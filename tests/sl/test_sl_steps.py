@@ -140,7 +140,7 @@ def meanwhile(desk: Desk, change: Callable[[], None]) -> None:
 
     async def run_blocking(function: Callable[..., T], *args: Any) -> T:
         result = function(*args)
-        if function.__name__ in ("_merge", "commit"):
+        if function.__name__ in ("_merge", "_measure", "commit"):
             change()
         return result
 

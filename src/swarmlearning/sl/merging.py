@@ -12,8 +12,9 @@ from swarmlearning.merge.shard import merge_shard
 from swarmlearning.parameters.chunks import CHUNK_BYTES, merged_leaf, merged_root
 from swarmlearning.sl.desk import Desk, MergedShard, log
 from swarmlearning.sl.exchange import STEP_CHUNKS, STREAM_CHUNKS, ChunkRequest, Pull, Shard
-from swarmlearning.sl.plan import MergeShard, SayLost
+from swarmlearning.sl.plan import MeasureShard, MergeShard, SayLost
 from swarmlearning.sl.ticking import tick
+from swarmlearning.sl.weighing import ingredients_of, past_of, promise_of, weights_of
 from swarmlearning.types import NodeId, short_name
 
 PULLS_AT_ONCE: Final = 4
@@ -21,6 +22,9 @@ PULLS_AT_ONCE: Final = 4
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 2.0
+
+Work = MergeShard | MeasureShard
+"""What somebody in charge of a shard does with what it pulls."""
 
 Reason = Literal["unreachable", "unverified", "nonfinite"]
 
@@ -58,21 +62,19 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
     """
     round_ = round_of(desk, action.round)
     shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
-    lease_s = desk.lease_s
-    made_of = tuple(_promise_of(round_, contributor) for contributor in action.contributors)
+    made_of = ingredients_of(desk, round_, action.contributors)
     merged = desk.merged.get((action.round, action.shard))
     # Merged before, but the commit failed: doing it all again would look like progress for ever.
     if merged is None or merged.shard != shard or merged.made_of != made_of:
-        try:
-            buffers = await _pull_all(desk, action, shard, lease_s)
-        except _NotServed as fault:
-            await _require_known(desk, action, fault)
-            await _report(desk, action, fault)
+        past = past_of(desk)
+        weights = await desk.run_blocking(weights_of, desk, round_, action.contributors)
+        counted = {node: weight for node, weight in zip(action.contributors, weights, strict=True) if weight}
+        buffers = await pull_or_report(desk, action, shard, tuple(counted))
+        if buffers is None:
             return
-        weights = {c.node: c.weight for c in round_.checkins}
-        given = [weights[c] for c in action.contributors]
-        merged = await desk.run_blocking(_merge, desk, action, shard, buffers, given, made_of)
-    current = _still_charged(desk, action)
+        given = list(counted.values())
+        merged = await desk.run_blocking(_merge, desk, action, shard, buffers, given, made_of, past)
+    current = still_charged(desk, action)
     desk.merged[action.round, action.shard] = merged
     await desk.submitter.require(
         MergeCommit(
@@ -86,8 +88,25 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
     )
 
 
-def _still_charged(desk: Desk, action: MergeShard) -> Round:
-    """The round, if it still wants this very merge: what was merged of other contributors must not be committed.
+async def pull_or_report(
+    desk: Desk, action: Work, shard: Shard, counted: tuple[NodeId, ...] | None = None
+) -> list[memoryview] | None:
+    """The chunks of a shard of all contributors, or of those that count; None once one has been reported.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: the SN does not answer.
+    """
+    try:
+        return await _pull_all(desk, action, action.contributors if counted is None else counted, shard)
+    except _NotServed as fault:
+        await _require_known(desk, action, fault)
+        await _report(desk, action, fault)
+        return None
+
+
+def still_charged(desk: Desk, action: Work) -> Round:
+    """The round, if it still wants this very work: what was made of other contributors must not be committed.
 
     Raises:
         Refused: the record has moved on.
@@ -98,7 +117,7 @@ def _still_charged(desk: Desk, action: MergeShard) -> Round:
     return current
 
 
-async def _require_known(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
+async def _require_known(desk: Desk, action: Work, fault: _NotServed) -> None:
     """R-9: nobody is reported for not knowing what the ledger, when it fell silent, had not told everybody.
 
     Raises:
@@ -114,7 +133,7 @@ async def _require_known(desk: Desk, action: MergeShard, fault: _NotServed) -> N
         raise Refused(f"round {action.round}: the ledger was out, so {who} may not know of it", code="stale")
 
 
-async def _report(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
+async def _report(desk: Desk, action: Work, fault: _NotServed) -> None:
     """R-9: say which contributor's chunks cannot be had."""
     log.warning(
         "round %d: %s cannot be merged: %s (%s)",
@@ -124,7 +143,7 @@ async def _report(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
         fault.detail,
     )
     while True:
-        attempt = _still_charged(desk, action).attempt
+        attempt = still_charged(desk, action).attempt
         report = Unreachable(
             contract=desk.contract,
             run=desk.run,
@@ -176,11 +195,13 @@ def _merge(
     buffers: list[memoryview],
     weights: list[int],
     made_of: tuple[bytes, ...],
+    past: tuple[memoryview | None, memoryview | None],
 ) -> MergedShard:
     """Merge the shard's chunks; computes, so it runs away from the event loop."""
     into = desk.scratch(shard.indices)
     leaves = bytearray()
-    merged = merge_shard(desk.manifest, desk.method, buffers, weights, shard.indices)
+    base, previous = past
+    merged = merge_shard(desk.manifest, desk.method, buffers, weights, shard.indices, base=base, previous=previous)
     for count, (index, chunk) in enumerate(merged):
         into[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)] = chunk
         leaves += merged_leaf(chunk)
@@ -189,25 +210,25 @@ def _merge(
     return MergedShard(shard, root, bytes(leaves), into, made_of)
 
 
-async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float) -> list[memoryview]:
-    """Every contributor's chunks of the shard, in node-id order.
+async def _pull_all(desk: Desk, action: Work, contributors: tuple[NodeId, ...], shard: Shard) -> list[memoryview]:
+    """These contributors' chunks of the shard, in node-id order.
 
     Raises:
         _NotServed: one's cannot be had.
         Refused: the record moved on.
     """
-    gate = asyncio.Semaphore(PULLS_AT_ONCE)
+    gate, lease_s = asyncio.Semaphore(PULLS_AT_ONCE), desk.lease_s
 
     async def one(contributor: NodeId) -> memoryview:
         if contributor == desk.node:
-            if desk.offer is None or desk.offer.commitment.root != _promise_of(round_of(desk, action.round), desk.node):
+            if desk.offer is None or desk.offer.commitment.root != promise_of(round_of(desk, action.round), desk.node):
                 # We restarted after our check-in and cannot keep its promise; others will find the same.
                 raise Refused("this node no longer holds the parameters it checked in with", code="stale")
             return desk.offer.buffer
         async with gate:
             return await _pull_one(desk, action, shard, contributor, lease_s)
 
-    tasks = [asyncio.ensure_future(one(contributor)) for contributor in action.contributors]
+    tasks = [asyncio.ensure_future(one(contributor)) for contributor in contributors]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -216,12 +237,7 @@ async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _promise_of(round_: Round, contributor: NodeId) -> bytes:
-    """The commitment that a contributor checked in with."""
-    return next(c.commitment for c in round_.checkins if c.node == contributor)
-
-
-async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: NodeId, lease_s: float) -> memoryview:
+async def _pull_one(desk: Desk, action: Work, shard: Shard, contributor: NodeId, lease_s: float) -> memoryview:
     """One contributor's chunks; tries again, keeping what was verified, until half a lease has passed in silence.
 
     Raises:
@@ -230,7 +246,7 @@ async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: N
     """
     loop = asyncio.get_running_loop()
     round_ = round_of(desk, action.round)
-    root = _promise_of(round_, contributor)
+    root = promise_of(round_, contributor)
     key = (action.round, shard, root)
     known = desk.pulls.get(key)
     if known is None:
