@@ -81,7 +81,7 @@ class Planned:
     moves: int = 0
     """Nodes that die: how much higher the port is where the SL is reached after its restart."""
     on: str = ""
-    """CRASH_SL: `point` counts only transactions of this kind."""
+    """CRASH_SL, LOST_DISK: `point` counts only transactions of this kind."""
     only: frozenset[int] = frozenset()
     """Faults of the network: only requests of these organisations, and what is served to them; empty: anybody's."""
     group: frozenset[int] = frozenset()
@@ -253,12 +253,11 @@ class SimFaults:
         self.sent.append((who, message))
         kind = type(message).__name__
         self.kinds[who, kind] += 1
-        if p := self.find(Fault.CRASH_SL, who):
-            count = self.kinds[who, p.on] if kind == p.on else 0 if p.on else self.transactions[who]
-            if count == p.point:
-                self._die(p, after=p.after)
-        if (p := self.find(Fault.LOST_DISK, who)) and self.transactions[who] == p.point:
-            self._die(p, after=p.after)
+        for fault in (Fault.CRASH_SL, Fault.LOST_DISK):
+            if p := self.find(fault, who):
+                count = self.kinds[who, p.on] if kind == p.on else 0 if p.on else self.transactions[who]
+                if count == p.point:
+                    self._die(p, after=p.after)
         if kind == "CheckIn" and (p := self.find(Fault.DEAD_CONTRIBUTOR, who)):
             self._die(p, after=True)
         if kind == "CheckIn" and self.find(Fault.OTHER_BYTES, who):
