@@ -21,7 +21,7 @@ ONCE_FAILED = [5225, 5510, 5548, 50066, 101586, 103319]
 
 @pytest.mark.parametrize("seed", [*ONCE_FAILED, *range(FIRST, FIRST + SEEDS)])
 def test_whatever_the_seed_makes_up_ends_well(tmp_path: Path, seed: int) -> None:
-    schedule = make_up(seed)
+    schedule = make_up(seed, "mean" if seed in ONCE_FAILED else "")
     swarm = schedule.build(tmp_path)
     try:
         swarm.run()

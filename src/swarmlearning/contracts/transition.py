@@ -6,7 +6,7 @@ from typing import Final, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from swarmlearning.contracts import closing, disputes, membership, rounds, training
+from swarmlearning.contracts import closing, disputes, measuring, membership, rounds, training
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.figures import summarise_round
 from swarmlearning.contracts.messages import (
@@ -20,6 +20,7 @@ from swarmlearning.contracts.messages import (
     Finish,
     Here,
     Leave,
+    Measure,
     MergeCommit,
     Payload,
     RegisterNode,
@@ -186,7 +187,18 @@ def _save(state: State, after: Training) -> Training:
 
 
 _TrainingMessage = (
-    ResetContract | Enrol | CheckIn | Tick | MergeCommit | Stored | Unreachable | Suspect | Here | Finish | Leave
+    ResetContract
+    | Enrol
+    | CheckIn
+    | Tick
+    | Measure
+    | MergeCommit
+    | Stored
+    | Unreachable
+    | Suspect
+    | Here
+    | Finish
+    | Leave
 )
 
 
@@ -205,6 +217,8 @@ def _advance(before: Training, context: Context, message: _TrainingMessage) -> T
             return training.check_in(before, context, message)
         case Tick():
             return closing.tick(before, context, message)
+        case Measure():
+            return measuring.commit_distances(before, context, message)
         case MergeCommit():
             return rounds.commit_merge(before, context, message)
         case Stored():

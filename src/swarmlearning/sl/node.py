@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
@@ -24,13 +25,13 @@ from swarmlearning.errors import (
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import Credential, PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.merge.method import merge_method
 from swarmlearning.parameters.manifest import Manifest, decode_manifest
 from swarmlearning.sl import drills
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.door import Door
 from swarmlearning.sl.journal import Journals
+from swarmlearning.sl.methods import complete, method_of
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sl.store import ResultStore
@@ -230,8 +231,8 @@ class SlNode:
         """Make a participation of a program's request, and keep it running.
 
         Raises:
-            ConfigurationError: malformed name, file or manifest; or a program already takes part in that contract.
-            NotYetAvailable: a merge method that arrives later.
+            ConfigurationError: malformed name, file or manifest; a merge method that is not known or takes other
+                options; or a program already takes part in that contract.
         """
         self._trainings.require_free(check_contract_name(request.contract))
         try:
@@ -239,7 +240,7 @@ class SlNode:
         except DecodeError as error:
             raise ConfigurationError(str(error)) from error
         own = map_program_file(self.config.exchange, request.file, manifest.size)
-        merge_method(request.settings.merge_method)
+        request = replace(request, settings=complete(request.settings))
         keep_manifest(self.config.exchange, request.manifest, manifest)
         return await self._trainings.begin(request, manifest, own)
 
@@ -248,7 +249,7 @@ class SlNode:
             node=self.credential.node.id,
             contract=request.contract,
             manifest=manifest,
-            method=merge_method(request.settings.merge_method),
+            method=method_of(request.settings),
             client=self._client,
             submitter=self._submitter,
             store=self._store,

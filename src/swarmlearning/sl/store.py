@@ -96,6 +96,7 @@ class ResultStore:
         # A step that was cancelled goes on in its worker thread: two may save at a time.
         self._lock = threading.Lock()
         self._open: dict[tuple[ContractName, int, int], OpenResult] = {}
+        self._kept: dict[ContractName, int] = {}
         for path in directory.glob(f"{self._prefix}-*.part"):
             path.unlink(missing_ok=True)
         for path in sorted(directory.glob(f"{self._prefix}-*.meta")):
@@ -117,6 +118,10 @@ class ResultStore:
     def get(self, contract: ContractName, run: int, round_: int) -> OpenResult | None:
         """A stored result, or None."""
         return self._open.get((contract, run, round_))
+
+    def keep_past(self, contract: ContractName) -> None:
+        """Keep one result more: to merge a round anew needs the two before it, also once its result is here."""
+        self._kept[contract] = KEEP + 1
 
     def begin(self, contract: ContractName, run: int, round_: int, roots: tuple[bytes, ...], size: int) -> Part:
         """Make room for a result whose chunks will come.
@@ -246,7 +251,7 @@ class ResultStore:
 
     def _forget_old(self, contract: ContractName) -> None:
         mine = sorted(key for key in self._open if key[0] == contract)
-        for key in mine[:-KEEP]:
+        for key in mine[: -self._kept.get(contract, KEEP)]:
             record = self._open.pop(key).record
             stem = record.file.rsplit("-", 1)[0]
             # The meta file first: without it the other is nothing. Whoever still reads it has it open.
