@@ -231,15 +231,16 @@ class ResultStore:
             self._open[contract, run, round_] = result
             if before is not None and before.record.file != record.file:
                 (self.directory / before.record.file).unlink(missing_ok=True)
-            self._forget_old(contract)
+            self._forget_old(contract, (contract, run, round_))
             return result
 
     def _write(self, path: Path, data: memoryview) -> None:
         write_durably(path, data, sync=self._sync)
 
-    def _forget_old(self, contract: ContractName) -> None:
-        mine = sorted(key for key in self._open if key[0] == contract)
-        for key in mine[:-KEEP]:
+    def _forget_old(self, contract: ContractName, saved: tuple[ContractName, int, int]) -> None:
+        """Older results than the last two go; never the one just saved: later ones may be of rounds that were void."""
+        mine = sorted(key for key in self._open if key[0] == contract and key != saved)
+        for key in mine[: 1 - KEEP]:
             record = self._open.pop(key).record
             stem = record.file.rsplit("-", 1)[0]
             # The meta file first: without it the other is nothing. Its mapping stays valid for whoever still reads.
