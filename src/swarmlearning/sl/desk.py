@@ -126,8 +126,8 @@ class Desk:
         self.method = method
         self.client = client
         self.carrier = Carrier()
-        """Of what the ledger is told: a step is cancelled as soon as the record shows that it was heard, often before the
-        answer is there."""
+        """Of what the ledger is told: a step is cancelled as soon as the record shows that it was heard, often before
+        the answer is there."""
         self.submitter = submitter.carried(self.carrier)
         self.store = store
         self.journals = journals
