@@ -31,7 +31,10 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, epilog=examples("swarm bench merge", "swarm bench round --peers 4 --megabytes 100"))
 def bench() -> None:
-    """Measure this machine: merging alone, or whole rounds of a swarm. Figures compare within a run; between runs only their ratios do."""
+    """Measure this machine: merging alone, or whole rounds of a swarm.
+
+    Figures compare within a run; between runs only their ratios do.
+    """
 
 
 @bench.command(epilog=examples("swarm bench merge", "swarm bench merge --peers 8 --dtype bfloat16 --dtype int64"))
