@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from swarmlearning.merge.base import MAX_WEIGHT_SUM, Float64, MergeMethod, Needs, shrink_weights
+from swarmlearning.merge.base import MAX_WEIGHT_SUM, Float64, MergeMethod, Needs, fold, shrink_weights
 
 ITERATIONS: Final = 1000
 """Most iterations."""
@@ -58,20 +58,6 @@ class GeoMedian(MergeMethod):
         mix[near] = _iterate(distances[np.ix_(near, near)], shares, start)
         scale = float(MAX_WEIGHT_SUM - count)
         return [int(share) for share in np.floor(mix * scale + 0.5).tolist()]
-
-
-def fold(rows: Float64) -> Float64:
-    """The sum of each row: its second half is added to the first until one column is left."""
-    width = rows.shape[1]
-    if width == 1:
-        return rows[:, 0].copy()
-    sums: Float64 = rows
-    while width > 1:
-        half = (width + 1) // 2
-        folded = sums[:, :half].copy()
-        folded[:, : width - half] += sums[:, half:width]
-        sums, width = folded, half
-    return sums[:, 0]
 
 
 def _lower_quantile(values: Float64, weights: Sequence[int]) -> float:
