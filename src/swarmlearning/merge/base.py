@@ -1,7 +1,7 @@
 """What a merge method is: its name, its options, what it needs, and what it does with arrays or distances.
 
 Plug-ins derive from `MergeMethod` too. Does not: say which methods there are (`merge.method`), know rounds, peers or
-files. Spec: docs/spec/merging.md, G-1 to G-6.
+files. Spec: docs/spec/merging.md, G-1 to G-9.
 """
 
 from collections.abc import Mapping, Sequence

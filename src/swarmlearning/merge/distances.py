@@ -72,7 +72,7 @@ def measure_shard(
 
 
 def lanes_of(count: int) -> int:
-    """How many lanes each pair of `count` contributors has: the largest power of two up to LANES / count, 32 to 2048."""
+    """How many lanes each pair of n contributors has: the largest power of two up to LANES / n, 32 to 2048."""
     return min(max(1 << max((LANES // count).bit_length() - 1, 0), 32), 2048)
 
 

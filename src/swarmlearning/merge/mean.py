@@ -130,7 +130,8 @@ def _merge_huge(columns: Sequence[Float64], weights: Sequence[int]) -> Float64:
 def round_to_bfloat16(values: Float64) -> Array:
     """Round float64 to bfloat16 once, to nearest, ties to even.
 
-    The library's own cast of float64 goes through float32 and so rounds twice: 1 + 2**-8 + 2**-30 would become 1, not 1 + 2**-7.
+    The library's own cast of float64 goes through float32 and so rounds twice: 1 + 2**-8 + 2**-30 would become 1, not
+    1 + 2**-7.
     """
     singles = values.astype(np.float32)
     bits = singles.view(np.uint32)
