@@ -14,7 +14,7 @@ from swarmlearning.clock import system_clock
 from swarmlearning.contracts.messages import Leave, Payload, Tx
 from swarmlearning.contracts.records import Manifested, Peer, PeerState, Progress
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import ConfigurationError, NotYetAvailable, Refused, SwarmError, WaitExpired
+from swarmlearning.errors import ConfigurationError, Refused, SwarmError, WaitExpired
 from swarmlearning.identity.authority import create_ca, issue_certificate
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
@@ -303,7 +303,8 @@ def test_the_programs_file_goes_when_the_training_is_over(tmp_path: Path) -> Non
         ({"manifest": b"garbage"}, ConfigurationError, "Manifest"),
         ({"file": "../own"}, ConfigurationError, "plain file name"),
         ({"file": "missing"}, ConfigurationError, "same SWARM_EXCHANGE_DIR"),
-        ({"settings": replace(SETTINGS, merge_method="geomedian")}, NotYetAvailable, "later release"),
+        ({"settings": replace(SETTINGS, merge_options=(("trim", 1),))}, ConfigurationError, "it takes: none"),
+        ({"settings": replace(SETTINGS, method_source="acme 1")}, ConfigurationError, "here and of 'acme 1' in the"),
         ({"settings": replace(SETTINGS, merge_method="maen")}, ConfigurationError, "did you mean 'mean'"),
     ],
 )
@@ -316,6 +317,17 @@ def test_a_malformed_open_is_explained_and_leaves_nothing(
         assert node._trainings.desks == {}
         assert node._trainings.running == {}
         await begun(node, request())  # the next one is welcome
+
+    with_node(tmp_path, work)
+
+
+def test_g7_settings_are_completed_before_enrolling(tmp_path: Path) -> None:
+    async def work(node: SlNode, sn: OneSn) -> None:
+        given = replace(SETTINGS, merge_method="FedAvgM", merge_options=(("rate", 2), ("momentum", 1)))
+        participation = await begun(node, request(settings=given))
+        enrolled = participation.program.request.settings
+        assert (enrolled.merge_method, enrolled.needs) == ("fedavgm", "history")
+        assert enrolled.merge_options == participation.desk.method.options == (("momentum", 1), ("rate", 2))
 
     with_node(tmp_path, work)
 
