@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,8 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run all in turn, then print the table."""
     options = read_options()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # an exception: processes are ended then
     outcomes = []
     folder = Path(tempfile.mkdtemp(prefix="bench-peers-"))
     try:

@@ -17,13 +17,15 @@ from jobs import write_job
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 ADMIN = "admin@bench.example"
+SERVER = "localhost"
+"""Its name decides the address that it listens on; by any other it would be all addresses."""
 
 PROJECT = """
 api_version: 3
 name: bench
 description: comparison
 participants:
-- {{name: server, org: bench, type: server, default_host: localhost, fed_learn_port: {port}}}
+- {{name: {server}, org: bench, type: server, fed_learn_port: {port}}}
 - {{name: {admin}, org: bench, type: admin, role: project_admin}}
 {clients}
 builders:
@@ -40,12 +42,12 @@ def provision(folder: Path, port: int, peers: int) -> Path:
     """Make certificates and start-up kits; the folder with one kit for each participant."""
     clients = "\n".join(f"- {{name: site-{peer + 1}, org: bench, type: client}}" for peer in range(peers))
     project = folder / "project.yml"
-    project.write_text(PROJECT.format(port=port, admin=ADMIN, clients=clients))
+    project.write_text(PROJECT.format(server=SERVER, port=port, admin=ADMIN, clients=clients))
     command = [driving.tool("nvflare"), "provision", "-p", str(project), "-w", str(folder / "work")]
     with (folder / "provision.log").open("wb") as log:
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=120)
     kits = folder / "work" / "bench" / "prod_00"
-    for site in ("server", *(f"site-{peer + 1}" for peer in range(peers))):
+    for site in (SERVER, *(f"site-{peer + 1}" for peer in range(peers))):
         allow_parts(kits / site / "local")
     return kits
 
@@ -73,7 +75,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] += f":{Path(__file__).parent}"  # for bench_parts
     [port] = driving.free_ports(1)
     kits = provision(task.folder, port, task.peers)
-    started = [start_kit(kits / "server", "server")]
+    started = [start_kit(kits / SERVER, "server")]
     driving.wait_for_port(port, started)
     sites = [f"site-{peer + 1}" for peer in range(task.peers)]
     started += [start_kit(kits / site, "client", f"uid={site}") for site in sites]
