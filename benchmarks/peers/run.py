@@ -124,7 +124,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", default="0.25,10,100", help="MB (10^6 bytes) of float32 parameters")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that does not count")
     parser.add_argument("--peers", type=int, default=4)
-    parser.add_argument("--limit", type=float, default=240, help="seconds that one system may take at one size")
+    parser.add_argument("--limit", type=float, default=300, help="seconds that one system may take at one size")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--keep", action="store_true", help="keep the logs, and say where they are")

@@ -93,7 +93,8 @@ def main() -> None:
         time.sleep(0.2)
     if options.peer == 0:
         node.set_start_learning(rounds=options.rounds, epochs=1, trainset_size=peers)
-    while True:  # the driver's end ends us
+    while True:  # the driver's end ends us, or an error that stopped the node
+        node.assert_running(True)
         time.sleep(1)
 
 
