@@ -52,7 +52,7 @@ fix: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-all
 	$(BIN)/swarm bench merge --dtype float32 --dtype float64 --dtype bfloat16 --dtype float16 --dtype int64
 	$(BIN)/python benchmarks/transport.py
-	$(BIN)/python benchmarks/rounds.py
+	for size in 0.25 10 100; do $(BIN)/swarm bench round --megabytes $$size || exit 1; done
 
 # The same payloads through Flower, NVIDIA FLARE, p2pfl, hivemind and this project; the first time it fetches them, 7 GB
 # of disk. ARGS="--only ours,hivemind --sizes 10 --markdown" as `benchmarks/peers/run.py --help` says.
