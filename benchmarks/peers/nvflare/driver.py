@@ -48,13 +48,14 @@ def provision(folder: Path, port: int, peers: int) -> Path:
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=120)
     kits = folder / "work" / "bench" / "prod_00"
     for site in (SERVER, *(f"site-{peer + 1}" for peer in range(peers))):
-        allow_parts(kits / site / "local")
+        write_resources(kits / site / "local")
     return kits
 
 
-def allow_parts(local: Path) -> None:
-    """Let a site run the two components that the job brings, as the site's operator would: FLARE runs its own only."""
-    resources = json.loads((local / "resources.json.default").read_text())
+def write_resources(local: Path) -> None:
+    """What a site's operator decides: it runs the job's two components too, and keeps its files beside the kit."""
+    text = (local / "resources.json.default").read_text()
+    resources = json.loads(text.replace("/tmp/nvflare", str(local.parent / "storage")))  # noqa: S108  # to replace it
     resources["class_allow_list"].append("bench_parts.")
     (local / "resources.json").write_text(json.dumps(resources))
 

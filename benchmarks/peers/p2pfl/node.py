@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from payload import Marks, make_arrays, train
 # Ray is for p2pfl's simulations; the choice is read when p2pfl's other modules are imported.
 Settings.general.DISABLE_RAY = True
 
+from p2pfl.exceptions import NodeRunningException  # noqa: E402
 from p2pfl.learning.frameworks.learner import Learner  # noqa: E402
 from p2pfl.learning.frameworks.p2pfl_model import P2PFLModel  # noqa: E402
 from p2pfl.node import Node  # noqa: E402
@@ -94,7 +96,10 @@ def main() -> None:
     if options.peer == 0:
         node.set_start_learning(rounds=options.rounds, epochs=1, trainset_size=peers)
     while True:  # the driver's end ends us, or an error that stopped the node
-        node.assert_running(True)
+        try:
+            node.assert_running(True)
+        except NodeRunningException:
+            sys.exit("p2pfl stopped this node after an error of its own")
         time.sleep(1)
 
 
