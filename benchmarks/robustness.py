@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
-from swarmlearning.merge.distances import measure_shard, sum_distances, unpack_distances
 
+from swarmlearning.merge.distances import measure_shard, sum_distances, unpack_distances
 from swarmlearning.merge.method import merge_method
 from swarmlearning.merge.shard import merge_shard
 from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_count
