@@ -207,17 +207,24 @@ def test_p43_a_difference_and_its_residual_give_back_what_was_trained(wire: Wire
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_p43_steps_do_not_show(wire: Wire) -> None:
-    """A tensor longer than a step is encoded as its parts would be: at every boundary of blocks."""
+def test_p43_p44_steps_and_tensors_do_not_show(wire: Wire) -> None:
+    """What is longer than a step is encoded as its parts would be, and each finds its own part of the residual."""
     count = 256 * 60 * 2 + 7
-    own, base = (np.random.default_rng(seed).standard_normal(count).astype(np.float32) for seed in (1, 2))
-    manifest = lay_out({"x": own})
+    own, base, left = (np.random.default_rng(seed).standard_normal(count).astype(np.float32) for seed in (1, 2, 3))
+    manifest = lay_out({"x": own, "y": base, "z": np.zeros(3, np.int8)})
     travels = wire_manifest(manifest, wire)
-    data, rest = oracle.encode(manifest, travels, own.tobytes() + bytes(36), base.tobytes() + bytes(36), None)
+    mine, theirs = (
+        buffer_of(manifest, {"x": one, "y": other, "z": np.zeros(3, np.int8)})
+        for one, other in ((own, base), (base, own))
+    )
+    data, rest = oracle.encode(manifest, travels, mine, theirs, left.tobytes() + left[::-1].tobytes())
     kind = travels.tensors[0].dtype
-    sent, residual = oracle.encode_tensor(kind, oracle.floats_of(own), oracle.floats_of(base), [0.0] * count)
+    forth, back, carried = map(oracle.floats_of, (own, base, left))
+    sent, residual = oracle.encode_tensor(kind, forth, back, carried)
+    sent_too, residual_too = oracle.encode_tensor(kind, back, forth, carried[::-1])
     assert oracle.part(travels.tensors[0], data) == sent
-    assert rest == struct.pack(f"<{count}f", *residual)
+    assert oracle.part(travels.tensors[1], data) == sent_too
+    assert rest == struct.pack(f"<{2 * count}f", *residual, *residual_too)
 
 
 @pytest.mark.parametrize("wire", WIRES)
