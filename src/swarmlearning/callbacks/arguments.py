@@ -7,7 +7,7 @@ import difflib
 import enum
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -26,9 +26,12 @@ from swarmlearning.callbacks.evaluation import LARGEST, figures_needed, to_micro
 from swarmlearning.callbacks.logs import default_logger
 from swarmlearning.contracts.records import MAX_PEERS, Adaptive, Settings, Target
 from swarmlearning.errors import ConfigurationError, NotYetAvailable
+from swarmlearning.parameters.wire import Wire
 from swarmlearning.types import DEFAULT_CONTRACT, ContractName, check_contract_name
 
 _DAY_S: Final = 86_400.0
+
+_WIRES: Final[Mapping[str, Wire]] = {wire: wire for wire in get_args(Wire)}
 
 
 class CheckinModel(enum.IntEnum):
@@ -154,7 +157,7 @@ KNOWN: Final = (
     *("useAdaptiveSync", "adaptiveMin", "adaptiveMax", "adaptiveFactor", "adaptiveWindow"),
     *("targetLoss", "targetMetric", "targetMode", "patience", "leaseS", "graceS", "shareProgress", "resume"),
     *("adsValData", "adsValBatchSize", "totalEpochs", "lossFunction", "lossFunctionArgs"),
-    *("metricFunction", "metricFunctionArgs", "model", "mlPlatform", "ml_platform", "hfMode", "logger"),
+    *("metricFunction", "metricFunctionArgs", "model", "mlPlatform", "ml_platform", "hfMode", "logger", "wire"),
 )
 """Every documented argument."""
 
@@ -183,6 +186,7 @@ def _settings(sync_frequency: object, given: Mapping[str, Any]) -> Settings:
         grace_ms=round(grace_s * 1000),
         adaptive=_adaptive(frequency, given),
         target=_target(given),
+        wire=_WIRES[word("wire", _or_default(given, "wire", "float32"), list(_WIRES))],
     )
 
 
