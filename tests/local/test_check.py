@@ -8,7 +8,7 @@ from swarmlearning.contracts.records import Peer, PeerState, Phase, Result, Trai
 from swarmlearning.encoding import encode
 from swarmlearning.errors import DecodeError
 from swarmlearning.local.check import NEVER_USED, Ending, find_faults, newest_result
-from swarmlearning.sl.store import StoredResult
+from swarmlearning.sl.results import StoredResult
 from swarmlearning.types import ContractName, Endpoint, NodeId
 
 CONTRACT = ContractName("c")

@@ -24,8 +24,8 @@ class DyingStore(ResultStore):
         super().__init__(directory, owner, sync=False)
         self._on_write = on_write
 
-    def _write(self, path: Path, data: memoryview) -> None:
-        self._on_write(lambda: super(DyingStore, self)._write(path, data))
+    def _put(self, write: Callable[[], None]) -> None:
+        self._on_write(write)
 
     def held(self) -> frozenset[tuple[int, bytes]]:
         """(round, SHA-256) of what is there."""

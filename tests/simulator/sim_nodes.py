@@ -31,8 +31,8 @@ from swarmlearning.sl.desk import Desk
 from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT, ChunkRequest, ResultRequest
 from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.results import OpenResult
 from swarmlearning.sl.serving import ExchangeService
-from swarmlearning.sl.store import OpenResult
 from swarmlearning.sl.trainings import Trainings
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.client import SnClient, Submitter, sign_message

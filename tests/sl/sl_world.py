@@ -22,10 +22,12 @@ from swarmlearning.contracts.records import (
 )
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.merge.mean import Mean
-from swarmlearning.parameters.chunks import Commitment, commit
+from swarmlearning.parameters.chunks import CHUNK_BYTES, Buffer, Commitment, commit
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, lay_out, write_arrays
+from swarmlearning.sl.chunkfile import Chunks
 from swarmlearning.sl.desk import Desk
+from swarmlearning.sl.exchange import Shard
 from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.store import ResultStore
 from swarmlearning.sn.client import SnClient, Submitter
@@ -206,6 +208,22 @@ def desk_of(index: int, tmp: Path, network: MemoryNetwork, manifest: Manifest, r
     desk.run = 1
     desk.training = record
     return desk
+
+
+class Kept:
+    """Puts chunks where they belong in a canonical buffer."""
+
+    def __init__(self, buffer: memoryview) -> None:
+        self.buffer = buffer
+
+    def write(self, index: int, chunk: Buffer) -> None:
+        self.buffer[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)] = chunk
+
+
+def read_all(chunks: Chunks, shard: Shard) -> bytes:
+    """The chunks of a shard, one behind the other."""
+    source = chunks.source()
+    return b"".join(bytes(source(index)) for index in shard.indices)
 
 
 async def collect(stream: AsyncIterator[Any]) -> list[bytes]:

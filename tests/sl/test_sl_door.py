@@ -47,7 +47,7 @@ from swarmlearning.sl.door import Door, kind_of
 from swarmlearning.sl.drills import prepare
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.program import SyncOutcome
-from swarmlearning.sl.store import OpenResult
+from swarmlearning.sl.results import OpenResult
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.memory import MemoryNetwork

@@ -33,6 +33,7 @@ from swarmlearning.contracts.messages import AnyMessage, Here, Leave
 from swarmlearning.contracts.records import PeerState, Phase, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused, Unreachable
+from swarmlearning.sl.chunkfile import BufferChunks
 from swarmlearning.sl.control import Drill, Drilled
 from swarmlearning.sl.desk import Desk, MergedShard, Offer
 from swarmlearning.sl.drills import MAX_DRILL_S, DrilledClient, Drills, carry_out, is_rehearsal, prepare
@@ -221,7 +222,7 @@ def test_c20_a_slow_sl_sends_every_frame_but_within_half_a_lease(tmp_path: Path)
 def test_c20_merged_shards_are_served_slowly_too_and_not_at_all_over_a_cut_link(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         shard = Shard(size=world.manifest.size, shards=1, shard=0)
-        world.desk.merged[0, 0] = MergedShard(shard, bytes(32), bytes(160), world.buffer)
+        world.desk.merged[0, 0] = MergedShard(shard, bytes(32), bytes(160), BufferChunks(world.buffer))
         caller = Caller(node=node(0), name=name(0))
 
         async def fetch() -> float:

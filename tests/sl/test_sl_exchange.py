@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from sl_world import FIVE_CHUNKS, SECRET, Handlers, address, committed, model, name, serves
+from sl_world import FIVE_CHUNKS, SECRET, Handlers, Kept, address, committed, model, name, serves
 
 from swarmlearning.errors import NonFinite, Unreachable, VerificationError
 from swarmlearning.parameters.chunks import CHUNK_BYTES, HASH_BYTES, SALT_BYTES, merged_root, salt
 from swarmlearning.parameters.manifest import Manifest
+from swarmlearning.sl.chunkfile import BufferChunks
 from swarmlearning.sl.exchange import GROUP, STREAM_CHUNKS, ChunkRequest, Pull, Shard, send_frames
-from swarmlearning.sl.store import leaves_of, shard_leaves
+from swarmlearning.sl.results import leaves_of, shard_leaves
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import ContractName
 
@@ -21,7 +22,9 @@ REQUEST = ChunkRequest(contract=ContractName("heart"), run=1, round=0, attempt=1
 def frames_of(buffer: memoryview, shard: Shard, start: int = 0) -> list[bytes]:
     """What an honest contributor sends."""
     leaves = committed(buffer).leaves
-    return [bytes(f) for f in send_frames(shard, leaves, buffer, start, lambda index: salt(SECRET, index))]
+    return [
+        bytes(f) for f in send_frames(shard, leaves, BufferChunks(buffer), start, lambda index: salt(SECRET, index))
+    ]
 
 
 def run_pull(pull: Pull, frames: Sequence[bytes]) -> list[int]:
@@ -42,7 +45,7 @@ def new_pull(size: int = FIVE_CHUNKS, shards: int = 1, shard: int = 0) -> tuple[
     manifest, buffer = model(size)
     part = Shard(size=manifest.size, shards=shards, shard=shard)
     into = memoryview(bytearray(manifest.size))
-    return Pull(manifest, part, committed(buffer).root, into, salted=True), part, buffer, into
+    return Pull(manifest, part, committed(buffer).root, Kept(into), salted=True), part, buffer, into
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5])
@@ -135,7 +138,7 @@ def test_a_tensor_that_is_not_finite_is_named(value: float) -> None:
     view[2 * 16384 + 5] = value
     into = memoryview(bytearray(manifest.size))
     part = Shard(size=manifest.size, shards=1, shard=0)
-    pull = Pull(manifest, part, committed(buffer).root, into, salted=True)
+    pull = Pull(manifest, part, committed(buffer).root, Kept(into), salted=True)
     with pytest.raises(NonFinite, match="tensor kernel holds NaN or infinity"):
         run_pull(pull, frames_of(buffer, part))
     assert pull.done == 2  # the chunks before it were good
@@ -165,8 +168,8 @@ def merged_pull(manifest: Manifest, buffer: memoryview, shard: Shard) -> tuple[P
     leaves = shard_leaves(leaves_of(buffer), shard.shards, shard.shard)
     root = merged_root(leaves, manifest.size, shard=shard.shard, shards=shard.shards)
     into = memoryview(bytearray(manifest.size))
-    frames = [bytes(frame) for frame in send_frames(shard, leaves, buffer, 0, None)]
-    return Pull(manifest, shard, root, into, salted=False), frames, into
+    frames = [bytes(frame) for frame in send_frames(shard, leaves, BufferChunks(buffer), 0, None)]
+    return Pull(manifest, shard, root, Kept(into), salted=False), frames, into
 
 
 def test_a_merged_shard_travels_without_salts() -> None:
@@ -191,5 +194,5 @@ def test_a_merged_shard_cannot_be_passed_off_as_another() -> None:
 def test_a_model_without_parameters_is_pulled_too() -> None:
     manifest, buffer = model(0)
     part = Shard(size=0, shards=1, shard=0)
-    pull = Pull(manifest, part, committed(buffer).root, memoryview(bytearray()), salted=True)
+    pull = Pull(manifest, part, committed(buffer).root, Kept(memoryview(bytearray())), salted=True)
     assert run_pull(pull, frames_of(buffer, part)) == []

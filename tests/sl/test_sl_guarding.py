@@ -1,18 +1,20 @@
 """R-10: whom a round waits for is watched, and suspected after a lease of silence. On virtual time."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sim_loop import run_virtual
-from sl_world import address, checked_in, committed, desk_of, merging, model, name, node, peer, training
+from sl_world import Kept, address, checked_in, committed, desk_of, merging, model, name, node, peer, training
 
 from swarmlearning.contracts.messages import Message, Suspect, Tick
 from swarmlearning.contracts.records import Holding, Phase, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
+from swarmlearning.sl.chunkfile import BufferChunks
 from swarmlearning.sl.desk import Desk
 from swarmlearning.sl.exchange import (
     CALL_PROGRESS,
@@ -201,7 +203,7 @@ def test_what_is_pulled_once_more_is_no_progress(tmp_path: Path) -> None:
     promise = committed(buffer)
     shard = Shard(size=manifest.size, shards=1, shard=0)
     network = MemoryNetwork()
-    pull = Pull(manifest, shard, promise.root, memoryview(bytearray(manifest.size)), salted=True)
+    pull = Pull(manifest, shard, promise.root, Kept(memoryview(bytearray(manifest.size))), salted=True)
     seen: list[int] = []
 
     class Server:
@@ -210,7 +212,7 @@ def test_what_is_pulled_once_more_is_no_progress(tmp_path: Path) -> None:
             self.streams = {STREAM_CHUNKS: self._serve}
 
         async def _serve(self, caller: Caller, body: bytes) -> Any:
-            for frame in list(send_frames(shard, promise.leaves, buffer, 0, promise_salt))[:2]:
+            for frame in itertools.islice(send_frames(shard, promise.leaves, BufferChunks(buffer), 0, promise_salt), 2):
                 yield frame
 
     def promise_salt(index: int) -> bytes:

@@ -29,6 +29,7 @@ from swarmlearning.errors import DecodeError, Refused
 from swarmlearning.parameters.chunks import merged_root
 from swarmlearning.parameters.manifest import decode_manifest
 from swarmlearning.sl import serving
+from swarmlearning.sl.chunkfile import BufferChunks
 from swarmlearning.sl.desk import Desk, MergedShard, Offer
 from swarmlearning.sl.exchange import (
     CALL_ABOUT,
@@ -44,8 +45,8 @@ from swarmlearning.sl.exchange import (
     ResultRequest,
     Shard,
 )
+from swarmlearning.sl.results import leaves_of
 from swarmlearning.sl.serving import ExchangeService
-from swarmlearning.sl.store import leaves_of
 from swarmlearning.transport.api import Caller
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import ContractName, NodeName, Role
@@ -201,7 +202,7 @@ def with_merged(world: World) -> bytes:
     shard = Shard(size=world.manifest.size, shards=1, shard=0)
     leaves = leaves_of(world.buffer)
     root = merged_root(leaves, shard.size, shard=0, shards=1)
-    world.desk.merged[0, 0] = MergedShard(shard, root, leaves, world.buffer)
+    world.desk.merged[0, 0] = MergedShard(shard, root, leaves, BufferChunks(world.buffer))
     return leaves
 
 

@@ -1,6 +1,7 @@
 """Single steps of a round at the moments at which they could go wrong. Spec: docs/spec/round.md."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from sl_world import (
     CONTRACT,
+    FIVE_CHUNKS,
     SECRET,
     SETTINGS,
     Handlers,
@@ -23,29 +25,31 @@ from sl_world import (
     name,
     node,
     peer,
+    read_all,
     result,
     training,
 )
 
+from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.messages import CheckIn, MergeCommit, Message, Payload, Tick, Tx, Unreachable
-from swarmlearning.contracts.records import PeerState, Phase, Progress, Result, Round, RoundSummary, Training
+from swarmlearning.contracts.records import Holding, PeerState, Phase, Progress, Result, Round, RoundSummary, Training
 from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.errors import Refused
 from swarmlearning.errors import Unreachable as UnreachableError
-from swarmlearning.parameters.chunks import commit, merged_root
+from swarmlearning.parameters.chunks import CHUNK_BYTES, commit, merged_root
 from swarmlearning.sl import participation as participation_module
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.desk import Desk, Offer
-from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT
-from swarmlearning.sl.fetching import catch_up
+from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT, ResultRequest, Shard
+from swarmlearning.sl.fetching import catch_up, store_and_say
 from swarmlearning.sl.merging import merge_and_commit
 from swarmlearning.sl.offering import check_in
 from swarmlearning.sl.participation import Participation
-from swarmlearning.sl.plan import CheckInNow, MergeShard
+from swarmlearning.sl.plan import CheckInNow, MergeShard, StoreResult
 from swarmlearning.sl.program import Demand
+from swarmlearning.sl.results import leaves_of, shard_leaves
 from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sl.steps import deliver
-from swarmlearning.sl.store import leaves_of
 from swarmlearning.sl.unmerged import is_answered
 from swarmlearning.sn.api import (
     CALL_CONTRACT,
@@ -111,10 +115,10 @@ class FakeSn:
 class Pair:
     """Peer 0, the leader of the only shard, and peer 1, who serves what it checked in."""
 
-    def __init__(self, tmp: Path) -> None:
+    def __init__(self, tmp: Path, size: int = FIVE_CHUNKS) -> None:
         self.network = MemoryNetwork()
-        self.manifest, self.mine = model(fill=1.0)
-        _, self.theirs = model(fill=3.0)
+        self.manifest, self.mine = model(size, fill=1.0)
+        _, self.theirs = model(size, fill=3.0)
         roots = [committed(buffer).root for buffer in (self.mine, self.theirs)]
         self.round: Round = merging(peers=2, checkins=(checked_in(0, roots[0]), checked_in(1, roots[1])))
         self.record = training(
@@ -140,7 +144,7 @@ def meanwhile(desk: Desk, change: Callable[[], None]) -> None:
 
     async def run_blocking(function: Callable[..., T], *args: Any) -> T:
         result = function(*args)
-        if function.__name__ in ("_merge", "commit"):
+        if function.__name__ in ("advance", "commit"):
             change()
         return result
 
@@ -158,7 +162,9 @@ def test_a_leader_commits_the_mean(pair: Pair) -> None:
     merged = pair.desk.merged[0, 0]
     assert told.root == merged.root
     mean = (np.frombuffer(pair.mine, np.float32) + np.frombuffer(pair.theirs, np.float32)) / 2
-    assert np.array_equal(np.frombuffer(merged.buffer, np.float32)[: 4 * 16384], mean[: 4 * 16384])
+    assert np.array_equal(
+        np.frombuffer(read_all(merged.chunks, merged.shard), np.float32)[: 4 * 16384], mean[: 4 * 16384]
+    )
 
 
 def test_what_was_merged_of_others_is_not_committed_in_a_later_attempt(pair: Pair) -> None:
@@ -208,7 +214,8 @@ def test_a_round_that_collects_again_merges_what_is_offered_then(pair: Pair) -> 
     told = pair.merge()[-1]
     assert isinstance(told, MergeCommit)
     assert told.root != first
-    assert np.frombuffer(pair.desk.merged[0, 0].buffer, np.float32)[0] == 4.0
+    merged = pair.desk.merged[0, 0]
+    assert np.frombuffer(read_all(merged.chunks, merged.shard), np.float32)[0] == 4.0
 
 
 def test_a_contributor_that_cannot_be_reached_is_reported_after_half_a_lease(pair: Pair) -> None:
@@ -297,6 +304,132 @@ def test_where_all_holders_lie_catching_up_fails_and_names_them(pair: Pair) -> N
     with pytest.raises(UnreachableError, match=r"held by sl@org2.example; none serves it now"):
         asyncio.run(catch_up(pair.desk, newest))
     assert len(asked) == 1
+
+
+def frames_until(stop: int, *, shards: int, shard: int, buffer: memoryview, gate: asyncio.Event) -> Any:
+    """Serves a merged shard's leaves and chunks; the frames from the `stop`-th chunk on once `gate` is open."""
+    part = Shard(size=len(buffer), shards=shards, shard=shard)
+    leaves = shard_leaves(leaves_of(buffer), shards, shard)
+
+    async def stream(caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+        start = decode(body, ResultRequest).start
+        yield leaves
+        for at, index in list(enumerate(part.indices))[start:]:
+            if at >= stop:
+                await gate.wait()
+            yield buffer[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+
+    return stream
+
+
+def test_a_result_with_one_other_root_keeps_what_was_fetched_of_the_same(pair: Pair) -> None:
+    """R-11, R-12: by shard and root; the other attempt's result is another file, and the first leaves none."""
+    own, roots = {}, []
+    for shard in range(2):
+        part = Shard(size=pair.manifest.size, shards=2, shard=shard)
+        leaves = shard_leaves(leaves_of(pair.theirs), 2, shard)
+        roots.append(merged_root(leaves, part.size, shard=shard, shards=2))
+        own[shard] = leaves
+    asked: list[tuple[int, int]] = []
+
+    async def go() -> None:
+        gate = asyncio.Event()
+        serve = [frames_until(2 - shard, shards=2, shard=shard, buffer=pair.theirs, gate=gate) for shard in range(2)]
+
+        async def stream(caller: Caller, body: bytes) -> AsyncIterator[Frame]:
+            request = decode(body, ResultRequest)
+            asked.append((request.shard, request.start))
+            async for frame in serve[request.shard](caller, body):
+                yield frame
+
+        pair.network.stop(name(1))
+        pair.network.serve(name(1), address(1).endpoint, Handlers(streams={STREAM_RESULT: stream}))
+        held = (Holding(node=node(1), sha256=b""),)
+        both = replace(pair.round, shards=2, leaders=(node(1),) * 2, witnesses=((),) * 2, merged=tuple(roots))
+        pair.desk.training = replace(pair.record, round=replace(both, holdings=held))
+        first = StoreResult(round=0, roots=(roots[0], bytes(32)), attempt=1)
+        storing = asyncio.ensure_future(store_and_say(pair.desk, first))
+        await until(lambda: any(fetched.done(0) == 2 for fetched in pair.desk.fetched.values()))
+        storing.cancel()
+        await asyncio.gather(storing, return_exceptions=True)
+        gate.set()
+        del asked[:]
+        await store_and_say(pair.desk, StoreResult(round=0, roots=tuple(roots), attempt=1))
+
+    asyncio.run(go())
+    assert sorted(asked) == [(0, 2), (1, 0)]
+    stored = pair.desk.store.get(CONTRACT, 1, 0)
+    assert stored is not None
+    assert bytes(stored.buffer) == bytes(pair.theirs)
+    assert [stored.leaves(shard) for shard in range(2)] == [own[0], own[1]]
+    assert pair.desk.fetched == {}
+    gc.collect()
+    assert {path.suffix for path in pair.desk.store.directory.iterdir()} == {".bin", ".meta"}
+
+
+def test_storing_goes_on_where_it_was_and_counts_each_frame_once(pair: Pair) -> None:
+    """R-10, R-11: another attempt with the same roots takes the same file."""
+    root = merged_root(leaves_of(pair.theirs), pair.manifest.size, shard=0, shards=1)
+    held = (Holding(node=node(1), sha256=b""),)
+    round_ = replace(pair.round, leaders=(node(1),), merged=(root,), holdings=held)
+    pair.desk.training = replace(pair.record, round=round_)
+    action = StoreResult(round=0, roots=(root,), attempt=1)
+    seen: list[int] = []
+
+    async def go() -> None:
+        gate = asyncio.Event()
+        stream = frames_until(4, shards=1, shard=0, buffer=pair.theirs, gate=gate)
+        pair.network.stop(name(1))
+        pair.network.serve(name(1), address(1).endpoint, Handlers(streams={STREAM_RESULT: stream}))
+        storing = asyncio.ensure_future(store_and_say(pair.desk, action))
+        await until(lambda: any(fetched.done(0) == 4 for fetched in pair.desk.fetched.values()))
+        seen.append(pair.desk.steps(0, STORING))
+        storing.cancel()
+        await asyncio.gather(storing, return_exceptions=True)
+        (part,) = [fetched.part for fetched in pair.desk.fetched.values()]
+        gate.set()
+        await store_and_say(pair.desk, replace(action, attempt=1))
+        assert not part.is_there  # it is the result now
+
+    asyncio.run(go())
+    assert seen == [2]  # leaves, and a frame's worth of chunks
+    stored = pair.desk.store.get(CONTRACT, 1, 0)
+    assert stored is not None
+    assert bytes(stored.buffer) == bytes(pair.theirs)
+
+
+def test_an_own_shard_that_is_not_finite_is_not_stored(pair: Pair) -> None:
+    """Contributors that lie together may make one; nobody takes it, ourselves included."""
+    np.frombuffer(pair.mine, np.float32)[60_000] = np.inf
+    bad = committed(pair.mine)
+    pair.desk.offer = Offer(pair.mine, bad, SECRET)
+    pair.round = replace(pair.round, checkins=(checked_in(0, bad.root), pair.round.checkins[1]))
+    pair.desk.training = pair.other.training = replace(pair.record, round=pair.round)
+    (told,) = pair.merge()
+    assert isinstance(told, MergeCommit)
+    pair.desk.training = replace(pair.record, round=replace(pair.round, merged=(told.root,)))
+    with pytest.raises(Refused, match="shard 0 cannot be fetched in this attempt"):
+        asyncio.run(store_and_say(pair.desk, StoreResult(round=0, roots=(told.root,), attempt=1)))
+    assert pair.desk.store.get(CONTRACT, 1, 0) is None
+
+
+def test_a_shard_is_merged_while_its_last_chunks_are_on_their_way(tmp_path: Path) -> None:
+    """R-9: with many chunks merging does not wait for the end of the pulls."""
+    pair = Pair(tmp_path, size=40 * 16384)
+    progress: list[tuple[int, int]] = []
+    inner = pair.desk.run_blocking
+
+    async def run_blocking(function: Callable[..., T], *args: Any) -> T:
+        if function.__name__ == "advance":
+            (pull,) = [pull for pull, _ in pair.desk.pulls.values()]
+            progress.append((args[0], pull.done))
+        return await inner(function, *args)
+
+    pair.desk.run_blocking = run_blocking
+    pair.merge()
+    assert progress[0][0] < 40
+    assert progress[0][1] < 40
+    assert progress[-1] == (40, 40)
 
 
 # --- a participation ------------------------------------------------------------------------------------------------

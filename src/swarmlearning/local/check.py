@@ -11,7 +11,7 @@ import msgspec
 
 from swarmlearning.contracts.records import PeerState, Phase, Result, Training
 from swarmlearning.encoding import decode
-from swarmlearning.sl.store import StoredResult
+from swarmlearning.sl.results import StoredResult
 from swarmlearning.types import NodeId
 
 NEVER_USED: Final = (

@@ -7,7 +7,7 @@ from swarmlearning.encoding import sha256
 from swarmlearning.errors import VerificationError
 from swarmlearning.parameters.archive import write_npz
 from swarmlearning.parameters.manifest import decode_manifest, read_arrays
-from swarmlearning.sl.store import StoredResult
+from swarmlearning.sl.results import StoredResult
 
 
 def export_model(control: Path, training: Training, result: StoredResult, path: Path) -> bool:

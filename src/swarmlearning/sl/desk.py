@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import mmap
+import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -14,10 +16,12 @@ from swarmlearning.errors import Unreachable
 from swarmlearning.merge.method import MergeMethod
 from swarmlearning.parameters.chunks import Commitment
 from swarmlearning.parameters.manifest import Manifest
+from swarmlearning.sl.chunkfile import BufferChunks, ChunkFile, Chunks, scratch, scratch_descriptor
 from swarmlearning.sl.exchange import Pull, Shard
 from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.leaving import Farewell
-from swarmlearning.sl.store import OpenResult, ResultStore, scratch
+from swarmlearning.sl.results import OpenResult, Part
+from swarmlearning.sl.store import ResultStore
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
 from swarmlearning.types import ContractName, NodeId, short_name
@@ -56,6 +60,7 @@ class Offer:
 
     def __init__(self, buffer: memoryview, commitment: Commitment, secret: bytes) -> None:
         self.buffer = buffer
+        self.chunks: Chunks = BufferChunks(buffer)
         self.commitment = commitment
         self.secret = secret
 
@@ -64,7 +69,7 @@ class MergedShard:
     """A merged shard that can be served: our own work until the round is final, or a part of a stored result."""
 
     def __init__(
-        self, shard: Shard, root: bytes, leaves: bytes, buffer: memoryview, made_of: tuple[bytes, ...] = ()
+        self, shard: Shard, root: bytes, leaves: bytes, chunks: Chunks, made_of: tuple[bytes, ...] = ()
     ) -> None:
         self.made_of = made_of
         """Commitments of those whose chunks were merged; empty for a stored result."""
@@ -72,8 +77,31 @@ class MergedShard:
         self.root = root
         self.leaves = leaves
         """Of this shard's chunks."""
-        self.buffer = buffer
-        """The whole canonical buffer; only the shard's chunks are filled."""
+        self.chunks = chunks
+        """Where they lie."""
+
+
+class Fetched:
+    """A result on its way to disk, and how far each of its shards is."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        """Takes the chunks of all shards."""
+        self.pulls: dict[int, Pull] = {}
+        """By shard: what comes from others."""
+        self.own: dict[int, int] = {}
+        """By shard that we merged ourselves: how many of its chunks are there."""
+
+    def done(self, shard: int) -> int:
+        """How many chunks of a shard are there."""
+        return self.pulls[shard].done if shard in self.pulls else self.own.get(shard, 0)
+
+    @property
+    def ready(self) -> int:
+        """How many chunks of the whole, from the first on, are there."""
+        shards = len(self.part.record.roots)
+        # Of a shard that is complete the next one would be beyond the end.
+        return min([self.part.total, *(shard + self.done(shard) * shards for shard in range(shards))])
 
 
 class Watched:
@@ -142,13 +170,13 @@ class Desk:
         """What our last check-in promised."""
         self.farewell: Farewell | None = None
         """What the last program of this training that left has said; the next one enrols once it is heard."""
-        self.pulls: dict[tuple[int, Shard, bytes], tuple[Pull, memoryview]] = {}
+        self.pulls: dict[tuple[int, Shard, bytes], tuple[Pull, ChunkFile]] = {}
         """By round, shard and commitment: what was pulled and verified is kept across attempts. By commitment and not
         by contributor, because a round that collects again gets other parameters of the same peer."""
         self.merged: dict[tuple[int, int], MergedShard] = {}
         """By round, shard."""
-        self.fetched: dict[tuple[Shard, bytes], tuple[Pull, memoryview]] = {}
-        """By shard, root: merged shards on their way to disk."""
+        self.fetched: dict[tuple[int, tuple[bytes, ...]], Fetched] = {}
+        """By round, roots: merged shards on their way to disk."""
         self.merging: dict[tuple[int, int], int] = {}
         """By round, shard: how many steps of merging it are done."""
         self.watched: dict[tuple[int, int, int, NodeId, tuple[NodeId, ...]], Watched] = {}
@@ -185,6 +213,11 @@ class Desk:
         return self.manifest.size
 
     @property
+    def travels(self) -> Manifest:
+        """By which the buffers are laid out that contributors commit to, and that are pulled and merged."""
+        return self.manifest
+
+    @property
     def record(self) -> Training:
         """The newest record.
 
@@ -207,13 +240,27 @@ class Desk:
             async with asyncio.timeout(self.lease_s), self.changed:
                 await self.changed.wait_for(is_past)
 
-    def scratch(self, chunks: Iterable[int]) -> memoryview:
-        """Room for one model, of which only `chunks` will be written.
+    def scratch(self, shard: Shard) -> ChunkFile:
+        """Room on disk for the chunks of a shard.
 
         Raises:
             Broken: the disk has no room.
         """
-        return scratch(self._scratch_dir, self.size, chunks)
+        return scratch(self._scratch_dir, shard.size, shard.indices)
+
+    def mapped_scratch(self) -> memoryview:
+        """Room for a whole model, mapped: what is touched of it counts as memory of this process.
+
+        Raises:
+            Broken: the disk has no room.
+        """
+        if not self.size:
+            return memoryview(bytearray())
+        descriptor = scratch_descriptor(self._scratch_dir, self.size)
+        try:
+            return memoryview(mmap.mmap(descriptor, self.size))
+        finally:
+            os.close(descriptor)
 
     def address_of(self, node: NodeId) -> Address:
         """Where an enrolled peer is reached.
@@ -237,7 +284,9 @@ class Desk:
     def steps(self, round_: int, shard: int) -> int:
         """How far we are with a shard as its leader or witness; shard -1: with fetching the whole result."""
         if shard == STORING:
-            return sum(pull.steps for pull, _ in self.fetched.values())
+            round_now = self.record.round
+            fetched = self.fetched.get((round_, round_now.merged)) if round_now is not None else None
+            return sum(pull.steps for pull in fetched.pulls.values()) if fetched is not None else 0
         pulls = [pull for (number, part, _), (pull, _) in self.pulls.items() if (number, part.shard) == (round_, shard)]
         return sum(pull.steps for pull in pulls) + self.merging.get((round_, shard), 0)
 
@@ -255,7 +304,7 @@ class Desk:
         if result is None or not 0 <= number < len(result.record.roots):
             return None
         shard = Shard(size=self.size, shards=len(result.record.roots), shard=number)
-        return MergedShard(shard, result.record.roots[number], result.leaves(number), result.buffer)
+        return MergedShard(shard, result.record.roots[number], result.leaves(number), result.chunks)
 
     def inherit(self, before: "Desk") -> None:
         """Go on with what an earlier program's desk promised and did: its offer stands until its round is over."""

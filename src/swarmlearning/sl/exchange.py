@@ -21,6 +21,7 @@ from swarmlearning.parameters.chunks import (
     shard_chunks,
 )
 from swarmlearning.parameters.manifest import Manifest, find_nonfinite
+from swarmlearning.sl.chunkfile import Chunks, ChunkSink
 from swarmlearning.transport.api import Address, Client
 from swarmlearning.types import ContractName
 
@@ -124,29 +125,35 @@ def store_steps(size: int, shards: int) -> int:
 def send_frames(
     shard: Shard,
     leaves: bytes,
-    buffer: memoryview,
+    chunks: Chunks,
     start: int,
     salt_of: Callable[[int], bytes] | None,
-) -> Iterator[bytes | bytearray | memoryview]:
-    """The frames of a chunk stream.
+) -> Iterator[memoryview]:
+    """The frames of a chunk stream; each is valid until the next one is asked for.
 
     Args:
         shard: what is asked for.
         leaves: of the whole commitment, or of the merged shard.
-        buffer: the canonical buffer.
+        chunks: where they lie.
         start: position in the shard's chunks to begin with.
         salt_of: salt of a chunk index; None for merged results.
     """
+    shown = memoryview(leaves)
     for at in range(0, len(leaves), LEAVES_FRAME):
-        yield leaves[at : at + LEAVES_FRAME]
+        yield shown[at : at + LEAVES_FRAME]
     indices = shard.indices[start:]
+    # Always the same memory: fresh memory costs more than what is copied into it.
+    room = memoryview(bytearray(min(GROUP, len(indices)) * (SALT_BYTES + CHUNK_BYTES)))
     for at in range(0, len(indices), GROUP):
-        frame = bytearray()
+        end = 0
         for index in indices[at : at + GROUP]:
             if salt_of is not None:
-                frame += salt_of(index)
-            frame += buffer[index * CHUNK_BYTES : index * CHUNK_BYTES + chunk_length(shard.size, index)]
-        yield frame
+                room[end : end + SALT_BYTES] = salt_of(index)
+                end += SALT_BYTES
+            length = chunk_length(shard.size, index)
+            chunks.read_into(index, room[end : end + length])
+            end += length
+        yield room[:end]
 
 
 class Pull:
@@ -156,14 +163,24 @@ class Pull:
     goes on from there, whoever serves it.
     """
 
-    def __init__(self, manifest: Manifest, shard: Shard, root: bytes, into: memoryview, *, salted: bool) -> None:
-        """Prepare to write the chunks of `shard` under `root` into the canonical buffer `into`."""
+    def __init__(self, manifest: Manifest, shard: Shard, root: bytes, into: ChunkSink, *, salted: bool) -> None:
+        """Prepare to put the chunks of `shard` under `root` into `into`.
+
+        Args:
+            manifest: of what travels.
+            shard: of a buffer laid out by it.
+            root: that the ledger has.
+            into: where verified chunks are put.
+            salted: whether they are a contributor's, and not merged ones.
+        """
         self._manifest = manifest
         self._shard = shard
         self._root = root
         self._into = into
         self._salted = salted
         self._leaf_frames = 0
+        self.leaves = b""
+        """Verified against the root; empty before."""
         self.done = 0
 
     @property
@@ -200,6 +217,7 @@ class Pull:
             Unreachable, Refused: see `transport.api.Client.stream`.
             VerificationError: bytes that do not verify.
             NonFinite: a chunk holds NaN or infinity; the message names the tensor.
+            Broken: the disk is full or damaged.
         """
         if self.complete:
             return
@@ -223,8 +241,30 @@ class Pull:
             self._leaf_frames = max(self._leaf_frames, -(-len(leaves) // LEAVES_FRAME))
             step(len(frame))
         if self._salted:
-            return ChunkVerifier(self._root, leaves, self._shard.size)
-        return ChunkVerifier(self._root, leaves, self._shard.size, shard=self._shard.shard, shards=self._shard.shards)
+            verifier = ChunkVerifier(self._root, leaves, self._shard.size)
+        else:
+            of = {"shard": self._shard.shard, "shards": self._shard.shards}
+            verifier = ChunkVerifier(self._root, leaves, self._shard.size, **of)
+        self.leaves = bytes(leaves)
+        return verifier
+
+    def is_of(self, shard: Shard, root: bytes) -> bool:
+        """Whether it pulls that shard of that root."""
+        return (self._shard, self._root) == (shard, root)
+
+    def elsewhere(self, chunks: Chunks, into: ChunkSink) -> "Pull":
+        """The same pull into another place; what it has of it, in `chunks`, is copied there.
+
+        Raises:
+            Broken: the disk is full or damaged.
+        """
+        twin = Pull(self._manifest, self._shard, self._root, into, salted=self._salted)
+        twin._leaf_frames, twin.leaves, done = self._leaf_frames, self.leaves, self.done
+        chunk = chunks.source()
+        for index in self._shard.indices[:done]:
+            into.write(index, chunk(index))
+        twin.done = done
+        return twin
 
     def _take(self, verifier: ChunkVerifier, frame: memoryview) -> None:
         """Verify and write one group of chunks."""
@@ -239,10 +279,9 @@ class Pull:
             salt = frame[at : at + salt_bytes] if self._salted else None
             chunk = frame[at + salt_bytes : at + salt_bytes + length]
             verifier.verify(index, salt, chunk)
-            offset = index * CHUNK_BYTES
-            bad = find_nonfinite(self._manifest, chunk, offset=offset)
+            bad = find_nonfinite(self._manifest, chunk, offset=index * CHUNK_BYTES)
             if bad is not None:
                 raise NonFinite(f"tensor {bad} holds NaN or infinity")
-            self._into[offset : offset + length] = chunk
+            self._into.write(index, chunk)
             self.done += 1
             at += salt_bytes + length

@@ -1,10 +1,11 @@
 """Step 5 of a round, and catching up: fetch merged shards, verify them, put the whole on disk.
 
-What was fetched and verified is kept by (shard, root), so another attempt or another source goes on from there.
+What was fetched and verified is kept by (shard, root), so another attempt or another source goes on from there. Chunks
+go straight to their place in the result's file, which is hashed as far as it is there.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -14,13 +15,14 @@ from swarmlearning.contracts.messages import Stored, Suspect
 from swarmlearning.contracts.records import Result
 from swarmlearning.contracts.rounds import shard_sources
 from swarmlearning.errors import NonFinite, PeerError, Refused, Unreachable, VerificationError
-from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_count, chunk_length, result_root
+from swarmlearning.parameters.chunks import CHUNK_BYTES, result_root
 from swarmlearning.parameters.manifest import find_nonfinite
-from swarmlearning.sl.desk import Desk, log
+from swarmlearning.sl.desk import Desk, Fetched, MergedShard, log
 from swarmlearning.sl.exchange import STREAM_RESULT, Pull, ResultRequest, Shard
-from swarmlearning.sl.merging import RETRY_FIRST_S, RETRY_MOST_S, round_of
+from swarmlearning.sl.following import MOST_CHUNKS, follow
 from swarmlearning.sl.plan import StoreResult
-from swarmlearning.sl.store import OpenResult
+from swarmlearning.sl.pulling import RETRY_FIRST_S, RETRY_MOST_S, round_of
+from swarmlearning.sl.results import OpenResult
 from swarmlearning.types import NodeId, short_name
 
 SHARDS_AT_ONCE: Final = 4
@@ -45,17 +47,14 @@ async def store_and_say(desk: Desk, action: StoreResult) -> None:
         Unreachable: the SN does not answer.
     """
     round_ = round_of(desk, action.round)
-    lease_s = desk.lease_s
     existing = desk.store.get(desk.contract, desk.run, action.round)
     if existing is None or existing.record.roots != action.roots:
-        buffer = await desk.run_blocking(desk.scratch, range(chunk_count(desk.size)))
         sources = [shard_sources(round_, shard) for shard in range(round_.shards)]
-        failed = await _fetch_shards(desk, action.round, action.roots, sources, buffer, lease_s)
-        if failed is not None:
-            await _suspect(desk, action, failed)
+        brought = await _bring(desk, action.round, action.roots, sources)
+        if isinstance(brought, _NotServed):
+            await _suspect(desk, action, brought)
             return
-        existing = await desk.run_blocking(desk.store.save, desk.contract, desk.run, action.round, action.roots, buffer)
-        desk.fetched.clear()
+        existing = brought
     desk.reach("stored")
     current = round_of(desk, action.round)
     await desk.submitter.require(
@@ -76,88 +75,140 @@ async def catch_up(desk: Desk, result: Result) -> OpenResult:
     Raises:
         Unreachable: no holder serves it now; call again.
         VerificationError: the result is not the one on the ledger.
+        Broken: the disk is full or damaged.
     """
-    lease_s = desk.lease_s
-    buffer = await desk.run_blocking(desk.scratch, range(chunk_count(desk.size)))
     others = [node for node in (*result.holders, *result.participants) if node != desk.node]
     sources = [list(dict.fromkeys(others)) for _ in result.roots]
-    failed = await _fetch_shards(desk, result.round, result.roots, sources, buffer, lease_s)
-    if failed is not None:
-        names = ", ".join(short_name(node) for node in sources[failed.shard]) or "nobody"
+    brought = await _bring(desk, result.round, result.roots, sources, result.sha256)
+    if isinstance(brought, _NotServed):
+        names = ", ".join(short_name(node) for node in sources[brought.shard]) or "nobody"
         raise Unreachable(f"round {result.round} of {desk.contract}: its result is held by {names}; none serves it now")
-    stored = await desk.run_blocking(
-        desk.store.save, desk.contract, desk.run, result.round, result.roots, buffer, result.sha256
-    )
-    desk.fetched.clear()
+    return brought
+
+
+async def _bring(
+    desk: Desk, round_: int, roots: tuple[bytes, ...], sources: Sequence[Sequence[NodeId]], expected: bytes = b""
+) -> OpenResult | _NotServed:
+    """Bring all merged shards to disk; or the first shard that nobody serves.
+
+    Args:
+        desk: the training.
+        round_: whose result.
+        roots: of its shards.
+        sources: of each shard, whom to ask.
+        expected: SHA-256 of the whole, if the ledger has it.
+
+    Raises:
+        VerificationError: the result is not the one on the ledger.
+        Broken: the disk is full or damaged.
+    """
+    key = round_, roots
+    if key not in desk.fetched:
+        part = await desk.run_blocking(desk.store.begin, desk.contract, desk.run, round_, roots, desk.size)
+        desk.fetched.setdefault(key, Fetched(part))
+    fetched = desk.fetched[key]
+    failed = await _fetch_shards(desk, round_, fetched, sources)
+    if failed is not None:
+        return failed
+    try:
+        stored = await desk.run_blocking(desk.store.finish, fetched.part, expected, _leaves_of(desk, round_, fetched))
+    finally:
+        if not fetched.part.is_there:  # kept; or lost, and then it is fetched anew
+            desk.fetched.pop(key, None)
+    desk.fetched = {known: other for known, other in desk.fetched.items() if known[0] > round_}
     return stored
 
 
+def _leaves_of(desk: Desk, round_: int, fetched: Fetched) -> tuple[bytes, ...]:
+    """Of every shard, if all are known."""
+    leaves = []
+    for shard in range(len(fetched.part.record.roots)):
+        own = desk.merged.get((round_, shard))
+        if shard in fetched.pulls:
+            leaves.append(fetched.pulls[shard].leaves)
+        elif own is not None:
+            leaves.append(own.leaves)
+        else:
+            return ()
+    return tuple(leaves)
+
+
 async def _fetch_shards(
-    desk: Desk,
-    round_: int,
-    roots: Sequence[bytes],
-    sources: Sequence[Sequence[NodeId]],
-    buffer: memoryview,
-    lease_s: float,
+    desk: Desk, round_: int, fetched: Fetched, sources: Sequence[Sequence[NodeId]]
 ) -> _NotServed | None:
-    """Bring all merged shards into `buffer`; the first shard that nobody serves, or None."""
-    gate = asyncio.Semaphore(SHARDS_AT_ONCE)
-    shards = len(roots)
+    """Bring all merged shards to the result's file, hashed as they come; the first that nobody serves, or None."""
+    gate, moved = asyncio.Semaphore(SHARDS_AT_ONCE), asyncio.Event()
+    roots = fetched.part.record.roots
 
     async def one(number: int) -> _NotServed | None:
-        shard = Shard(size=desk.size, shards=shards, shard=number)
+        shard = Shard(size=desk.size, shards=len(roots), shard=number)
         async with gate:
             own = desk.merged.get((round_, number))
-            if own is not None and own.root == roots[number]:
-                try:
-                    await desk.run_blocking(_copy, shard, own.buffer, buffer, desk)
-                except NonFinite:
-                    return _NotServed(number, frozenset())
+            if own is None or own.root != roots[number]:
+                pull = await _pull_of(desk, fetched, shard)
+                return await _fetch_shard(desk, round_, shard, pull, sources[number], moved.set)
+            if number in fetched.pulls and fetched.pulls[number].complete:
                 return None
-            fetched = await _fetch_shard(desk, round_, shard, roots[number], sources[number], lease_s)
-            if isinstance(fetched, _NotServed):
-                return fetched
-            await desk.run_blocking(_copy, shard, fetched, buffer, None)
-            return None
+            fetched.pulls.pop(number, None)  # we have merged it ourselves meanwhile
+            return await _copy_own(desk, own, fetched, moved.set)
 
-    tasks = [asyncio.ensure_future(one(number)) for number in range(shards)]
-    try:
-        done = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return next((failed for failed in done if failed is not None), None)
+    tasks = [asyncio.ensure_future(one(number)) for number in range(len(roots))]
+    await follow(desk.run_blocking, fetched.part, lambda: fetched.ready, moved, tasks)
+    return next((failed for failed in (task.result() for task in tasks) if failed is not None), None)
 
 
-def _copy(shard: Shard, source: memoryview, target: memoryview, check: Desk | None) -> None:
-    """Copy a shard's chunks; our own merge is checked for NaN, what came from others was when it came."""
-    for index in shard.indices:
-        low = index * CHUNK_BYTES
-        chunk = source[low : low + chunk_length(shard.size, index)]
-        if check is not None:
-            bad = find_nonfinite(check.manifest, chunk, offset=low)
-            if bad is not None:
-                raise NonFinite(f"merged tensor {bad} holds NaN or infinity")
-        target[low : low + len(chunk)] = chunk
+async def _copy_own(desk: Desk, own: MergedShard, fetched: Fetched, moved: Callable[[], None]) -> _NotServed | None:
+    """A shard that we merged ourselves. It is checked for NaN here; what comes from others is when it comes."""
+    number, total = own.shard.shard, len(own.shard.indices)
+    while (done := fetched.own.setdefault(number, 0)) < total:
+        indices = own.shard.indices[done : done + MOST_CHUNKS]
+        try:
+            await desk.run_blocking(_copy, desk, own, fetched, indices)
+        except NonFinite:
+            return _NotServed(number, frozenset())
+        fetched.own[number] = done + len(indices)
+        moved()
+    return None
+
+
+def _copy(desk: Desk, own: MergedShard, fetched: Fetched, indices: range) -> None:
+    chunk_of = own.chunks.source()
+    for index in indices:
+        chunk = memoryview(chunk_of(index))
+        bad = find_nonfinite(desk.manifest, chunk, offset=index * CHUNK_BYTES)
+        if bad is not None:
+            raise NonFinite(f"merged tensor {bad} holds NaN or infinity")
+        fetched.part.chunks.write(index, chunk)
+
+
+async def _pull_of(desk: Desk, fetched: Fetched, shard: Shard) -> Pull:
+    """The pull of a shard into the result's file: begun before, also for another result that has it too, or new."""
+    number, root = shard.shard, fetched.part.record.roots[shard.shard]
+    if number not in fetched.pulls:
+        into = fetched.part.chunks
+        for other in list(desk.fetched.values()):
+            before = other.pulls.get(number)
+            if before is not None and before.is_of(shard, root):
+                fetched.pulls[number] = await desk.run_blocking(before.elsewhere, other.part.chunks, into)
+                break
+        else:
+            fetched.pulls[number] = Pull(desk.manifest, shard, root, into, salted=False)
+    return fetched.pulls[number]
 
 
 async def _fetch_shard(
-    desk: Desk, round_: int, shard: Shard, root: bytes, sources: Sequence[NodeId], lease_s: float
-) -> memoryview | _NotServed:
+    desk: Desk, round_: int, shard: Shard, pull: Pull, sources: Sequence[NodeId], moved: Callable[[], None]
+) -> _NotServed | None:
     """One merged shard from any of `sources`, in turn until a lease has passed in silence."""
     loop = asyncio.get_running_loop()
-    key = (shard, root)
-    if key not in desk.fetched:
-        buffer = await desk.run_blocking(desk.scratch, shard.indices)
-        desk.fetched[key] = (Pull(desk.manifest, shard, root, buffer, salted=False), buffer)
-    pull, buffer = desk.fetched[key]
+    lease_s = desk.lease_s
     silent_since, wait_s = loop.time(), RETRY_FIRST_S
 
     def step(received: int) -> None:
         nonlocal silent_since
         silent_since = loop.time()
         desk.bytes_received += received
+        moved()
 
     liars: set[NodeId] = set()
     answered: set[NodeId] = set()
@@ -179,7 +230,7 @@ async def _fetch_shard(
                     answered.add(source)
                 log.debug("round %d, shard %d from %s: %s", round_, shard.shard, short_name(source), error)
             else:
-                return buffer
+                return None
         if loop.time() - silent_since > lease_s or liars >= set(sources) - {desk.node}:
             return _NotServed(shard.shard, frozenset(sources) - answered - liars)
         await asyncio.sleep(wait_s)

@@ -11,8 +11,8 @@ from swarmlearning.errors import PeerError, Refused, Unreachable
 from swarmlearning.sl.desk import Desk, Watched, log
 from swarmlearning.sl.exchange import CALL_PROGRESS, Advance, ProgressRequest, Shard, merge_steps, store_steps
 from swarmlearning.sl.fetching import suspect
-from swarmlearning.sl.merging import round_of
 from swarmlearning.sl.plan import GuardShard, GuardStore, TickLater
+from swarmlearning.sl.pulling import round_of
 from swarmlearning.sl.ticking import tick
 from swarmlearning.types import Code, NodeId, short_name
 
@@ -37,7 +37,7 @@ async def guard_shard(desk: Desk, action: GuardShard) -> None:
         Unreachable: our SN does not answer.
     """
     round_ = round_of(desk, action.round)
-    shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
+    shard = Shard(size=desk.travels.size, shards=round_.shards, shard=action.shard)
     whole = merge_steps(shard, len(round_.contributors))
     gone = await _await_silence(desk, round_, action.shard, action.suspect, whole)
     await suspect(desk, action.round, action.attempt, action.shard, action.suspect, gone=gone)

@@ -1,52 +1,27 @@
-"""Step 4 of a round, as leader or witness: pull a shard from its contributors, verify, merge, commit."""
+"""Step 4 of a round, as leader or witness: pull a shard from its contributors, verify, merge, commit.
+
+Merging follows the pulls: a chunk is merged once every contributor's has come.
+"""
 
 import asyncio
-from typing import Final, Literal
+import itertools
+from collections.abc import Callable, Sequence
 
 from swarmlearning.contracts.messages import MergeCommit, Unreachable
-from swarmlearning.contracts.records import Phase, Round
+from swarmlearning.contracts.records import Round
 from swarmlearning.contracts.rounds import charged_nodes
-from swarmlearning.errors import NonFinite, PeerError, Refused, VerificationError
-from swarmlearning.errors import Unreachable as UnreachableError
+from swarmlearning.errors import Refused
+from swarmlearning.merge.method import MergeMethod
 from swarmlearning.merge.shard import merge_shard
-from swarmlearning.parameters.chunks import CHUNK_BYTES, merged_leaf, merged_root
+from swarmlearning.parameters.chunks import HASH_BYTES, merged_leaf, merged_root
+from swarmlearning.parameters.manifest import Manifest
+from swarmlearning.sl.chunkfile import ChunkFile, Chunks
 from swarmlearning.sl.desk import Desk, MergedShard, log
-from swarmlearning.sl.exchange import STEP_CHUNKS, STREAM_CHUNKS, ChunkRequest, Pull, Shard
+from swarmlearning.sl.exchange import STEP_CHUNKS, Shard
 from swarmlearning.sl.plan import MergeShard, SayLost
+from swarmlearning.sl.pulling import NotServed, promise_of, pull_along, round_of
 from swarmlearning.sl.ticking import tick
-from swarmlearning.types import NodeId, short_name
-
-PULLS_AT_ONCE: Final = 4
-"""Contributors pulled from at the same time."""
-
-RETRY_FIRST_S: Final = 0.1
-RETRY_MOST_S: Final = 2.0
-
-Reason = Literal["unreachable", "unverified", "nonfinite"]
-
-
-class _NotServed(Exception):
-    """A contributor's chunks cannot be had."""
-
-    def __init__(self, contributor: NodeId, reason: Reason, detail: str, *, is_behind: bool = False) -> None:
-        super().__init__(detail)
-        self.is_behind = is_behind
-        """It answers, but knows nothing of this round."""
-        self.contributor = contributor
-        self.reason: Reason = reason
-        self.detail = detail
-
-
-def round_of(desk: Desk, number: int) -> Round:
-    """The merging round `number`, as the newest record has it.
-
-    Raises:
-        Refused: the record has moved on.
-    """
-    record = desk.record
-    if record.phase is not Phase.MERGING or record.round is None or record.round.number != number:
-        raise Refused(f"round {number} of {desk.contract} is not merging any more", code="stale")
-    return record.round
+from swarmlearning.types import short_name
 
 
 async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
@@ -57,22 +32,28 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
         Unreachable: the SN does not answer.
     """
     round_ = round_of(desk, action.round)
-    shard = Shard(size=desk.size, shards=round_.shards, shard=action.shard)
-    lease_s = desk.lease_s
-    made_of = tuple(_promise_of(round_, contributor) for contributor in action.contributors)
+    shard = Shard(size=desk.travels.size, shards=round_.shards, shard=action.shard)
+    made_of = tuple(promise_of(round_, contributor) for contributor in action.contributors)
     merged = desk.merged.get((action.round, action.shard))
     # Merged before, but the commit failed: doing it all again would look like progress for ever.
     if merged is None or merged.shard != shard or merged.made_of != made_of:
+        weights = {c.node: c.weight for c in round_.checkins}
+        given = [weights[c] for c in action.contributors]
+        into = await desk.run_blocking(desk.scratch, shard)
+
+        def work_of(sources: Sequence[Chunks]) -> Merging:
+            def note(steps: int) -> None:
+                desk.merging[action.round, action.shard] = steps
+
+            return Merging(desk.method, shard, desk.travels, sources, given, into, note)
+
         try:
-            buffers = await _pull_all(desk, action, shard, lease_s)
-        except _NotServed as fault:
+            merged = (await pull_along(desk, action, shard, desk.travels, work_of)).result(made_of)
+        except NotServed as fault:
             await _require_known(desk, action, fault)
             await _report(desk, action, fault)
             return
         desk.reach("pulled")
-        weights = {c.node: c.weight for c in round_.checkins}
-        given = [weights[c] for c in action.contributors]
-        merged = await desk.run_blocking(_merge, desk, action, shard, buffers, given, made_of)
     desk.reach("merged")
     current = _still_charged(desk, action)
     desk.merged[action.round, action.shard] = merged
@@ -100,7 +81,7 @@ def _still_charged(desk: Desk, action: MergeShard) -> Round:
     return current
 
 
-async def _require_known(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
+async def _require_known(desk: Desk, action: MergeShard, fault: NotServed) -> None:
     """R-9: nobody is reported for not knowing what the ledger, when it fell silent, had not told everybody.
 
     Raises:
@@ -116,7 +97,7 @@ async def _require_known(desk: Desk, action: MergeShard, fault: _NotServed) -> N
         raise Refused(f"round {action.round}: the ledger was out, so {who} may not know of it", code="stale")
 
 
-async def _report(desk: Desk, action: MergeShard, fault: _NotServed) -> None:
+async def _report(desk: Desk, action: MergeShard, fault: NotServed) -> None:
     """R-9: say which contributor's chunks cannot be had."""
     log.warning(
         "round %d: %s cannot be merged: %s (%s)",
@@ -171,105 +152,55 @@ async def say_lost(desk: Desk, action: SayLost) -> None:
     )
 
 
-def _merge(
-    desk: Desk,
-    action: MergeShard,
-    shard: Shard,
-    buffers: list[memoryview],
-    weights: list[int],
-    made_of: tuple[bytes, ...],
-) -> MergedShard:
-    """Merge the shard's chunks; computes, so it runs away from the event loop."""
-    into = desk.scratch(shard.indices)
-    leaves = bytearray()
-    merged = merge_shard(desk.manifest, desk.method, buffers, weights, shard.indices)
-    for count, (index, chunk) in enumerate(merged):
-        into[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)] = chunk
-        leaves += merged_leaf(chunk)
-        desk.merging[action.round, action.shard] = count // STEP_CHUNKS + 1
-    root = merged_root(bytes(leaves), shard.size, shard=shard.shard, shards=shard.shards)
-    return MergedShard(shard, root, bytes(leaves), into, made_of)
+class Merging:
+    """A shard that is merged as its contributors' chunks come."""
 
+    def __init__(
+        self,
+        method: MergeMethod,
+        shard: Shard,
+        manifest: Manifest,
+        sources: Sequence[Chunks],
+        weights: Sequence[int],
+        into: ChunkFile,
+        note: Callable[[int], None],
+    ) -> None:
+        """Prepare to merge.
 
-async def _pull_all(desk: Desk, action: MergeShard, shard: Shard, lease_s: float) -> list[memoryview]:
-    """Every contributor's chunks of the shard, in node-id order.
+        Args:
+            method: merges.
+            shard: of the buffers.
+            manifest: by which they are laid out.
+            sources: where each contributor's chunks lie, in node-id order.
+            weights: one a contributor.
+            into: takes the merged chunks.
+            note: told how many steps (R-10) are done.
+        """
+        self._note = note
+        self._into = into
+        self._shard = shard
+        self._merged = merge_shard(manifest, method, [chunks.source() for chunks in sources], weights, shard.indices)
+        self._leaves = bytearray()
 
-    Raises:
-        _NotServed: one's cannot be had.
-        Refused: the record moved on.
-    """
-    gate = asyncio.Semaphore(PULLS_AT_ONCE)
+    @property
+    def done(self) -> int:
+        """Chunks merged."""
+        return len(self._leaves) // HASH_BYTES
 
-    async def one(contributor: NodeId) -> memoryview:
-        if contributor == desk.node:
-            if desk.offer is None or desk.offer.commitment.root != _promise_of(round_of(desk, action.round), desk.node):
-                # We restarted after our check-in and cannot keep its promise; others will find the same.
-                raise Refused("this node no longer holds the parameters it checked in with", code="stale")
-            return desk.offer.buffer
-        async with gate:
-            return await _pull_one(desk, action, shard, contributor, lease_s)
+    @property
+    def total(self) -> int:
+        """Chunks of the shard."""
+        return len(self._shard.indices)
 
-    tasks = [asyncio.ensure_future(one(contributor)) for contributor in action.contributors]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def advance(self, upto: int) -> None:
+        """Merge until `upto` chunks are done; each is hashed while it is in the caches."""
+        for index, chunk in itertools.islice(self._merged, upto - self.done):
+            self._into.write(index, chunk)
+            self._leaves += merged_leaf(chunk)
+            self._note(-(-self.done // STEP_CHUNKS))
 
-
-def _promise_of(round_: Round, contributor: NodeId) -> bytes:
-    """The commitment that a contributor checked in with."""
-    return next(c.commitment for c in round_.checkins if c.node == contributor)
-
-
-async def _pull_one(desk: Desk, action: MergeShard, shard: Shard, contributor: NodeId, lease_s: float) -> memoryview:
-    """One contributor's chunks; tries again, keeping what was verified, until half a lease has passed in silence.
-
-    Raises:
-        _NotServed: it served what does not verify, nothing for half a lease, or says that it has them no more.
-        Refused: the record moved on.
-    """
-    loop = asyncio.get_running_loop()
-    round_ = round_of(desk, action.round)
-    root = _promise_of(round_, contributor)
-    key = (action.round, shard, root)
-    known = desk.pulls.get(key)
-    if known is None:
-        buffer = await desk.run_blocking(desk.scratch, shard.indices)
-        known = desk.pulls[key] = (Pull(desk.manifest, shard, root, buffer, salted=True), buffer)
-    pull, buffer = known
-    silent_since, wait_s = loop.time(), RETRY_FIRST_S
-
-    def step(received: int) -> None:
-        nonlocal silent_since
-        silent_since = loop.time()
-        desk.bytes_received += received
-
-    while True:
-        request = ChunkRequest(
-            contract=desk.contract,
-            run=desk.run,
-            round=action.round,
-            attempt=round_of(desk, action.round).attempt,
-            shard=action.shard,
-            start=pull.done,
-        )
-        before = pull.done
-        try:
-            source = desk.address_of(contributor)
-            await pull.run(desk.client, source, STREAM_CHUNKS, request, idle_s=lease_s / 2, step=step)
-        except NonFinite as error:
-            raise _NotServed(contributor, "nonfinite", str(error)) from error
-        except VerificationError as error:
-            raise _NotServed(contributor, "unverified", str(error)) from error
-        except (UnreachableError, PeerError) as error:
-            # Whoever restarted cannot keep its promise, and says so: waiting does not bring it back.
-            is_gone = isinstance(error, Refused) and error.code == "gone"
-            if is_gone or loop.time() - silent_since > lease_s / 2:
-                is_behind = isinstance(error, Refused) and error.code == "stale"
-                raise _NotServed(contributor, "unreachable", str(error), is_behind=is_behind) from error
-            wait_s = RETRY_FIRST_S if pull.done > before else min(2 * wait_s, RETRY_MOST_S)
-            await asyncio.sleep(wait_s)
-        else:
-            return buffer
+    def result(self, made_of: tuple[bytes, ...]) -> MergedShard:
+        """The merged shard."""
+        shard, leaves = self._shard, bytes(self._leaves)
+        root = merged_root(leaves, shard.size, shard=shard.shard, shards=shard.shards)
+        return MergedShard(shard, root, leaves, self._into, made_of)

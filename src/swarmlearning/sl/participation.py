@@ -42,7 +42,7 @@ from swarmlearning.sl.plan import (
     plan,
 )
 from swarmlearning.sl.program import Demand, Program, SyncOutcome
-from swarmlearning.sl.store import OpenResult
+from swarmlearning.sl.results import OpenResult
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import Endpoint, short_name
 

@@ -11,7 +11,7 @@ from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, Offer
 from swarmlearning.sl.pacing import Pacer
 from swarmlearning.sl.plan import find_peer
-from swarmlearning.sl.store import OpenResult
+from swarmlearning.sl.results import OpenResult
 from swarmlearning.types import NodeId
 
 

@@ -117,10 +117,10 @@ class ExchangeService:
         offer = desk.offer
         if desk.node not in round_.contributors or offer is None or offer.commitment.root != promised:
             raise Refused("this SL does not hold the parameters that were checked in", code="gone")
-        shard = Shard(size=desk.size, shards=round_.shards, shard=request.shard)
+        shard = Shard(size=desk.travels.size, shards=round_.shards, shard=request.shard)
         start = _check_start(request.start, shard)
         leaves, secret = offer.commitment.leaves, offer.secret
-        for frame in send_frames(shard, leaves, offer.buffer, start, lambda index: salt(secret, index)):
+        for frame in send_frames(shard, leaves, offer.chunks, start, lambda index: salt(secret, index)):
             if desk.drills is not None:
                 await desk.drills.pace(caller.node)
             now = desk.record.round
@@ -162,7 +162,7 @@ class ExchangeService:
         if found is None:
             raise Refused(f"round {request.round}, shard {request.shard}: not held here", code="not-found")
         start = _check_start(request.start, found.shard)
-        for frame in send_frames(found.shard, found.leaves, found.buffer, start, None):
+        for frame in send_frames(found.shard, found.leaves, found.chunks, start, None):
             if desk.drills is not None:
                 await desk.drills.pace(caller.node)
             desk.bytes_sent += len(frame)

@@ -1,62 +1,30 @@
 """Final results on disk: written whole, synced, renamed; the last two of each contract are kept.
 
 Files lie in the exchange directory, so that the ML program maps them; names come from hashes, never from outside. A
-result is its `.meta` file, which appears last and names the `.bin` file: a process that dies half-way leaves none.
+result is its `.meta` file, which appears last and names the `.bin` file: a process that dies half-way leaves none. The
+chunks of a result are written where they belong as they come, and hashed as far as they are there: nothing is copied.
+
+Does not: fetch or verify chunks (`fetching`).
 """
 
 import contextlib
 import mmap
 import os
-import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from swarmlearning.encoding import Record, decode, encode, sha256
+from msgspec.structs import replace
+
+from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.errors import Broken, DecodeError, VerificationError
-from swarmlearning.parameters.chunks import CHUNK_BYTES, HASH_BYTES, chunk_count, chunk_length, merged_leaf
+from swarmlearning.parameters.chunks import CHUNK_BYTES
+from swarmlearning.sl.results import OpenResult, Part, StoredResult, open_verified, remove_quietly
 from swarmlearning.types import ContractName, NodeId
 
 KEEP: Final = 2
 """Final results kept of each contract."""
-
-
-class StoredResult(Record, frozen=True, kw_only=True):
-    """What is known of a result on disk."""
-
-    contract: ContractName
-    run: int
-    round: int
-    roots: tuple[bytes, ...]
-    sha256: bytes
-    size: int
-    file: str
-    """Plain file name in the directory."""
-
-
-def scratch(directory: Path, size: int, chunks: Iterable[int]) -> memoryview:
-    """Writable memory backed by an unlinked file, so that large models do not have to fit into RAM.
-
-    Args:
-        directory: where the file lies while it lives.
-        size: bytes.
-        chunks: indices of those that will be written. They are allocated here: writing to a mapped file for which
-            the disk has no room would kill the process.
-
-    Raises:
-        Broken: the disk has no room.
-    """
-    length = max(1, size)
-    try:
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.truncate(length)
-            if hasattr(os, "posix_fallocate"):
-                for index in chunks:
-                    os.posix_fallocate(file.fileno(), index * CHUNK_BYTES, max(1, chunk_length(size, index)))
-            return memoryview(mmap.mmap(file.fileno(), length))[:size]
-    except OSError as error:
-        raise Broken(f"no room for {size} bytes in {directory}: {error.strerror}; free space there") from error
 
 
 def map_readonly(path: Path, size: int) -> memoryview:
@@ -94,41 +62,20 @@ def write_durably(path: Path, data: memoryview, *, sync: bool) -> None:
             partial.unlink(missing_ok=True)
         raise
     if sync:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_directory(path.parent)
 
 
-def leaves_of(buffer: memoryview) -> bytes:
-    """`merged_leaf` of every chunk of a canonical buffer, in order."""
-    size = len(buffer)
-    return b"".join(
-        merged_leaf(buffer[i * CHUNK_BYTES : i * CHUNK_BYTES + chunk_length(size, i)]) for i in range(chunk_count(size))
-    )
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut.
 
-
-def shard_leaves(leaves: bytes, shards: int, shard: int) -> bytes:
-    """Of all chunks' leaves, those of one shard."""
-    return b"".join(
-        leaves[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in range(shard, len(leaves) // HASH_BYTES, shards)
-    )
-
-
-class OpenResult:
-    """A stored result, mapped, with the leaves that serving it needs."""
-
-    def __init__(self, record: StoredResult, buffer: memoryview) -> None:
-        self.record = record
-        self.buffer = buffer
-        self._leaves: bytes | None = None
-
-    def leaves(self, shard: int) -> bytes:
-        """Leaves of one shard; computed once, when somebody first asks."""
-        if self._leaves is None:
-            self._leaves = leaves_of(self.buffer)
-        return shard_leaves(self._leaves, len(self.record.roots), shard)
+    Raises:
+        OSError: the disk is damaged.
+    """
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class ResultStore:
@@ -161,17 +108,72 @@ class ResultStore:
     def _load(self, path: Path) -> None:
         try:
             record = decode(path.read_bytes(), StoredResult)
-            buffer = map_readonly(self.directory / Path(record.file).name, record.size)
-            if sha256(buffer) != record.sha256:
-                raise OSError(f"{record.file} is damaged")
-        except (DecodeError, OSError):
+            chunks = open_verified(self.directory / Path(record.file).name, record)
+        except (DecodeError, OSError, Broken):
             path.unlink(missing_ok=True)  # it is fetched again from whoever holds it
             return
-        self._open[record.contract, record.run, record.round] = OpenResult(record, buffer)
+        self._open[record.contract, record.run, record.round] = OpenResult(record, chunks)
 
     def get(self, contract: ContractName, run: int, round_: int) -> OpenResult | None:
         """A stored result, or None."""
         return self._open.get((contract, run, round_))
+
+    def begin(self, contract: ContractName, run: int, round_: int, roots: tuple[bytes, ...], size: int) -> Part:
+        """Make room for a result whose chunks will come.
+
+        Args:
+            contract: whose result.
+            run: of the contract.
+            round_: of the run.
+            roots: of its shards.
+            size: of the canonical buffer, bytes.
+
+        Raises:
+            Broken: the disk has no room.
+        """
+        record = StoredResult(contract=contract, run=run, round=round_, roots=roots, sha256=b"", size=size, file="")
+        try:
+            return Part(self.directory, self._prefix, record)
+        except OSError as error:
+            raise self._no_room(record, error) from error
+
+    def finish(self, part: Part, expected: bytes = b"", leaves: Sequence[bytes] = ()) -> OpenResult:
+        """Keep a result that is there; when this returns it survives a power cut. Older ones beyond the last two go.
+
+        Args:
+            part: all its chunks have been written.
+            expected: its SHA-256, if the ledger has it.
+            leaves: of each shard, if they are known.
+
+        Raises:
+            VerificationError: the buffer is not the one that `expected` says; nothing is kept.
+            Broken: the disk is full or damaged; nothing is promised then.
+        """
+        key = part.record.contract, part.record.run, part.record.round
+        digest = part.digest()
+        if expected and digest != expected:
+            part.give_up()
+            raise VerificationError(
+                f"round {part.record.round} of {part.record.contract}: the ledger has the model "
+                f"{expected.hex()[:16]}, its chunks give {digest.hex()[:16]}"
+            )
+        which = sha256("\x00".join(map(str, key)).encode())
+        stem = f"{self._prefix}-{which.hex()[:24]}"
+        # By content: another attempt's result never overwrites a file that somebody reads.
+        record = replace(part.record, sha256=digest, file=f"{stem}-{digest.hex()[:16]}.bin")
+        with self._lock:
+            before = self._open.get(key)
+            if before is not None and before.record == record:
+                return before
+            try:
+                self._keep(part, record, self.directory / f"{stem}.meta")
+            except OSError as error:
+                raise self._no_room(record, error) from error
+            result = self._open[key] = OpenResult(record, part.chunks, leaves)
+            if before is not None and before.record.file != record.file:
+                remove_quietly(self.directory / before.record.file)
+            self._forget_old(record.contract)
+            return result
 
     def save(
         self,
@@ -182,66 +184,71 @@ class ResultStore:
         buffer: memoryview,
         expected: bytes = b"",
     ) -> OpenResult:
-        """Write a verified result; when this returns it survives a power cut. Older ones beyond the last two go.
-
-        Args:
-            contract: whose result.
-            run: of the contract.
-            round_: of the run.
-            roots: of its shards.
-            buffer: the canonical buffer.
-            expected: its SHA-256, if the ledger has it.
+        """The same for a result that is in memory as a whole.
 
         Raises:
-            VerificationError: the buffer is not the one that `expected` says; nothing is written.
-            Broken: the disk is full or damaged; nothing is promised then.
+            VerificationError, Broken: see `finish`.
         """
-        digest = sha256(buffer)
-        if expected and digest != expected:
-            raise VerificationError(
-                f"round {round_} of {contract}: the ledger has the model {expected.hex()[:16]}, "
-                f"its chunks give {digest.hex()[:16]}"
-            )
-        which = sha256(f"{contract}\x00{run}\x00{round_}".encode())
-        stem = f"{self._prefix}-{which.hex()[:24]}"
-        record = StoredResult(
-            contract=contract,
-            run=run,
-            round=round_,
-            roots=roots,
-            sha256=digest,
-            size=len(buffer),
-            # By content: another attempt's result never overwrites a file that somebody reads.
-            file=f"{stem}-{digest.hex()[:16]}.bin",
-        )
-        with self._lock:
-            before = self._open.get((contract, run, round_))
-            if before is not None and before.record == record:
-                return before
-            try:
-                data = self.directory / record.file
-                self._write(data, buffer)
-                self._write(self.directory / f"{stem}.meta", memoryview(encode(record)))
-                result = OpenResult(record, map_readonly(data, len(buffer)))
-            except OSError as error:
-                raise Broken(
-                    f"cannot store round {round_} of {contract} in {self.directory}: {error.strerror or error}; "
-                    "free space there"
-                ) from error
-            self._open[contract, run, round_] = result
-            if before is not None and before.record.file != record.file:
-                (self.directory / before.record.file).unlink(missing_ok=True)
-            self._forget_old(contract)
-            return result
+        part = self.begin(contract, run, round_, roots, len(buffer))
+        try:
+            for index in range(part.total):
+                part.chunks.write(index, buffer[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+            return self.finish(part, expected)
+        finally:
+            part.give_up()
 
-    def _write(self, path: Path, data: memoryview) -> None:
-        write_durably(path, data, sync=self._sync)
+    def _keep(self, part: Part, record: StoredResult, meta: Path) -> None:
+        """Name both files, then sync them: what a power cut leaves between is found by its hash, and is no result.
+
+        So a journalling file system writes its journal twice, and not four times.
+
+        Raises:
+            OSError: the disk is full or damaged; neither file is left.
+        """
+        data = self.directory / record.file
+        written = meta.with_suffix(".part")
+        # The small file first: where there is no room for it, the large one is still there for the next try.
+        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(encode(record))
+            try:
+                self._put(lambda: self._name(part.keep, data, part.chunks.descriptor))
+                self._put(lambda: self._name(written.replace, meta, descriptor))
+                if self._sync:
+                    sync_directory(self.directory)
+            except OSError:
+                # What a failed sync was about may be neither on the disk nor in memory any more.
+                part.give_up()
+                remove_quietly(data)
+                remove_quietly(meta)
+                raise
+        except OSError:
+            remove_quietly(written)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _put(self, write: Callable[[], None]) -> None:
+        """One of the two files of a result comes to its place."""
+        write()
+
+    def _name(self, rename: Callable[[Path], object], path: Path, descriptor: int) -> None:
+        rename(path)
+        if self._sync:
+            os.fsync(descriptor)
+
+    def _no_room(self, record: StoredResult, error: OSError) -> Broken:
+        return Broken(
+            f"cannot store round {record.round} of {record.contract} in {self.directory}: {error.strerror or error}; "
+            "free space there"
+        )
 
     def _forget_old(self, contract: ContractName) -> None:
         mine = sorted(key for key in self._open if key[0] == contract)
         for key in mine[:-KEEP]:
             record = self._open.pop(key).record
             stem = record.file.rsplit("-", 1)[0]
-            # The meta file first: without it the other is nothing. Its mapping stays valid for whoever still reads.
+            # The meta file first: without it the other is nothing. Whoever still reads it has it open.
             (self.directory / f"{stem}.meta").unlink(missing_ok=True)
             (self.directory / record.file).unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from swarmlearning.contracts.messages import Here
 from swarmlearning.contracts.records import PeerState, Result, RoundSummary
 from swarmlearning.errors import PeerError, Refused, Unreachable
 from swarmlearning.merge.rebase import rebase_model
-from swarmlearning.parameters.chunks import chunk_count
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.offering import promise
 from swarmlearning.sl.plan import find_peer
@@ -66,7 +65,7 @@ async def carry_over(desk: Desk, program: Program, newest: Result) -> None:
     if stored is None:
         raise Refused(f"round {newest.round} is not here any more", code="stale")
     await _say_here(desk)
-    into = await desk.run_blocking(desk.scratch, range(chunk_count(desk.size)))
+    into = await desk.run_blocking(desk.mapped_scratch)
     await desk.run_blocking(rebase_model, desk.manifest, stored.buffer, own, base.buffer, into)
     offer = await promise(desk, into)
     if program.demand is not demand or demand.outcome.done():
