@@ -12,6 +12,7 @@ import numpy as np
 
 from swarmlearning.errors import Broken, DecodeError
 from swarmlearning.merge.method import MergeMethod
+from swarmlearning.parameters.blocks import INT8X60, decode_blocks, encode_blocks
 from swarmlearning.parameters.chunks import CHUNK_BYTES, Buffer, chunk_count, chunk_length
 from swarmlearning.parameters.dtypes import BFLOAT16, STORED, Array
 from swarmlearning.parameters.manifest import Manifest, tensors_between
@@ -112,13 +113,18 @@ def _merge_run(
     blocks = [_native(dtype, chunk) for chunk in inputs]
     merged = np.empty_like(blocks[0])
     method.merge_block(blocks, weights, merged)
+    if dtype == INT8X60:
+        out[:] = encode_blocks(merged)
+        return
     if merged.dtype == BFLOAT16:
         merged = merged.view(np.uint16)
     np.copyto(np.frombuffer(out, STORED[dtype]), merged, casting="equiv")
 
 
 def _native(dtype: str, chunk: memoryview) -> Array:
-    """The elements of a run, in place where the machine's byte order allows."""
+    """The elements of a run, in place where the machine's byte order allows; of encoded blocks, decoded."""
+    if dtype == INT8X60:
+        return decode_blocks(chunk)
     stored: Array = np.frombuffer(chunk, STORED[dtype])
     if dtype == "bool":
         return np.not_equal(stored, 0).view(np.uint8)  # any other byte than 0 counts as true, and 1 comes out

@@ -12,7 +12,7 @@ from swarmlearning.contracts.records import Phase, Round
 from swarmlearning.errors import NonFinite, PeerError, Refused, VerificationError
 from swarmlearning.errors import Unreachable as UnreachableError
 from swarmlearning.parameters.manifest import Manifest
-from swarmlearning.sl.chunkfile import BufferChunks, ChunkFile, Chunks
+from swarmlearning.sl.chunkfile import ChunkFile, Chunks
 from swarmlearning.sl.desk import Desk
 from swarmlearning.sl.exchange import STREAM_CHUNKS, ChunkRequest, Pull, Shard
 from swarmlearning.sl.following import Work, follow
@@ -112,7 +112,7 @@ def _own(desk: Desk, action: MergeShard) -> Chunks:
     if desk.offer is None or desk.offer.commitment.root != promise_of(round_of(desk, action.round), desk.node):
         # We restarted after our check-in and cannot keep its promise; others will find the same.
         raise Refused("this node no longer holds the parameters it checked in with", code="stale")
-    return BufferChunks(desk.offer.buffer)
+    return desk.offer.chunks
 
 
 async def _pull_of(
