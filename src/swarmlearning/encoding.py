@@ -70,6 +70,8 @@ def from_json(data: bytes, kind: type[T], what: str) -> T:
 
 def sha256(*parts: bytes | bytearray | memoryview) -> bytes:
     """SHA-256 over the concatenation of `parts`, 32 bytes."""
+    if len(parts) == 1:
+        return hashlib.sha256(parts[0]).digest()
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

@@ -143,7 +143,7 @@ class Endpoint(Record, frozen=True, kw_only=True):
     via: str = ""
 
     def __post_init__(self) -> None:
-        if not self.host or len(self.host) > 253 or any(c.isspace() or ord(c) < 33 for c in self.host):
+        if not self.host or len(self.host) > 253 or self.host.split() != [self.host] or min(self.host) < "!":
             raise InvalidName(f"host {self.host[:80]!r}: expected a DNS name or an IP address")
         if not 1 <= self.port <= 65535:
             raise InvalidName(f"port {self.port}: expected 1-65535")

@@ -23,7 +23,7 @@ from swarmlearning.callbacks.evaluation import Measured, WeightedMean, explain_m
 from swarmlearning.callbacks.schedule import SyncSchedule
 from swarmlearning.contracts.limits import check_settings
 from swarmlearning.contracts.records import MAX_PEERS, Adaptive, Target
-from swarmlearning.errors import ConfigurationError, InvalidName, NotYetAvailable
+from swarmlearning.errors import ConfigurationError, InvalidName
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -51,6 +51,8 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
         trainingContract="mine",
         nodeWeightage=100,
         mergeMethod="MEAN",
+        mergeOptions={},
+        witnesses=1,
         checkinModelOnTrainEnd="Inactive",
         useAdaptiveSync=True,
         adaptiveMin=16,
@@ -102,8 +104,17 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
         ({"peers": None}, "minPeers"),
         ({"nodeWeightage": 0}, "nodeWeightage: expected an integer from 1 to 100, got 0"),
         ({"nodeWeightage": 101}, "nodeWeightage"),
-        ({"mergeMethod": "median"}, "mergeMethod: expected one of mean, coordmedian, geomedian, got 'median'"),
-        ({"mergeMethod": 7}, "mergeMethod"),
+        ({"mergeMethod": ""}, "mergeMethod: expected a method's name of 1-64 printable ASCII characters, got ''"),
+        ({"mergeMethod": "two words"}, "mergeMethod: .* got 'two words'"),
+        ({"mergeMethod": 7}, "mergeMethod: expected one of mean, coordmedian, geomedian, got 7"),
+        ({"mergeOptions": 0.2}, "mergeOptions: expected a dict"),
+        ({"mergeOptions": {"Trim": 0.2}}, "mergeOptions: expected names of 1-32 of a-z, 0-9 and _.* got 'Trim'"),
+        ({"mergeOptions": {"trim": "0.2"}}, r"mergeOptions\['trim'\]: expected a number .* convert it with float"),
+        ({"mergeOptions": {"trim": float("nan")}}, r"mergeOptions\['trim'\]: expected a number"),
+        ({"mergeOptions": dict.fromkeys("abcdefghi", 1)}, "mergeOptions: expected at most 8 options, got 9"),
+        ({"witnesses": 3}, "witnesses: expected an integer from 0 to 2, got 3"),
+        ({"witnesses": -1}, "witnesses"),
+        ({"witnesses": True}, "witnesses"),
         ({"checkinModelOnTrainEnd": "never"}, "checkinModelOnTrainEnd: expected one of inactive, active, snapshot"),
         ({"useAdaptiveSync": "perhaps"}, "useAdaptiveSync: expected True or False"),
         ({"adaptiveMin": 0}, "adaptiveMin: expected an integer from 1 to 128, got 0"),
@@ -151,10 +162,34 @@ def test_a_contract_name_with_spaces_is_refused() -> None:
         parse(trainingContract="my contract")
 
 
-@pytest.mark.parametrize("given", [{"mergeMethod": "coordmedian"}, {"mergeMethod": SLMergeMethod.geomedian}])
-def test_what_comes_later_says_so_and_never_behaves_differently(given: dict[str, Any]) -> None:
-    with pytest.raises(NotYetAvailable, match="arrives in a later release"):
-        parse(**given)
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("CoordMedian", "coordmedian"),
+        (SLMergeMethod.geomedian, "geomedian"),
+        (2, "coordmedian"),
+        (" Trimmed_Mean ", "trimmed_mean"),
+        ("acme.Median", "acme.median"),
+        (None, "mean"),
+    ],
+)
+def test_a_merge_method_is_named_by_text_enum_or_number_and_the_sl_knows_which_there_are(
+    given: object, name: str
+) -> None:
+    settings = parse(mergeMethod=given).settings
+    assert settings.merge_method == name
+    check_settings(settings)
+
+
+def test_options_of_the_merge_method_travel_in_millionths_and_in_one_order() -> None:
+    settings = parse(mergeMethod="fedavgm", mergeOptions={"rate": 1, "momentum": np.float32(0.5)}, witnesses=2).settings
+    assert settings.merge_options == (("momentum", 500_000), ("rate", 1_000_000))
+    assert settings.witnesses == 2
+    check_settings(settings)
+    assert parse(mergeOptions={"trim": 0.1}).settings.merge_options == (("trim", 100_000),)
+    plain = parse(mergeOptions=None, witnesses=None).settings
+    assert (plain.merge_options, plain.witnesses) == ((), -1)
+    check_settings(parse(mergeOptions={"huge": 1e12}).settings)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ Peers are numbers: peer 0 is `sl0` of organisation 0. What an honest peer would 
 """
 
 import copy
+import itertools
+import struct
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -20,6 +22,7 @@ from swarmlearning.contracts.messages import (
     Finish,
     Here,
     Leave,
+    Measure,
     MergeCommit,
     Payload,
     ResetContract,
@@ -29,7 +32,7 @@ from swarmlearning.contracts.messages import (
     Unreachable,
 )
 from swarmlearning.contracts.records import Manifested, Phase, Progress, Round, Settings, Training
-from swarmlearning.contracts.rounds import encoded_base, pending_stores
+from swarmlearning.contracts.rounds import encoded_base, pending_nodes, pending_stores
 from swarmlearning.contracts.transition import VERSION, Signed, transition
 from swarmlearning.encoding import sha256
 from swarmlearning.parameters.chunks import result_root
@@ -234,6 +237,29 @@ class World:
             root=root,
         )
 
+    def true_distances(self, shard: int) -> bytes:
+        """What measuring the contributors' chunks of a shard gives."""
+        pairs = itertools.combinations(self.round.contributors, 2)
+        values = [len(one) + len(other) + 0.1 * (shard + index) for index, (one, other) in enumerate(pairs)]
+        return struct.pack(f"<{len(values)}d", *values)
+
+    def measurement(self, shard: int, lie: bytes = b"") -> Measure:
+        round_ = self.round
+        true = self.true_distances(shard)
+        # A lie that is a number: a byte of the first distance's fraction.
+        return Measure(
+            contract=CONTRACT,
+            run=self.training.run,
+            round=round_.number,
+            attempt=round_.attempt,
+            shard=shard,
+            distances=lie[:1] + true[1:] if lie and true else true,
+        )
+
+    def work(self, shard: int, lie: bytes = b"") -> Measure | MergeCommit:
+        """What whoever is in charge says of a shard: what it measured, or what it merged."""
+        return self.measurement(shard, lie) if self.round.measuring else self.commitment(shard, lie)
+
     def storing(self, lie: bytes = b"") -> Stored:
         round_ = self.round
         root = result_root(round_.merged) if all(round_.merged) else bytes(32)
@@ -312,8 +338,16 @@ class World:
     def charged(self, shard: int = 0) -> list[int]:
         return [self.leader(shard), *(index_of(node) for node in self.round.witnesses[shard])]
 
+    def measure_all(self) -> None:
+        """Everybody in charge measures."""
+        for shard in range(self.round.shards):
+            for peer in self.charged(shard):
+                if self.round.measuring and node_of(peer) in pending_nodes(self.round, shard):
+                    self.must(peer, self.measurement(shard))
+
     def commit_all(self) -> None:
         """Everybody in charge commits the truth."""
+        self.measure_all()
         for shard in range(self.round.shards):
             for peer in self.charged(shard):
                 if not self.round.merged[shard]:
@@ -403,12 +437,12 @@ class Honest:
             if silent:
                 world.say(peer, world.report(shard, index_of(silent[0])))
             else:
-                world.must(peer, world.commitment(shard))
+                world.must(peer, world.work(shard))
         elif not merged:
             for other in (round_.leaders[shard], *round_.witnesses[shard]):
                 if other not in self.nodes and other not in committed and world.round.attempt == round_.attempt:
                     world.say(peer, world.suspicion(shard, other))
-        elif not self._is_served(shard) and round_.leaders[shard] != node:
+        elif not round_.measuring and not self._is_served(shard) and round_.leaders[shard] != node:
             world.say(peer, world.suspicion(shard, round_.leaders[shard]))
 
     def _is_served(self, shard: int) -> bool:

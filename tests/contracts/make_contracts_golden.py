@@ -5,6 +5,7 @@ of one ledger: raise the version instead. Transactions are given whole, so that 
 """
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parent))
 
 from chain_world import START_MS, Chain, certificate, key_of, member, registration
+from msgspec.structs import replace
 
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.draw import draw_order
@@ -24,6 +26,7 @@ from swarmlearning.contracts.messages import (
     Finish,
     Here,
     Leave,
+    Measure,
     MergeCommit,
     ResetContract,
     RevokeCertificate,
@@ -42,6 +45,7 @@ from swarmlearning.types import ContractName, Endpoint, NodeName, Role
 
 GOLDEN = Path(__file__).parent / "golden" / f"transition-v{VERSION}.json"
 STUDY = ContractName("study")
+FAR = ContractName("far")
 SETTINGS = Settings(sync_frequency=16, start="merge", topology="sharded", witnesses=1, round_max_ms=60_000)
 
 
@@ -53,8 +57,8 @@ class Story:
         self.sls = [member(i) for i in range(3)]
         self.blocks: list[dict[str, object]] = []
 
-    def training(self) -> Training:
-        found = membership.load_training(Overlay(self.chain.app.store), STUDY)
+    def training(self, contract: ContractName = STUDY) -> Training:
+        found = membership.load_training(Overlay(self.chain.app.store), contract)
         assert found is not None
         return found
 
@@ -74,12 +78,12 @@ class Story:
             }
         )
 
-    def at(self) -> dict[str, Any]:
+    def at(self, contract: ContractName = STUDY) -> dict[str, Any]:
         """What messages of the open round name."""
-        training = self.training()
+        training = self.training(contract)
         round_ = training.round
         assert round_ is not None
-        return {"contract": STUDY, "run": training.run, "round": round_.number, "attempt": round_.attempt}
+        return {"contract": contract, "run": training.run, "round": round_.number, "attempt": round_.attempt}
 
     def check_in(self) -> None:
         last = self.training().last
@@ -98,6 +102,25 @@ class Story:
             for node in (round_.leaders[shard], *round_.witnesses[shard]):
                 commit = MergeCommit(**self.at(), shard=shard, root=sha256(b"shard %d" % shard))
                 self.block((self.by_id(node), commit))
+
+    def measure(self) -> None:
+        """Another contract, whose method needs distances: two shards, three contributors, three distances."""
+        settings = replace(SETTINGS, merge_method="krum", merge_options=(("faulty", 1_000_000),), needs="distances")
+        manifest = Manifested(hash=bytes(range(32)), size=100_000)
+        self.block((self.sls[0], CreateContract(contract=FAR)))
+        for sl in self.sls:
+            enrol = Enrol(contract=FAR, run=1, settings=settings, manifest=manifest, min_peers=2, weight=1,
+                          endpoint=Endpoint(host="127.0.0.1", port=30305))  # fmt: skip
+            self.block((sl, enrol))
+        for sl in self.sls:
+            offer = CheckIn(**self.at(FAR), base=b"", commitment=sha256(sl.id.encode()), weight=1, mode="active")
+            self.block((sl, offer))
+        round_ = self.training(FAR).round
+        assert round_ is not None
+        for shard in range(round_.shards):
+            part = struct.pack("<3d", 0.1 + shard, 0.2 / (shard + 1), 1e300)
+            for node in (round_.leaders[shard], *round_.witnesses[shard]):
+                self.block((self.by_id(node), Measure(**self.at(FAR), shard=shard, distances=part)))
 
     def tell(self) -> None:
         operator = member(0, Role.OPERATOR)
@@ -130,6 +153,7 @@ class Story:
         self.block((self.sls[1], Here(contract=STUDY, run=1)))
         self.block(*((sl, Leave(contract=STUDY, run=1, reason="done")) for sl in self.sls))
         self.block((self.sls[0], ResetContract(contract=STUDY, run=1)))
+        self.measure()
         mark = fingerprint(certificate(self.sls[0], self.sls[0].domain))
         self.block((operator, RevokeCertificate(fingerprint=mark)))
 
@@ -149,6 +173,8 @@ def vectors() -> dict[str, object]:
         "draw_of_zeros": draw_order(bytes(32), nodes),
         "blocks": story.blocks,
         "training_sha256": sha256(encode(story.training())).hex(),
+        "measured_sha256": sha256(encode(story.training(FAR))).hex(),
+        "distances": story.training(FAR).round.distances.hex(),  # type: ignore[union-attr]  # it merges
     }
 
 

@@ -4,12 +4,14 @@ import msgspec
 import pytest
 from contracts_world import BIG, CONTRACT, HOME, World, name_of, node_of, settings
 
+from swarmlearning.contracts.limits import MAX_OPTIONS
 from swarmlearning.contracts.membership import training_key
 from swarmlearning.contracts.messages import AnyMessage, CreateContract, Enrol
-from swarmlearning.contracts.records import MAX_PEERS, Manifested, PeerState, Phase, Progress
+from swarmlearning.contracts.records import MAX_MEASURED_PEERS, MAX_PEERS, Manifested, PeerState, Phase, Progress
 from swarmlearning.contracts.rounds import required_peers
 from swarmlearning.contracts.transition import MAX_CONTRACTS
-from swarmlearning.encoding import encode
+from swarmlearning.encoding import decode, encode
+from swarmlearning.errors import DecodeError
 from swarmlearning.types import Code, ContractName, Endpoint, Role, TrustDomain
 
 replace = msgspec.structs.replace
@@ -67,6 +69,16 @@ def test_t1_only_sl_sn_and_operators_create(role: Role) -> None:
         {"merge_method": "m" * 65},
         {"merge_method": "mean\x1b[2J"},
         {"merge_method": "mëan"},
+        {"merge_options": (("Trim", 1),)},
+        {"merge_options": (("", 1),)},
+        {"merge_options": (("trim\n", 1),)},
+        {"merge_options": (("t" * 33, 1),)},
+        {"merge_options": (("trim", (1 << 62) + 1),)},
+        {"merge_options": (("trim", 1), ("trim", 2))},
+        {"merge_options": (("trim", 1), ("faulty", 2))},
+        {"merge_options": tuple((f"o{i}", 1) for i in range(MAX_OPTIONS + 1))},
+        {"method_source": "s" * 201},
+        {"method_source": "acme 1.0\x1b[2J"},
     ],
 )
 def test_t2_settings_beyond_their_limits_are_refused_at_creation_and_enrolment(change: dict[str, object]) -> None:
@@ -77,6 +89,35 @@ def test_t2_settings_beyond_their_limits_are_refused_at_creation_and_enrolment(c
     assert rejected.code is Code.MALFORMED
     assert next(iter(change)) in rejected.log
     assert rejected.log.isprintable()
+
+
+@pytest.mark.parametrize("change", [{"needs": "everything"}, {"wire": "int4"}, {"merge_options": ((1, 1),)}])
+def test_t2_what_a_method_needs_and_how_floats_travel_is_one_of_few_words(change: dict[str, object]) -> None:
+    message = CreateContract(contract=ContractName("c"), settings=settings(**change))
+    with pytest.raises(DecodeError):
+        decode(encode(message), CreateContract)
+
+
+def test_t2_options_and_source_of_a_method_are_agreed_on_like_all_settings() -> None:
+    good = {"merge_options": (("faulty", 1_000_000), ("trim", -(1 << 62))), "method_source": "acme 1.2.0 sha256:00"}
+    world = World(**good)
+    world.enrol(0)
+    for name, other in (("merge_options", ()), ("method_source", "acme 1.2.1"), ("needs", "history"), ("wire", "bf16")):
+        rejected = world.refusal(1, replace(world.enrolment(), settings=settings(**{**good, name: other})))
+        assert rejected.code is Code.CONFLICT
+        assert rejected.log.startswith(f"settings: {name} is ")
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "wanted"),
+    [("mean", -1, 0), ("fedavgm", -1, 0), ("krum", -1, 1), ("acme", -1, 1), ("mean", 2, 2), ("krum", 0, 0)],
+)
+def test_t2_each_method_but_the_mean_has_a_witness_where_nobody_says_otherwise(
+    method: str, asked: int, wanted: int
+) -> None:
+    world = World(merge_method=method, witnesses=asked)
+    world.merging(4)
+    assert [len(nodes) for nodes in world.round.witnesses] == [wanted]
 
 
 def test_t3_the_creators_organisation_resets_alone_only_while_fewer_than_two_train() -> None:
@@ -235,6 +276,18 @@ def test_t6_there_are_at_most_so_many_peers() -> None:
     full = tuple(replace(world.training.peers[0], node=node_of(i)) for i in range(MAX_PEERS))
     world.state.put(training_key(CONTRACT), encode(replace(world.training, peers=full)))
     assert world.say(MAX_PEERS, world.enrolment()) is Code.CONFLICT
+    assert world.say(1, world.enrolment()) is Code.OK
+
+
+def test_t6_fewer_where_their_distances_are_measured() -> None:
+    world = World(needs="distances", merge_method="geomedian")
+    assert world.say(0, world.enrolment(min_peers=MAX_MEASURED_PEERS + 1)) is Code.MALFORMED
+    world.enrol(0)
+    full = tuple(replace(world.training.peers[0], node=node_of(i)) for i in range(MAX_MEASURED_PEERS))
+    world.state.put(training_key(CONTRACT), encode(replace(world.training, peers=full)))
+    rejected = world.refusal(MAX_MEASURED_PEERS, world.enrolment())
+    assert rejected.code is Code.CONFLICT
+    assert rejected.log == "study has 120 peers, the most there can be with geomedian"
     assert world.say(1, world.enrolment()) is Code.OK
 
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from swarmlearning.contracts.closing import explain_wait
+from swarmlearning.contracts.distances import count_pairs
 from swarmlearning.contracts.messages import CreateContract
 from swarmlearning.contracts.records import PeerState, Phase, Training
-from swarmlearning.contracts.rounds import dropped_nodes, pending_nodes, required_peers
-from swarmlearning.encoding import encode
-from swarmlearning.types import short_name
+from swarmlearning.contracts.rounds import dropped_nodes, needs_measuring, pending_nodes, required_peers
+from swarmlearning.encoding import encode, sha256
+from swarmlearning.types import Code, short_name
 
 PEERS = st.integers(0, 5)
 LIES = st.sampled_from([b"", b"", b"", b"x", b"y"])
@@ -32,6 +33,7 @@ class TrainingMachine(RuleBasedStateMachine):
         topology=st.sampled_from(["leader", "sharded"]),
         start=st.sampled_from(["draw", "merge"]),
         checkin_mode=st.sampled_from(["inactive", "snapshot", "active"]),
+        needs=st.sampled_from(["", "distances", "history"]),
         joined=st.booleans(),
     )
     def begin(self, n: int, joined: bool, **chosen: object) -> None:
@@ -77,7 +79,15 @@ class TrainingMachine(RuleBasedStateMachine):
     def commit(self, shard: int, which: int, lie: bytes) -> None:
         if self.world.phase is Phase.MERGING:
             charged = self.world.charged(shard) if 0 <= shard < self.world.round.shards else [0]
-            self.world.say(charged[which % len(charged)], self.world.commitment(shard, lie))
+            self.world.say(charged[which % len(charged)], self.world.work(shard, lie))
+
+    @rule(shard=st.integers(0, 5), which=st.integers(0, 3))
+    def merge_or_measure_at_the_wrong_time(self, shard: int, which: int) -> None:
+        if self.world.phase is Phase.MERGING and shard < self.world.round.shards:
+            charged = self.world.charged(shard)
+            early = self.world.round.measuring
+            message = self.world.commitment(shard) if early else self.world.measurement(shard)
+            assert self.world.say(charged[which % len(charged)], message) in (Code.TOO_EARLY, Code.STALE)
 
     @rule()
     def commit_everything(self) -> None:
@@ -85,7 +95,7 @@ class TrainingMachine(RuleBasedStateMachine):
             # A dispute that nobody can decide ends the merging phase in the middle.
             if self.world.phase is Phase.MERGING and shard < self.world.round.shards:
                 for node in pending_nodes(self.world.round, shard):
-                    self.world.say(index_of(node), self.world.commitment(shard))
+                    self.world.say(index_of(node), self.world.work(shard))
 
     @rule(peer=PEERS, lie=LIES)
     def stored(self, peer: int, lie: bytes) -> None:
@@ -189,6 +199,40 @@ class TrainingMachine(RuleBasedStateMachine):
             assert not set(charged) & dropped_nodes(round_)
             assert not set(charged) & set(round_.benched)
             assert round_.merged[shard] or pending_nodes(round_, shard), "a shard that waits for nobody"
+
+    @invariant()
+    def nothing_is_merged_before_it_is_measured(self) -> None:
+        """T-42."""
+        training, round_ = self.world.training, self.world.training.round
+        if round_ is None or not round_.merging:
+            return
+        measures = needs_measuring(training, round_.contributors)
+        assert round_.measuring == (measures and not round_.distances)
+        assert (
+            len(round_.distances) == (8 * count_pairs(len(round_.contributors)) if measures else 0) or round_.measuring
+        )
+        assert len(round_.parts) <= len(round_.commits)
+        if not round_.measuring:
+            assert not round_.parts
+            return
+        assert not all(round_.merged)
+        assert not round_.holdings
+        for shard, root in enumerate(round_.merged):
+            mine = [part for part in round_.parts if part.shard == shard]
+            assert not root or [sha256(part.distances) for part in mine] == [root]
+
+    @invariant()
+    def only_history_keeps_the_result_before_the_last(self) -> None:
+        """T-31."""
+        training = self.world.training
+        if self.world.settings.needs != "history" or training.last is None:
+            assert training.previous is None
+        elif training.previous is not None:
+            key = (training.run, training.previous.round)
+            assert training.previous.round < training.last.round
+            assert self.finals[key] == encode(training.previous)
+        else:
+            assert len([key for key in self.finals if key[0] == training.run]) <= 1
 
     @invariant()
     def attempts_are_bounded(self) -> None:

@@ -20,6 +20,7 @@ from swarmlearning.contracts.messages import (
 )
 from swarmlearning.contracts.transition import open_tx, transition
 from swarmlearning.encoding import encode
+from swarmlearning.identity.signing import verify_signature
 from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName
 
 SL = member(0)
@@ -47,6 +48,22 @@ def signed(body: bytes) -> bytes:
 
 def test_tx1_a_sound_transaction_opens() -> None:
     assert open_tx(signed(encode(payload()))).payload == payload()
+
+
+def test_tx3_the_same_bytes_are_verified_once_and_others_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified: list[bytes] = []
+
+    def count(key: bytes, domain: bytes, data: bytes, signature: bytes) -> None:
+        verified.append(signature)
+        verify_signature(key, domain, data, signature)
+
+    monkeypatch.setattr("swarmlearning.contracts.transition.verify_signature", count)
+    tx = signed(encode(payload(nonce=b"verified once...")))
+    assert code_of(tx) is code_of(bytes(bytearray(tx))) is Code.OK
+    assert len(verified) == 1
+    spoilt = tx[:-1] + bytes([tx[-1] ^ 1])
+    assert code_of(spoilt) is code_of(spoilt) is Code.SIGNATURE
+    assert len(verified) == 3
 
 
 def test_tx1_at_most_64_kib() -> None:

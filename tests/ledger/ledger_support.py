@@ -104,6 +104,8 @@ class KvApplication:
         """Transactions that it proposes for no block."""
         self.smuggle: list[bytes] = []
         """Transactions that it proposes though nobody offered them."""
+        self.wave = 0
+        """So many transactions it expects to come together."""
         self.state: KvState | None = None
         if path is not None and path.exists():
             self.state = decode(path.read_bytes(), KvState, limit=1 << 30)
@@ -134,6 +136,9 @@ class KvApplication:
         sizes = itertools.accumulate(len(tx) for tx in txs)
         fits = [tx for tx, size in zip(txs, sizes, strict=True) if size <= max_bytes and tx not in self.leave_out]
         return fits + self.smuggle
+
+    def expects_more(self, txs: Sequence[bytes]) -> bool:
+        return self.wave > len(txs)
 
     def accept(self, header: Header, txs: Sequence[bytes]) -> str:
         self.calls.append(f"accept {header.height}")

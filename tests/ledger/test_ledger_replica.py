@@ -26,11 +26,19 @@ from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import TxResult
 from swarmlearning.ledger.embedded.backoff import Backoff
 from swarmlearning.ledger.embedded.wire import BLOCKS, HANDOVERS, SUBMIT, BlocksReply, SubmitReply
-from swarmlearning.transport.api import Frame
+from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.transport.memory import NoFaults
 from swarmlearning.types import Code, NodeId
 
 LIMIT_S = 60.0
+
+
+class Calls:
+    """A service of calls only."""
+
+    def __init__(self, calls: dict[str, Call]) -> None:
+        self.calls = calls
+        self.streams: dict[str, Stream] = {}
 
 
 class Followed:
@@ -345,6 +353,36 @@ def test_a_lost_reply_to_submit_does_not_hide_that_the_block_arrived() -> None:
             height, result = await swarm.ledger(1).submit(b"a=1", timeout_s=LIMIT_S)
             assert (height, result.code) == (1, Code.OK)
             assert asyncio.get_running_loop().time() < 1.0
+
+    run_virtual(work())
+
+
+def test_a_submission_is_not_hung_up_on_when_its_block_arrives_before_the_answer() -> None:
+    """L-16: the connection serves the next one, which would else have to shake hands anew."""
+
+    async def work() -> None:
+        outcomes: list[str] = []
+        async with EmbeddedSwarm(2) as swarm:
+            submit = swarm.ledger(0).calls[SUBMIT]
+
+            async def slow(caller: Caller, body: bytes) -> bytes:
+                try:
+                    reply = await submit(caller, body)
+                    await asyncio.sleep(1.0)  # the block is faster
+                except asyncio.CancelledError:
+                    outcomes.append("cancelled")
+                    raise
+                outcomes.append("answered")
+                return reply
+
+            swarm.network.stop(sn(0))
+            swarm.network.serve(sn(0), address(0).endpoint, Calls({**swarm.ledger(0).calls, SUBMIT: slow}))
+            await asyncio.sleep(30.0)  # the replica has found the sentinel again
+            begun_s = asyncio.get_running_loop().time()
+            assert (await swarm.ledger(1).submit(b"a=1", timeout_s=LIMIT_S))[0] == 1
+            assert asyncio.get_running_loop().time() - begun_s < 0.5
+            await asyncio.sleep(2.0)
+        assert outcomes == ["answered"]
 
     run_virtual(work())
 

@@ -42,6 +42,43 @@ def test_what_has_arrived_goes_into_one_block_and_no_block_is_empty() -> None:
     run_virtual(work())
 
 
+async def submit_at(swarm: EmbeddedSwarm, at_s: float, tx: bytes) -> int:
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(at_s - loop.time())
+    return (await swarm.ledger(0).submit(tx, timeout_s=LIMIT_S))[0]
+
+
+def test_l3_a_block_waits_a_moment_for_the_rest_of_a_wave() -> None:
+    async def work() -> None:
+        async with EmbeddedSwarm(1, gather_s=0.02) as swarm:
+            swarm.nodes[0].app.wave = 3
+            heights = await asyncio.gather(*(submit_at(swarm, 10 + 0.005 * i, b"n=%d" % i) for i in range(3)))
+            assert set(heights) == {1}
+            assert asyncio.get_running_loop().time() == pytest.approx(10.010)  # and no longer than for the last one
+
+    run_virtual(work())
+
+
+def test_l3_a_wave_that_does_not_come_whole_is_waited_for_no_longer_than_that() -> None:
+    async def work() -> None:
+        async with EmbeddedSwarm(1, gather_s=0.02) as swarm:
+            swarm.nodes[0].app.wave = 3
+            heights = await asyncio.gather(submit_at(swarm, 10, b"a=1"), submit_at(swarm, 10.019, b"b=1"))
+            assert set(heights) == {1}
+            assert asyncio.get_running_loop().time() == pytest.approx(10.020)
+
+    run_virtual(work())
+
+
+def test_l3_what_belongs_to_no_wave_waits_for_nothing() -> None:
+    async def work() -> None:
+        async with EmbeddedSwarm(1, gather_s=0.02) as swarm:
+            assert await submit_at(swarm, 10, b"a=1") == 1
+            assert asyncio.get_running_loop().time() == pytest.approx(10.0)
+
+    run_virtual(work())
+
+
 def test_blocks_keep_to_their_limits_and_what_does_not_fit_comes_next() -> None:
     async def work() -> None:
         async with EmbeddedSwarm(1, max_block_txs=10, max_block_tx_bytes=1000, max_tx_bytes=400) as swarm:

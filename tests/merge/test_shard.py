@@ -140,14 +140,6 @@ def test_g35_memory_does_not_grow_with_the_model() -> None:
     assert peak(4_000_000) < max(2 * peak(40_000), 2 << 20)
 
 
-class Whole:
-    name = "whole"
-    coordinatewise = False
-
-    def merge_block(self, blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
-        raise AssertionError("must not be called")
-
-
 @pytest.mark.parametrize(
     ("method", "count", "weights", "message"),
     [
@@ -155,8 +147,10 @@ class Whole:
         (MEAN, 2, [1], "2 contributors and 1 weights"),
         (MEAN, 2, [1, 0], "expected 1 or more"),
         (MEAN, 2, [1, -1], "expected 1 or more"),
-        (MEAN, 2, [1, 1 << 31], "at most 2147483648"),
-        (Whole(), 1, [1], "cannot merge a shard alone"),
+        (MEAN, 2, [1, 1 << 31], "in all 1 to 2147483648"),
+        (merge_method("coordmedian"), 2, [1, 0], "expected 1 or more"),
+        (merge_method("krum"), 2, [0, 0], "in all 1 to"),
+        (merge_method("krum"), 2, [1, -1], "expected 0 or more"),
     ],
 )
 def test_g1_g34_wrong_calls_are_refused_at_once(

@@ -8,8 +8,11 @@ from sim_swarm import SwarmSimulator
 from swarmlearning.contracts.records import PeerState, Phase, Result, Round, Training
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, NonFinite, Refused, Unreachable, WaitExpired
+from swarmlearning.merge.distances import unpack_distances
+from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import read_arrays
 from swarmlearning.sl.exchange import ChunkRequest, ResultRequest
+from swarmlearning.sl.methods import method_of
 from swarmlearning.types import NodeId
 
 
@@ -89,7 +92,10 @@ def check_adopted(swarm: SwarmSimulator, result: Result) -> None:
 
 
 def check_merged(swarm: SwarmSimulator, before: Training, result: Result) -> None:
-    """The merged values are the weighted mean of what the contributors committed to, computed naively."""
+    """The merged values are what the method makes of what the contributors committed to, computed naively.
+
+    For methods that need distances: those are recomputed from whole models, and the weights from those.
+    """
     round_ = before.round
     assert round_ is not None
     got = next((e.merged[result.round] for e in swarm.ended.values() if result.round in e.merged), None)
@@ -99,11 +105,36 @@ def check_merged(swarm: SwarmSimulator, before: Training, result: Result) -> Non
     offers = {c.node: c for c in round_.checkins}
     given = [offers[node] for node in result.contributors]
     arrays = [read_arrays(manifest, memoryview(swarm.commitments[c.commitment])) for c in given]
-    total = sum(c.weight for c in given)
+    weights = [c.weight for c in given]
+    if round_.distances:
+        weights = counted_weights(swarm, arrays, weights, round_)
+    total = sum(weights)
     merged = read_arrays(manifest, memoryview(got))
     for name in ("kernel", "bias"):
-        mean = sum(a[name].astype(np.float64) * c.weight for a, c in zip(arrays, given, strict=True)) / total
-        assert np.allclose(merged[name], mean, rtol=1e-6, atol=1e-6), f"round {result.round}: {name}"
+        mean = sum(a[name].astype(np.float64) * w for a, w in zip(arrays, weights, strict=True)) / total
+        expected = mean + momentum(swarm, before, name)
+        assert np.allclose(merged[name], expected, rtol=1e-5, atol=1e-5), f"round {result.round}: {name}"
+
+
+def counted_weights(
+    swarm: SwarmSimulator, models: list[dict[str, Array]], weights: list[int], round_: Round
+) -> list[int]:
+    """What a method makes of the weights by distances, which the ledger must have right."""
+    n = len(models)
+    flat = [np.concatenate([m[name].astype(np.float64).ravel() for name in ("kernel", "bias")]) for m in models]
+    apart = np.array([[float(np.sum((a - b) ** 2)) for b in flat] for a in flat])
+    assert np.allclose(unpack_distances(round_.distances, n), apart, rtol=1e-6), "the distances on the ledger are wrong"
+    return method_of(swarm.settings).weigh(unpack_distances(round_.distances, n), weights)
+
+
+def momentum(swarm: SwarmSimulator, before: Training, name: str) -> Array | float:
+    """What fedavgm adds to the mean, by the two newest results on the ledger: 0.9 (x - x_before)."""
+    if swarm.settings.merge_method != "fedavgm" or before.last is None or before.previous is None:
+        return 0.0
+    manifest = swarm.manifest()
+    models = (swarm.models[result.sha256] for result in (before.last, before.previous))
+    newest, older = (read_arrays(manifest, memoryview(model))[name].astype(np.float64) for model in models)
+    return 0.9 * (newest - older)
 
 
 def check_offered(swarm: SwarmSimulator, before: Training, result: Result) -> None:

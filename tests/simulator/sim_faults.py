@@ -31,7 +31,10 @@ class Fault(enum.Enum):
     DEAD_CONTRIBUTOR = enum.auto()  # an SL dies after its check-in stands
     DEAD_LEADER = enum.auto()  # an SL dies before it commits what it merged
     DEAD_LEADER_AFTER = enum.auto()  # an SL dies after its commit stands
-    WRONG_MERGE = enum.auto()  # a leader commits something else than the mean
+    WRONG_MERGE = enum.auto()  # a leader commits something else than the merge of what was offered
+    WRONG_DISTANCES = enum.auto()  # a leader or witness says that all contributors are equally far apart
+    DEAD_MEASURER = enum.auto()  # an SL dies before it commits what it measured
+    DEAD_MEASURER_AFTER = enum.auto()  # an SL dies once that stands, before it merges
     NAN = enum.auto()  # a contributor commits to NaN and serves it
     OTHER_BYTES = enum.auto()  # a contributor serves other bytes than it committed to
     NEVER_SERVES = enum.auto()  # a leader commits and does not serve the merged shard
@@ -78,7 +81,7 @@ class Planned:
     moves: int = 0
     """Nodes that die: how much higher the port is where the SL is reached after its restart."""
     on: str = ""
-    """CRASH_SL: `point` counts only transactions of this kind."""
+    """CRASH_SL, LOST_DISK: `point` counts only transactions of this kind."""
     only: frozenset[int] = frozenset()
     """Faults of the network: only requests of these organisations, and what is served to them; empty: anybody's."""
     group: frozenset[int] = frozenset()
@@ -250,16 +253,19 @@ class SimFaults:
         self.sent.append((who, message))
         kind = type(message).__name__
         self.kinds[who, kind] += 1
-        if p := self.find(Fault.CRASH_SL, who):
-            count = self.kinds[who, p.on] if kind == p.on else 0 if p.on else self.transactions[who]
-            if count == p.point:
-                self._die(p, after=p.after)
-        if (p := self.find(Fault.LOST_DISK, who)) and self.transactions[who] == p.point:
-            self._die(p, after=p.after)
+        for fault in (Fault.CRASH_SL, Fault.LOST_DISK):
+            if p := self.find(fault, who):
+                count = self.kinds[who, p.on] if kind == p.on else 0 if p.on else self.transactions[who]
+                if count == p.point:
+                    self._die(p, after=p.after)
         if kind == "CheckIn" and (p := self.find(Fault.DEAD_CONTRIBUTOR, who)):
             self._die(p, after=True)
         if kind == "CheckIn" and self.find(Fault.OTHER_BYTES, who):
             self.hooks.spoil(who)
+        if kind == "Measure" and (p := self.find(Fault.DEAD_MEASURER, who)):
+            self._die(p, after=False)
+        if kind == "Measure" and (p := self.find(Fault.DEAD_MEASURER_AFTER, who)):
+            self._die(p, after=True)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER, who)):
             self._die(p, after=False)
         if kind == "MergeCommit" and (p := self.find(Fault.DEAD_LEADER_AFTER, who)):
@@ -267,10 +273,10 @@ class SimFaults:
         if kind == "Stored" and self.find(Fault.NEVER_STORES, who):
             self.count(Fault.NEVER_STORES)
             raise Unreachable("simulated: this node never says that it stored")
-        if kind in ("MergeCommit", "Unreachable") and self.find(Fault.SILENT_LEADER, who):
+        if kind in ("Measure", "MergeCommit", "Unreachable") and self.find(Fault.SILENT_LEADER, who):
             self.count(Fault.SILENT_LEADER)
             raise Unreachable("simulated: this node does not lead")
-        if kind in ("MergeCommit", "Unreachable") and self.find(Fault.FAKE_PROGRESS, who):
+        if kind in ("Measure", "MergeCommit", "Unreachable") and self.find(Fault.FAKE_PROGRESS, who):
             raise Unreachable("simulated: this node only says that it leads")
 
     def _die(self, planned: Planned, *, after: bool) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,9 +28,10 @@ from swarmlearning.parameters.chunks import Commitment, commit
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, find_nonfinite
 from swarmlearning.sl.control import Open
-from swarmlearning.sl.desk import Desk
+from swarmlearning.sl.desk import Desk, MeasuredShard
 from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT, ChunkRequest, ResultRequest
 from swarmlearning.sl.journal import Journals
+from swarmlearning.sl.methods import method_of
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.results import OpenResult
 from swarmlearning.sl.serving import ExchangeService
@@ -225,13 +227,13 @@ class Witnessed(Protocol):
         ...
 
 
-class WrongMean:
+class WrongMean(MergeMethod):
     """A dishonest leader's merge: everything one more than the mean."""
 
     name = "mean"
-    coordinatewise = True
 
     def __init__(self, on_use: Callable[[], None]) -> None:
+        super().__init__()
         self._honest = Mean()
         self._on_use = on_use
 
@@ -248,7 +250,10 @@ class SimSl:
         self.index = index
         self.name = node_name(index, Role.SL)
         self.port = 30305
-        self.method: MergeMethod = Mean()
+        self.method: MergeMethod | None = None
+        """Set on a dishonest node that merges by another method than agreed."""
+        self.spoils_distances: Callable[[], None] | None = None
+        """Set on a dishonest node that measures wrongly."""
         self.hides_nan: Callable[[], None] | None = None
         """Set on a dishonest node that does not check its own parameters."""
         self.accuses: Callable[[], None] | None = None
@@ -334,6 +339,9 @@ class SimSl:
             self.hides_nan()
             return None  # type: ignore[return-value]  # what an honest check says of finite parameters
         result = function(*args)
+        if isinstance(result, MeasuredShard) and self.spoils_distances is not None:
+            self.spoils_distances()
+            result.distances = struct.pack("<d", 1.0) * (len(result.distances) // 8)
         if function is commit:
             assert isinstance(result, Commitment)
             self._log.on_committed(self.index, result.root, bytes(args[0]))
@@ -348,7 +356,7 @@ class SimSl:
             node=self.name.id,
             contract=request.contract,
             manifest=manifest,
-            method=self.method,
+            method=self.method or method_of(request.settings),
             client=self._client,
             submitter=self._submitter,
             store=self.store,

@@ -1,18 +1,24 @@
 """Schedules that a seed makes up: who trains, what goes wrong and when, and how it may end."""
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
 from sim_faults import Fault, Planned
 from sim_programs import Program
 from sim_swarm import SwarmSimulator
 
 from swarmlearning.contracts.records import Adaptive, Settings, Target
 from swarmlearning.ledger.embedded.crash import CrashPoint
+from swarmlearning.sl.methods import complete
 
 NETWORK_FAULTS = (Fault.DROP, Fault.BREAK, Fault.DELAY, Fault.DUPLICATE, Fault.REORDER, Fault.CORRUPT)
 """After which everybody finishes."""
+
+METHODS = ("mean", "mean", "geomedian", "multi_krum", "fedavgm")
+"""What is trained with: every kind of what a method may need."""
 
 LIMIT_S = 4_000.0
 """Virtual time after which a run has hung; longer than a program's patience."""
@@ -56,8 +62,8 @@ class Schedule:
         )
 
 
-def make_up(seed: int) -> Schedule:
-    """The schedule of a seed."""
+def make_up(seed: int, method: str = "") -> Schedule:
+    """The schedule of a seed; with this merge method, or one that the seed makes up too."""
     rng = random.Random(seed)
     peers = rng.choice([2, 3, 3, 4, 4, 4, 5, 5, 7])
     schedule = Schedule(seed=seed, peers=peers, needed=peers, settings=_settings(rng))
@@ -82,11 +88,30 @@ def make_up(seed: int) -> Schedule:
             )
         )
     schedule.size = rng.choice([10, 10, 20_000, 70_000])
+    _choose_method(random.Random(f"method {seed}"), schedule, method)
     if peers > 2 and rng.random() < 0.15 and _is_quiet(schedule):
         at_s = rng.uniform(0.3, 8.0)
         schedule.faults.append(Planned(fault=Fault.HANDOVER, at_s=at_s, until_s=at_s + rng.choice([0.0, 30.0])))
         schedule.durable = True
     return schedule
+
+
+def _choose_method(rng: random.Random, schedule: Schedule, method: str) -> None:
+    """How it merges; where distances are measured, some of what goes wrong goes wrong with them."""
+    method = method or rng.choice(METHODS)
+    schedule.settings = complete(replace(schedule.settings, merge_method=method))
+    if schedule.settings.needs != "distances":
+        return
+    deaths = {Fault.DEAD_LEADER: Fault.DEAD_MEASURER, Fault.DEAD_LEADER_AFTER: Fault.DEAD_MEASURER_AFTER}
+    schedule.faults = [
+        dataclasses.replace(planned, fault=deaths[planned.fault])
+        if planned.fault in deaths and rng.random() < 0.6
+        else planned
+        for planned in schedule.faults
+    ]
+    if schedule.settings.witnesses and schedule.peers > 3 and not schedule.faults:
+        liar = rng.randrange(schedule.peers)
+        schedule.faults.append(Planned(fault=Fault.WRONG_DISTANCES, node=liar))
 
 
 def _settings(rng: random.Random) -> Settings:

@@ -79,7 +79,8 @@ class SwarmSimulator:
         """By peer: the newest results that what it had trained was carried over to."""
         self.asked: dict[int, list[Asked]] = {}
         """Every sync of each peer's programs."""
-        self.served: set[tuple[NodeId, NodeId, ChunkRequest | ResultRequest]] = set()
+        self.served: Counter[tuple[NodeId, NodeId, ChunkRequest | ResultRequest]] = Counter()
+        """By server, caller and request: how many frames."""
         self.history: list[Training] = []
         """The default contract's record after every block that changed it."""
         self.ended: dict[int, Ended] = {}
@@ -126,7 +127,7 @@ class SwarmSimulator:
 
     def on_served(self, server: NodeId, caller: NodeId, request: ChunkRequest | ResultRequest) -> None:
         """A frame was served."""
-        self.served.add((server, caller, request))
+        self.served[server, caller, request] += 1
 
     def on_committed(self, index: int, root: bytes, buffer: bytes) -> None:
         """An SL has committed to parameters."""
@@ -388,7 +389,8 @@ class SwarmSimulator:
                 self.alive.add(sl.index)
                 self.on_disk[sl.index] = sl.store.held()
             for desk in sl.desks.values():
-                self.kept[sl.index] = len(desk.pulls) + len(desk.merged) + len(desk.fetched)
+                held = (desk.pulls, desk.merged, desk.fetched, desk.measured)
+                self.kept[sl.index] = sum(len(part) for part in held)
                 self.remembered[sl.index] = len(sl.journals.entries())
             await sl.stop()
         for program in self._runners:
@@ -408,6 +410,8 @@ class SwarmSimulator:
             sl = self.sls[planned.node]
             if planned.fault is Fault.WRONG_MERGE:
                 sl.method = WrongMean(lambda: self.faults.count(Fault.WRONG_MERGE))
+            if planned.fault is Fault.WRONG_DISTANCES:
+                sl.spoils_distances = lambda: self.faults.count(Fault.WRONG_DISTANCES)
             if planned.fault is Fault.NAN:
                 sl.hides_nan = lambda: self.faults.count(Fault.NAN)
             if planned.fault is Fault.FALSE_ACCUSER:

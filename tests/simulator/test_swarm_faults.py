@@ -140,7 +140,8 @@ def test_a_leader_that_dies_is_replaced(tmp_path: Path, fault: Fault, settings: 
 
 def test_of_two_peers_the_one_that_is_left_waits_and_says_for_whom(tmp_path: Path) -> None:
     faults = [Planned(fault=Fault.DEAD_CONTRIBUTOR, node=1)]
-    swarm = SwarmSimulator(3, tmp_path, [Program()] * 2, faults=faults, limit_s=120)
+    # With this seed it dies before the first round is final.
+    swarm = SwarmSimulator(1, tmp_path, [Program()] * 2, faults=faults, limit_s=120)
     with pytest.raises(
         AssertionError, match=r"1 of at least 2 peers have checked in; missing: sl@org01.example \(paused"
     ):

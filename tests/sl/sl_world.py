@@ -29,6 +29,7 @@ from swarmlearning.sl.chunkfile import Chunks
 from swarmlearning.sl.desk import Desk
 from swarmlearning.sl.exchange import Shard
 from swarmlearning.sl.journal import Journals
+from swarmlearning.sl.methods import method_of
 from swarmlearning.sl.store import ResultStore
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address, Call, Caller, Client, Frame, Stream
@@ -196,7 +197,7 @@ def desk_of(index: int, tmp: Path, network: MemoryNetwork, manifest: Manifest, r
         node=node(index),
         contract=CONTRACT,
         manifest=manifest,
-        method=Mean(),
+        method=method_of(record.settings) if record is not None and record.settings is not None else Mean(),
         client=client,
         submitter=Submitter(sn, "testnet", SigningKey.create()),
         store=ResultStore(tmp, node(index), sync=False),

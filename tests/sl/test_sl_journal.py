@@ -58,8 +58,59 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_only_our_user_may_read_it(tmp_path: Path) -> None:
-    finished(tmp_path)
-    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600, 0o600]
+    journals = Journals(tmp_path)
+    journals.begin(CONTRACT, 1, OPEN)
+    journals.advance(entry_of(journals), FAR)
+    journals.finish(entry_of(journals), FAR, OWN)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600, 0o600, 0o600]
+
+
+def test_a_position_counts_only_for_its_own_run_and_only_if_it_is_newer_than_the_entry(tmp_path: Path) -> None:
+    journals = Journals(tmp_path)
+    journals.begin(CONTRACT, 1, OPEN)
+    journals.advance(entry_of(journals), Progress(epoch=1, batch=1))
+    journals.finish(entry_of(journals), FAR, None)
+    assert entry_of(Journals(tmp_path)).progress == FAR
+    journals.begin(CONTRACT, 2, OPEN)
+    assert entry_of(Journals(tmp_path), 2).progress == Progress()
+    journals.advance(entry_of(journals, 2), Progress(epoch=2, batch=2))
+    again = Journals(tmp_path)
+    assert entry_of(again, 2).progress == Progress(epoch=2, batch=2)
+    again.begin(CONTRACT, 2, OPEN)
+    again.advance(entry_of(again, 2), FAR)
+    assert entry_of(Journals(tmp_path), 2).progress == FAR
+
+
+def test_a_position_of_a_run_that_was_reset_does_not_count_for_the_new_one(tmp_path: Path) -> None:
+    journals = Journals(tmp_path)
+    journals.begin(CONTRACT, 1, OPEN)
+    old = entry_of(journals)
+    journals.begin(CONTRACT, 2, OPEN)
+    journals.advance(old, FAR)
+    assert entry_of(journals, 2).progress == entry_of(Journals(tmp_path), 2).progress == Progress()
+
+
+def test_a_position_without_its_entry_is_removed(tmp_path: Path) -> None:
+    journals = Journals(tmp_path)
+    journals.begin(CONTRACT, 1, OPEN)
+    journals.advance(entry_of(journals), FAR)
+    (path,) = tmp_path.glob("journal-*.bin")
+    path.unlink()
+    assert Journals(tmp_path).entries() == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fails_at_a_position_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journals = Journals(tmp_path)
+    journals.begin(CONTRACT, 1, OPEN)
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with pytest.raises(Broken, match="No space left on device; free space there"):
+        journals.advance(entry_of(journals), FAR)
+    assert entry_of(journals).progress == Progress()
 
 
 def test_the_next_program_of_a_run_keeps_the_position_and_that_of_another_does_not(tmp_path: Path) -> None:

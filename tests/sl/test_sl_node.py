@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.sl import participation as participation_module
 from swarmlearning.sl.control import CONTROL_VERSION, Open
-from swarmlearning.sl.node import SlConfig, SlNode, map_program_file
+from swarmlearning.sl.journal import Journals
+from swarmlearning.sl.node import SlConfig, SlNode, map_program_file, run_small
 from swarmlearning.sl.offering import promise
 from swarmlearning.sl.participation import Participation
+from swarmlearning.sl.store import ResultStore
 from swarmlearning.sl.trainings import Trainings
 from swarmlearning.sn.api import CALL_CONTRACT, CALL_STATUS, CALL_SUBMIT, Status, Submitted
 from swarmlearning.sn.client import SnClient, Submitter
@@ -448,3 +451,28 @@ def test_an_sl_that_stops_leaves_its_programs_their_files(tmp_path: Path) -> Non
         await last.stop()
 
     with_node(tmp_path, work)
+
+
+def test_what_a_small_model_needs_is_computed_at_once_and_what_waits_for_the_disk_is_not(tmp_path: Path) -> None:
+    threads: list[bool] = []
+
+    def note() -> int:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return 7
+
+    class Noting(ResultStore):
+        def save_nothing(self) -> int:
+            return note()
+
+    class NotingJournals(Journals):
+        def write_nothing(self) -> int:
+            return note()
+
+    async def work() -> None:
+        store = Noting(tmp_path, name(0).id)
+        journals = NotingJournals(tmp_path)
+        for function in (note, store.save_nothing, journals.write_nothing):
+            assert await run_small(function) == 7
+
+    asyncio.run(work())
+    assert threads == [True, False, False]

@@ -16,11 +16,13 @@ from swarmlearning.sl.plan import (
     GuardShard,
     GuardStore,
     Local,
+    MeasureShard,
     MergeShard,
     SayFinished,
     SayHere,
     SayLost,
     StoreResult,
+    TellShares,
     TickLater,
     plan,
 )
@@ -42,6 +44,9 @@ FINISHED = [peer(0, PeerState.FINISHED), peer(1), peer(2)]
 ALL = (node(0), node(1), node(2))
 STORED = frozenset([(0, b"s" * 32)])
 ROOT = b"m" * 32
+APART = replace(SETTINGS, merge_method="geomedian", needs="distances")
+PAST = replace(SETTINGS, merge_method="fedavgm", needs="history")
+BEFORE, LAST = result(sha256=b"b" * 32), result(round_=1)
 
 TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
     # collecting
@@ -153,6 +158,77 @@ TABLE: dict[str, tuple[Training, Local, list[Action]]] = {
             MergeShard(round=0, shard=0, contributors=ALL),
             GuardShard(round=0, attempt=1, shard=0, suspect=node(0)),
         ],
+    ),
+    # distances
+    "while a round measures its leaders measure, and are watched": (
+        training(phase=Phase.MERGING, round_=merging(shards=2, measuring=True), settings=APART),
+        local(),
+        [
+            TickLater(round=0, attempt=1, after_ms=ROUND_MAX),
+            MeasureShard(round=0, shard=0, contributors=ALL),
+            GuardShard(round=0, attempt=1, shard=1, suspect=node(1), measuring=True),
+        ],
+    ),
+    "who has measured waits for the others": (
+        training(
+            phase=Phase.MERGING,
+            round_=merging(
+                shards=2,
+                measuring=True,
+                merged=(ROOT, b""),
+                commits=(Commit(shard=0, node=node(0), root=ROOT),),
+            ),
+            settings=APART,
+        ),
+        local(),
+        [
+            TickLater(round=0, attempt=1, after_ms=ROUND_MAX),
+            GuardShard(round=0, attempt=1, shard=1, suspect=node(1), measuring=True),
+        ],
+    ),
+    #
+    "a measured round is merged, and its weights are told": (
+        training(phase=Phase.MERGING, round_=merging(distances=bytes(24)), settings=APART),
+        local(),
+        [
+            TickLater(round=0, attempt=1, after_ms=ROUND_MAX),
+            MergeShard(round=0, shard=0, contributors=ALL),
+            TellShares(round=0, contributors=ALL, distances=bytes(24)),
+        ],
+    ),
+    # the past
+    "a leader fetches the newest result before the one before": (
+        training(phase=Phase.MERGING, round_=merging(number=2), settings=PAST, last=LAST, previous=BEFORE),
+        local(demand="", adopted=0, stored=frozenset()),
+        [TickLater(round=2, attempt=1, after_ms=ROUND_MAX), CatchUp(result=LAST)],
+    ),
+    "a leader fetches the result before the newest too": (
+        training(phase=Phase.MERGING, round_=merging(number=2), settings=PAST, last=LAST, previous=BEFORE),
+        local(demand="", adopted=1, stored=frozenset([(1, b"s" * 32)])),
+        [TickLater(round=2, attempt=1, after_ms=ROUND_MAX), CatchUp(result=BEFORE)],
+    ),
+    "a leader that has both merges": (
+        training(phase=Phase.MERGING, round_=merging(number=2), settings=PAST, last=LAST, previous=BEFORE),
+        local(demand="", adopted=1, stored=frozenset([(1, b"s" * 32), (0, b"b" * 32)])),
+        [TickLater(round=2, attempt=1, after_ms=ROUND_MAX), MergeShard(round=2, shard=0, contributors=ALL)],
+    ),
+    "before the first result a leader needs none": (
+        training(phase=Phase.MERGING, round_=merging(), settings=PAST),
+        local(),
+        [TickLater(round=0, attempt=1, after_ms=ROUND_MAX), MergeShard(round=0, shard=0, contributors=ALL)],
+    ),
+    "whoever is in charge of nothing fetches nothing of the past": (
+        training(phase=Phase.MERGING, round_=merging(number=2), settings=PAST, last=LAST, previous=BEFORE),
+        local(2, demand="", adopted=1, stored=frozenset()),
+        [
+            TickLater(round=2, attempt=1, after_ms=ROUND_MAX),
+            GuardShard(round=2, attempt=1, shard=0, suspect=node(0)),
+        ],
+    ),
+    "a leader needs nothing of the past for other methods": (
+        training(phase=Phase.MERGING, round_=merging(number=2), last=LAST),
+        local(demand="", adopted=0, stored=frozenset()),
+        [TickLater(round=2, attempt=1, after_ms=ROUND_MAX), MergeShard(round=2, shard=0, contributors=ALL)],
     ),
     # guarding
     "whoever does not lead watches": (

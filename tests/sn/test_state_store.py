@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from swarmlearning.encoding import merkle_root, sha256
 from swarmlearning.errors import Broken
+from swarmlearning.sn import state
 from swarmlearning.sn.state import BUCKETS, Overlay, StateStore, bucket_of
 
 KEYS = st.sampled_from([f"{kind}/{i}" for kind in ("a", "ab", "b") for i in range(12)])
@@ -42,6 +43,23 @@ def test_tx11_the_root_is_that_of_the_definition_after_every_block(blocks: list[
         assert ahead == store.root() == naive_root(values)
         assert store.height == height
         assert {key: store.get(key) for key in store.keys("")} == values
+
+
+@settings(max_examples=25)
+@given(CHANGES, CHANGES, CHANGES)
+def test_tx11_a_root_that_was_asked_for_does_not_stand_for_other_changes(
+    base: dict[str, bytes | None], asked: dict[str, bytes | None], done: dict[str, bytes | None]
+) -> None:
+    store = StateStore(None)
+    store.commit(0, base)
+    store.root(asked)
+    store.commit(1, done)
+    store.root(asked)
+    values = merged(merged({}, base), done)
+    assert store.root() == naive_root(values)
+    assert {key: store.get(key) for key in {*base, *asked, *done}} == {
+        key: values.get(key) for key in {*base, *asked, *done}
+    }
 
 
 @given(st.lists(CHANGES, max_size=4), st.randoms(use_true_random=False))
@@ -104,6 +122,17 @@ def test_tx12_a_block_that_does_not_fit_on_the_disk_changes_nothing(tmp_path: Pa
     assert (store.height, store.root(), store.get("a"), store.get("b")) == (0, root, b"1", None)
     store.commit(1, {"a": b"2"})
     assert store.get("a") == b"2"
+
+
+def test_tx12_more_values_than_are_remembered_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "KNOWN", 4)
+    store = StateStore(None)
+    for height in range(10):
+        store.commit(height, {f"k{height}": b"%d" % height, f"k{height - 5}": None})
+        assert [store.get(f"k{i}") for i in range(-5, height - 4)] == [None] * (height + 1)
+        assert [store.get(f"k{i}") for i in range(max(0, height - 4), height + 1)] == [
+            b"%d" % i for i in range(max(0, height - 4), height + 1)
+        ]
 
 
 def test_tx12_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any, cast
 
 import pytest
-from aiohttp import web
 from transport_world import CLIENT, HOST, QUICK, SERVER, A, B, Talker, World, node
 
 from swarmlearning.errors import (
@@ -27,6 +26,7 @@ from swarmlearning.identity.authority import renew_certificate
 from swarmlearning.identity.certificate import fingerprint
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.client import HttpClient
+from swarmlearning.transport.sending import Outflow
 from swarmlearning.transport.server import Server, ServerLimits
 from swarmlearning.transport.tls import Tls
 from swarmlearning.transport.wire import Failure, encode_failure
@@ -385,14 +385,14 @@ def test_x5_a_client_that_left_in_the_middle_is_no_news(
     """Whoever has watched enough leaves; whether the server writes once more is a matter of timing, so it is forced."""
     caplog.set_level(logging.DEBUG, "swarmlearning.transport")
 
-    async def gone(response: web.StreamResponse, data: bytes) -> None:
-        raise ConnectionResetError("Cannot write to closing transport")
+    def leave(outflow: Outflow) -> None:
+        outflow._transport().abort()
 
     async def watch() -> None:
         client = world.client()
         async with world.serving(Talker()) as (_, to):
             with monkeypatch.context() as patch:
-                patch.setattr(web.StreamResponse, "write", gone)
+                patch.setattr(Outflow, "start", leave)
                 with pytest.raises(Unreachable):
                     await anext(client.stream(to, "count", b"1 1", idle_s=10))
             await lives(world, to)

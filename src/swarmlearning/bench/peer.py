@@ -49,7 +49,7 @@ def work(told: str) -> None:
     """Train."""
     task = msgspec.json.decode(told, type=Task)
     rng = np.random.default_rng(task.index)
-    values = rng.normal(size=max(LAYERS, task.size // 4)).astype(np.float32)
+    values = rng.standard_normal(max(LAYERS, task.size // 4), np.float32)
     weights = {f"layer{k:02}": part for k, part in enumerate(np.array_split(values, LAYERS))}
     asked: list[float] = []
     answered: list[float] = []

@@ -6,6 +6,7 @@ The product's camelCase stands here and in `tf` and `pyt` only. Does not act on 
 import difflib
 import enum
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
@@ -24,14 +25,20 @@ from swarmlearning.callbacks.checks import (
 )
 from swarmlearning.callbacks.evaluation import LARGEST, figures_needed, to_micro
 from swarmlearning.callbacks.logs import default_logger
-from swarmlearning.contracts.records import MAX_PEERS, Adaptive, Settings, Target
-from swarmlearning.errors import ConfigurationError, NotYetAvailable
+from swarmlearning.contracts.limits import MAX_OPTIONS
+from swarmlearning.contracts.records import MAX_PEERS, MICRO, Adaptive, Settings, Target
+from swarmlearning.errors import ConfigurationError
 from swarmlearning.parameters.wire import Wire
 from swarmlearning.types import DEFAULT_CONTRACT, ContractName, check_contract_name
 
 _DAY_S: Final = 86_400.0
 
 _WIRES: Final[Mapping[str, Wire]] = {wire: wire for wire in get_args(Wire)}
+
+_MAX_METHOD: Final = 64
+"""Longest name of a merge method, characters."""
+
+_OPTION: Final = re.compile("[a-z][a-z0-9_]{0,31}")
 
 
 class CheckinModel(enum.IntEnum):
@@ -43,7 +50,7 @@ class CheckinModel(enum.IntEnum):
 
 
 class SLMergeMethod(enum.IntEnum):
-    """How parameters are merged; numbers as in the product."""
+    """How parameters are merged; numbers as in the product. Other methods are named by text."""
 
     mean = 1
     coordmedian = 2
@@ -121,7 +128,6 @@ def parse_arguments(
 
     Raises:
         ConfigurationError: an argument has another type or range than documented.
-        NotYetAvailable: an option that arrives in a later release.
     """
     logger = _logger(given.get("logger"))
     _warn_unknown(given, logger)
@@ -153,7 +159,8 @@ def parse_arguments(
 
 
 KNOWN: Final = (
-    *("syncFrequency", "minPeers", "trainingContract", "nodeWeightage", "mergeMethod", "checkinModelOnTrainEnd"),
+    *("syncFrequency", "minPeers", "trainingContract", "nodeWeightage", "mergeMethod", "mergeOptions", "witnesses"),
+    "checkinModelOnTrainEnd",
     *("useAdaptiveSync", "adaptiveMin", "adaptiveMax", "adaptiveFactor", "adaptiveWindow"),
     *("targetLoss", "targetMetric", "targetMode", "patience", "leaseS", "graceS", "shareProgress", "resume"),
     *("adsValData", "adsValBatchSize", "totalEpochs", "lossFunction", "lossFunctionArgs"),
@@ -166,9 +173,6 @@ KNOWN: Final = (
 
 
 def _settings(sync_frequency: object, given: Mapping[str, Any]) -> Settings:
-    method = choice("mergeMethod", given.get("mergeMethod", "mean"), SLMergeMethod)
-    if method is not SLMergeMethod.mean:
-        raise NotYetAvailable(f"mergeMethod={method.name!r} arrives in a later release: use 'mean'")
     checkin = choice("checkinModelOnTrainEnd", given.get("checkinModelOnTrainEnd", "snapshot"), CheckinModel)
     modes: dict[CheckinModel, Literal["inactive", "snapshot", "active"]] = {
         CheckinModel.inactive: "inactive",
@@ -180,13 +184,43 @@ def _settings(sync_frequency: object, given: Mapping[str, Any]) -> Settings:
     grace_s = real("graceS", _or_default(given, "graceS", 30.0), 0.0, _DAY_S)
     return Settings(
         sync_frequency=frequency,
-        merge_method=method.name,
+        merge_method=_merge_method(_or_default(given, "mergeMethod", "mean")),
+        merge_options=_merge_options(given.get("mergeOptions")),
+        witnesses=-1 if given.get("witnesses") is None else integer("witnesses", given["witnesses"], 0, 2),
         checkin_mode=modes[checkin],
         lease_ms=round(lease_s * 1000),
         grace_ms=round(grace_s * 1000),
         adaptive=_adaptive(frequency, given),
         target=_target(given),
         wire=_WIRES[word("wire", _or_default(given, "wire", "float32"), list(_WIRES))],
+    )
+
+
+def _merge_method(value: object) -> str:
+    """A method's name in lower case. The SL knows which there are: plug-ins are installed beside it, not here."""
+    if isinstance(value, enum.Enum) or not isinstance(value, str):
+        return choice("mergeMethod", value, SLMergeMethod).name
+    name = value.strip().lower()
+    if not 1 <= len(name) <= _MAX_METHOD or any(not 33 <= ord(c) <= 126 for c in name):
+        raise ConfigurationError(
+            f"mergeMethod: expected a method's name of 1-{_MAX_METHOD} printable ASCII characters, got {value[:80]!r}"
+        )
+    return name
+
+
+def _merge_options(value: object) -> tuple[tuple[str, int], ...]:
+    """By name, rising, in millionths."""
+    options = keywords("mergeOptions", value)
+    if len(options) > MAX_OPTIONS:
+        raise ConfigurationError(f"mergeOptions: expected at most {MAX_OPTIONS} options, got {len(options)}")
+    for name in options:
+        if not _OPTION.fullmatch(name):
+            raise ConfigurationError(
+                f"mergeOptions: expected names of 1-32 of a-z, 0-9 and _, a letter first, got {name[:40]!r}"
+            )
+    return tuple(
+        (name, round(real(f"mergeOptions[{name!r}]", options[name], -LARGEST, LARGEST) * MICRO))
+        for name in sorted(options)
     )
 
 

@@ -1,10 +1,8 @@
-"""Parameters between a program and its SL: memory-mapped files in a directory both see.
+"""Parameters between a program and its SL: files in a directory both see, written and read block by block.
 
 Spec: docs/spec/control.md (C-8 to C-12).
 """
 
-import contextlib
-import mmap
 import os
 import secrets
 import stat
@@ -16,7 +14,8 @@ from typing import Self
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Closed, ConfigurationError, DecodeError, VerificationError
 from swarmlearning.parameters.dtypes import Array
-from swarmlearning.parameters.manifest import Manifest, find_nonfinite, lay_out, read_arrays, write_arrays
+from swarmlearning.parameters.files import read_file, write_file
+from swarmlearning.parameters.manifest import Manifest, lay_out, write_arrays
 
 Arrays = Mapping[str, Array]
 
@@ -40,14 +39,13 @@ class ExchangeFile:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 _allocate(descriptor, manifest.size)
-                self._map: mmap.mmap | None = mmap.mmap(descriptor, manifest.size)
             except BaseException:
+                os.close(descriptor)
                 self._path.unlink()
                 raise
-            finally:
-                os.close(descriptor)
+            self._descriptor: int | None = descriptor
             # Also where the program ends without closing us.
-            self._delete = weakref.finalize(self, _unlink, self._path, os.getpid())
+            self._delete = weakref.finalize(self, _unlink, self._path, descriptor, os.getpid())
         except OSError as error:
             raise ConfigurationError(
                 f"cannot create a file of {manifest.size} bytes in the exchange directory {directory} "
@@ -61,20 +59,14 @@ class ExchangeFile:
             ModelMismatch: the arrays are not those of the manifest.
             Closed: used after `close`.
         """
-        if self._map is None:
+        if self._descriptor is None:
             raise Closed("this session is closed: make a new one")
-        with memoryview(self._map) as view:
-            write_arrays(self.manifest, arrays, view)
-            return find_nonfinite(self.manifest, view)
+        return write_file(self.manifest, arrays, self._descriptor)
 
     def close(self) -> None:
-        """Unmap and delete; again is harmless."""
-        if self._map is not None:
-            # A view can outlive us in the traceback of the error that closes us; the map then goes with it.
-            with contextlib.suppress(BufferError):
-                self._map.close()
-            self._map = None
-            self._delete()
+        """Close and delete; again is harmless."""
+        self._descriptor = None
+        self._delete()
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +75,8 @@ class ExchangeFile:
         self.close()
 
 
-def _unlink(path: Path, owner: int) -> None:
+def _unlink(path: Path, descriptor: int, owner: int) -> None:
+    os.close(descriptor)
     if os.getpid() == owner:  # not in a forked child, such as a data loader's worker
         path.unlink(missing_ok=True)
 
@@ -143,19 +136,16 @@ def read_result(directory: Path, name: str, manifest: Manifest, expected: bytes 
             raise DecodeError(f"{path}: expected a regular file of this user or root")
         if status.st_size != manifest.size:
             raise DecodeError(f"{path}: {status.st_size} bytes, expected {manifest.size} for this model")
-        mapped = mmap.mmap(descriptor, manifest.size, access=mmap.ACCESS_READ)
+        return read_file(manifest, descriptor, expected)
     except OSError as error:
         raise DecodeError(f"cannot read the SL's result {path}: {error.strerror}") from error
+    except VerificationError as error:
+        raise VerificationError(
+            f"{path}: {error} as the swarm agreed: do both sides use the same exchange directory?"
+        ) from error
     finally:
         if descriptor is not None:
             os.close(descriptor)
-    with memoryview(mapped) as view:  # the map goes when nothing refers to it any more
-        if expected is not None and sha256(view) != expected:
-            raise VerificationError(
-                f"{path}: SHA-256 {sha256(view).hex()[:16]}…, expected {expected.hex()[:16]}… as the swarm agreed: "
-                "do both sides use the same exchange directory?"
-            )
-        return read_arrays(manifest, view)
 
 
 def model_hash(arrays: Arrays) -> str:

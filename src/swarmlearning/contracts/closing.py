@@ -208,9 +208,9 @@ def _explain_collecting(training: Training, round_: Round) -> str:
 def _explain_merging(round_: Round) -> str:
     waiting = sorted({node for shard in range(round_.shards) for node in pending_nodes(round_, shard)})
     if waiting:
-        merged = sum(bool(root) for root in round_.merged)
+        done, what = sum(bool(root) for root in round_.merged), "measured" if round_.measuring else "merged"
         names = ", ".join(short_name(node) for node in waiting)
-        return f"{merged} of {round_.shards} shards are merged; to be merged by {names}"
+        return f"{done} of {round_.shards} shards are {what}; to be {what} by {names}"
     held = {*dropped_nodes(round_), *(holding.node for holding in round_.holdings)}
     names = ", ".join(short_name(node) for node in round_.participants if node not in held)
     stored = f"stored by {len(round_.holdings)} of {len(round_.participants)} participants"

@@ -12,6 +12,7 @@ from swarmlearning.contracts.limits import clean_text
 from swarmlearning.contracts.messages import Suspect, Unreachable
 from swarmlearning.contracts.records import Dropped, Report, Round, Suspicion, Training
 from swarmlearning.contracts.rounds import (
+    begin_work,
     charged_nodes,
     collect_again,
     draw_seed_peer,
@@ -85,12 +86,9 @@ def _drop_contributor(training: Training, context: Context, report: Report) -> T
         contributors=tuple(node for node in round_.contributors if node != gone),
         dropped=tuple(dropped[node] for node in sorted(dropped)),
         benched=tuple(sorted({*round_.benched, gone})),
-        # Work is compared per set of contributors: with another set every shard is merged anew.
-        commits=(),
-        merged=(b"",) * round_.shards,
-        holdings=(),
         reports=tuple(r for r in round_.reports if r.contributor != gone),
     )
+    round_ = begin_work(training, round_)
     training = replace(training, round=round_)
     setback = f"{short_name(gone)} was dropped ({why}) and too few were left"
     left = len(round_.participants) - len(dropped_nodes(round_))
@@ -145,7 +143,8 @@ def _awaited_nodes(round_: Round, shard: int) -> tuple[NodeId, ...]:
     """Whom a shard waits for: to commit it or, once it is merged, its leader, to serve it. STORING: all, to store."""
     if shard == STORING:
         return pending_stores(round_)
-    return (round_.leaders[shard],) if round_.merged[shard] else pending_nodes(round_, shard)
+    serving = bool(round_.merged[shard]) and not round_.measuring
+    return (round_.leaders[shard],) if serving else pending_nodes(round_, shard)
 
 
 def _is_majority(training: Training, suspect: NodeId, voices: set[NodeId]) -> bool:

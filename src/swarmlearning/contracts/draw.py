@@ -6,6 +6,7 @@ A proposer can bias a draw by choosing the block, so nothing that needs unbiased
 from collections.abc import Sequence
 from typing import Final
 
+from swarmlearning.contracts.distances import count_pairs
 from swarmlearning.contracts.records import Round, Training
 from swarmlearning.encoding import sha256
 from swarmlearning.types import NodeId
@@ -32,11 +33,25 @@ def draw_order(seed: bytes, nodes: Sequence[NodeId]) -> list[NodeId]:
     return sorted(nodes, key=lambda node: sha256(seed, node.encode()))
 
 
-def count_shards(topology: str, size: int, participants: int, contributors: int) -> int:
-    """Into how many shards a round's parameters are dealt: a constant of size and numbers (T-41)."""
+MAX_DISTANCES: Final = 16_384
+"""Most distances of a round, over all its shards: so many pairs of contributors, measured in each shard, keep the
+record small (128 KiB)."""
+
+
+def count_shards(topology: str, size: int, participants: int, contributors: int, *, measured: bool = False) -> int:
+    """T-41: into how many shards a round's parameters are dealt: a constant of size and numbers.
+
+    Args:
+        topology: as the settings have it.
+        size: of the model, bytes.
+        participants: of the round.
+        contributors: of the round.
+        measured: whether the contributors' distances are measured in each shard.
+    """
     if contributors < 2 or topology == "leader":
         return 1
     if topology == "auto" and (size < SHARD_MIN_BYTES or participants < SHARD_MIN_PEERS):
         return 1
     chunks = max(1, -(-size // 65536))
-    return min(participants, MAX_SHARDS, chunks)
+    most = max(1, MAX_DISTANCES // count_pairs(contributors)) if measured else MAX_SHARDS
+    return min(participants, MAX_SHARDS, chunks, most)

@@ -1,6 +1,7 @@
 """Membership: organisations from the genesis, registration of nodes, revocation. Spec: docs/spec/membership.md."""
 
-from typing import Final, TypeVar
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.limits import check_endpoint
@@ -17,6 +18,9 @@ MAX_REVOKED: Final = 1000
 
 MAX_NODES: Final = 1000
 """Most nodes that one organisation registers."""
+
+DECODED: Final = 64
+"""Records of the state that a process remembers as read."""
 
 R = TypeVar("R")
 
@@ -63,7 +67,17 @@ TIME_KEY: Final = "meta/time"
 
 def _load(state: State, key: str, kind: type[R]) -> R | None:
     data = state.get(key)
-    return None if data is None else decode(data, kind, limit=1 << 30)
+    if data is None:
+        return None
+    which: Any = kind  # a cache knows no type variables
+    found: R = _decode(data, which)
+    return found
+
+
+@lru_cache(maxsize=DECODED)
+def _decode(data: bytes, kind: Any) -> Any:  # noqa: ANN401  # as `kind` says
+    """A record of the state. The same few are read for every message; they are frozen, so one copy does for all."""
+    return decode(data, kind, limit=1 << 30)
 
 
 def load_genesis(state: State) -> Genesis | None:

@@ -91,6 +91,18 @@ class Tick(Message, frozen=True, kw_only=True):
     attempt: int
 
 
+class Measure(Message, frozen=True, kw_only=True):
+    """The sender, leader or witness of `shard`, measured it."""
+
+    contract: ContractName
+    run: int
+    round: int
+    attempt: int
+    shard: int
+    distances: bytes
+    """Squared, between the contributors, of this shard alone: see `contracts.distances`."""
+
+
 class MergeCommit(Message, frozen=True, kw_only=True):
     """The sender, leader or witness of `shard`, merged it."""
 
@@ -176,6 +188,7 @@ AnyMessage = (
     | Enrol
     | CheckIn
     | Tick
+    | Measure
     | MergeCommit
     | Stored
     | Unreachable

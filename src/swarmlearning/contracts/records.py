@@ -12,6 +12,9 @@ MICRO: Final = 1_000_000
 MAX_PEERS: Final = 256
 """Most peers enrolled in one training contract: with the longest names its record still fits into one message."""
 
+MAX_MEASURED_PEERS: Final = 120
+"""Most peers where the merge method needs their distances: 7,140 pairs of eight bytes fit into one transaction."""
+
 MAX_WEIGHT: Final = 1_000_000
 """Largest weight of a contribution. The product's `nodeWeightage` is 1-100."""
 
@@ -214,11 +217,19 @@ class CheckedIn(Record, frozen=True, kw_only=True):
 
 
 class Commit(Record, frozen=True, kw_only=True):
-    """`node` merged `shard` and got `root`."""
+    """`node` merged `shard` and got `root`; or measured it, and got distances with that SHA-256."""
 
     shard: int
     node: NodeId
     root: bytes
+
+
+class Part(Record, frozen=True, kw_only=True):
+    """What somebody measured of a shard."""
+
+    shard: int
+    distances: bytes
+    """Between the contributors, squared, of this shard alone: see `contracts.distances`."""
 
 
 class Report(Record, frozen=True, kw_only=True):
@@ -286,9 +297,16 @@ class Round(Record, frozen=True, kw_only=True):
     """May not lead in this round any more."""
     absent: tuple[NodeId, ...] = ()
     """Participants that have not stored the result, and of whom a majority of the others saw nothing for a lease."""
+    measuring: bool = False
+    """The contributors' distances are measured, before anything is merged: T-42."""
+    parts: tuple[Part, ...] = ()
+    """While it measures: what was measured of each shard, by shard; once one is agreed on, only that."""
+    distances: bytes = b""
+    """Squared, between the contributors, over the whole model, once all shards are measured."""
     commits: tuple[Commit, ...] = ()
     merged: tuple[bytes, ...] = ()
-    """For each shard the agreed root, empty bytes while there is none."""
+    """For each shard the agreed root, empty bytes while there is none. While it measures, the SHA-256 of the agreed
+    part."""
     reports: tuple[Report, ...] = ()
     suspicions: tuple[Suspicion, ...] = ()
     holdings: tuple[Holding, ...] = ()
@@ -401,6 +419,8 @@ class Training(Record, frozen=True, kw_only=True):
     round: Round | None = None
     last: Result | None = None
     """The newest final result of this run."""
+    previous: Result | None = None
+    """The one before it, where the merge method needs the history."""
     voids: int = 0
     """Rounds of this run that closed without a merge."""
     finals: int = 0

@@ -1,15 +1,16 @@
-"""The merging phase of a round: attempts, commits, finality. Spec: docs/spec/training.md, T-20 to T-34.
+"""The merging phase of a round: attempts, commits, finality. Spec: docs/spec/training.md, T-20 to T-34, T-42.
 
 Pure: every function takes a training and gives back the next one. Before finality a round may start another attempt;
 after it, never. Each attempt after the first removes a contributor or somebody from its charge, so a round ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
 from swarmlearning.contracts.context import Context, Rejected
+from swarmlearning.contracts.distances import add_distances
 from swarmlearning.contracts.draw import count_shards, draw_order, draw_seed
 from swarmlearning.contracts.figures import count_round
 from swarmlearning.contracts.limits import HASH_BYTES
@@ -27,6 +28,7 @@ from swarmlearning.contracts.records import (
     Training,
     wanted_witnesses,
 )
+from swarmlearning.encoding import sha256
 from swarmlearning.parameters.chunks import result_root
 from swarmlearning.types import Code, NodeId, short_name
 
@@ -115,7 +117,7 @@ def charged_nodes(round_: Round, shard: int) -> tuple[NodeId, ...]:
 
 
 def pending_nodes(round_: Round, shard: int) -> tuple[NodeId, ...]:
-    """Whose commit an unmerged shard waits for."""
+    """Whose commit a shard waits for that is not merged or, while the round measures, not measured."""
     if round_.merged[shard]:
         return ()
     committed = {c.node for c in round_.commits if c.shard == shard}
@@ -163,7 +165,9 @@ def start_merging(training: Training, context: Context, *, closing: bool) -> Tra
     weighted = tuple(c.node for c in round_.checkins if c.weight > 0)
     size = training.manifest.size if training.manifest else 0
     contributors = draw_seed_peer(training, round_, context) if is_drawing(training) else weighted
-    shards = count_shards(get_settings(training).topology, size, len(participants), len(contributors))
+    measured = needs_measuring(training, contributors)
+    topology = get_settings(training).topology
+    shards = count_shards(topology, size, len(participants), len(contributors), measured=measured)
     round_ = replace(
         round_,
         merging=True,
@@ -175,9 +179,27 @@ def start_merging(training: Training, context: Context, *, closing: bool) -> Tra
         shards=shards,
         leaders=(NodeId(""),) * shards,
         witnesses=((),) * shards,
-        merged=(b"",) * shards,
     )
+    round_ = begin_work(training, round_)
     return next_attempt(replace(training, round=round_, phase=Phase.MERGING), context, range(shards))
+
+
+def needs_measuring(training: Training, contributors: Sequence[NodeId]) -> bool:
+    """T-42: whether the contributors' distances are measured before anything is merged."""
+    return get_settings(training).needs == "distances" and not is_drawing(training) and len(contributors) > 1
+
+
+def begin_work(training: Training, round_: Round) -> Round:
+    """`round_` with nothing measured or merged: work is compared per set of contributors."""
+    return replace(
+        round_,
+        measuring=needs_measuring(training, round_.contributors),
+        parts=(),
+        distances=b"",
+        commits=(),
+        merged=(b"",) * round_.shards,
+        holdings=(),
+    )
 
 
 def open_round(training: Training) -> Round:
@@ -223,7 +245,7 @@ def next_attempt(training: Training, context: Context, redraw: Iterable[int]) ->
     for shard in redraw:
         agreeing = [c.node for c in commits if c.shard == shard and c.root == merged[shard]]
         serving = [node for node in (*agreeing, *held) if node in eligible]
-        if merged[shard] and serving:
+        if merged[shard] and serving and not round_.measuring:
             leaders[shard] = serving[0]  # somebody else has the agreed shard and can serve it
             witnesses[shard] = tuple(node for node in witnesses[shard] if node in eligible and node != serving[0])
             continue
@@ -232,6 +254,8 @@ def next_attempt(training: Training, context: Context, redraw: Iterable[int]) ->
         stays = [node for node in charged_nodes(round_, shard) if node in eligible]
         chosen = list(dict.fromkeys([*stays, *order[start:], *order[:start]]))[: max(wanted, len(stays))]
         leaders[shard], witnesses[shard] = chosen[0], tuple(chosen[1:])
+        if merged[shard] and round_.measuring:
+            continue  # what is agreed of distances is on the ledger: nobody has to serve it
         merged[shard] = b""
         commits = tuple(c for c in commits if c.shard != shard or c.node in chosen)
     cleared = any(before and not after for before, after in zip(round_.merged, merged, strict=True))
@@ -280,22 +304,32 @@ def commit_merge(training: Training, context: Context, message: MergeCommit) -> 
     """
     round_ = merging_round(training, message.run, message.round, message.attempt)
     require_charge(round_, message.shard, context.sender)
+    if round_.measuring:
+        raise Rejected(Code.TOO_EARLY, f"round {round_.number}: not every shard is measured yet")
     if len(message.root) != HASH_BYTES:
         raise Rejected(Code.MALFORMED, f"merged root of {len(message.root)} bytes, expected {HASH_BYTES}")
+    return commit_root(training, context, message.shard, message.root)
+
+
+def commit_root(training: Training, context: Context, shard: int, root: bytes) -> Training:
+    """T-24, T-25: one root of a shard from each who is in charge of it, and what follows from it.
+
+    Raises:
+        Rejected: the sender has committed another one.
+    """
+    round_ = open_round(training)
     for commit in round_.commits:
-        if (commit.shard, commit.node) == (message.shard, context.sender):
-            if commit.root != message.root:
-                raise Rejected(
-                    Code.CONFLICT, f"{context.name.short} has committed another root for shard {message.shard}"
-                )
+        if (commit.shard, commit.node) == (shard, context.sender):
+            if commit.root != root:
+                raise Rejected(Code.CONFLICT, f"{context.name.short} has committed another root for shard {shard}")
             return training
-    commit = Commit(shard=message.shard, node=context.sender, root=message.root)
+    commit = Commit(shard=shard, node=context.sender, root=root)
     commits = tuple(sorted((*round_.commits, commit), key=lambda c: (c.shard, c.node)))
     return _agree_on_shards(replace(training, round=replace(round_, commits=commits)), context)
 
 
 def _agree_on_shards(training: Training, context: Context) -> Training:
-    """T-25: a shard is merged when its leader and all its witnesses have committed one root.
+    """T-25: a shard is merged, or measured, when its leader and all its witnesses have committed one root.
 
     Where they differ nobody is convicted: a further witness is drawn, and one root counts once it has as many
     commits as leader and witnesses were asked for. Whoever an agreement of two contradicts, then or later, leads no
@@ -329,7 +363,25 @@ def _agree_on_shards(training: Training, context: Context) -> Training:
     if stuck is not None:
         names = ", ".join(short_name(node) for node in charged_nodes(round_, stuck))
         return collect_again(training, context, f"shard {stuck}: {names} got different results and nobody can decide")
-    return training
+    return _end_measuring(training, context) if round_.measuring else training
+
+
+def _end_measuring(training: Training, context: Context) -> Training:
+    """T-42: once every shard is measured the distances are known, and the shards are merged.
+
+    Whoever was contradicted while they were measured is in charge of nothing any more.
+    """
+    round_ = open_round(training)
+    cast = {(c.shard, c.root) for c in round_.commits if round_.merged[c.shard] in (b"", c.root)}
+    round_ = replace(round_, parts=tuple(p for p in round_.parts if (p.shard, sha256(p.distances)) in cast))
+    if not all(round_.merged):
+        return replace(training, round=round_)
+    distances = add_distances([part.distances for part in round_.parts])
+    round_ = replace(begin_work(training, round_), measuring=False, distances=distances, suspicions=())
+    training = replace(training, round=round_)
+    liars = set(training.distrusted)
+    shards = [shard for shard in range(round_.shards) if liars & set(charged_nodes(round_, shard))]
+    return next_attempt(training, context, shards) if shards else training
 
 
 def require_charge(round_: Round, shard: int, node: NodeId) -> None:
@@ -428,7 +480,8 @@ def _finalise(
     )
     # Somebody may have enrolled or come back while the closing round was merging.
     complete = round_.closing and all(peer.state is not PeerState.LIVE for peer in peers)
-    training = replace(training, last=result, peers=peers, finals=training.finals + 1)
+    previous = training.last if get_settings(training).needs == "history" else None
+    training = replace(training, last=result, previous=previous, peers=peers, finals=training.finals + 1)
     return open_next_round(training, context, complete=complete)
 
 

@@ -21,6 +21,7 @@ from swarmlearning.contracts.limits import (
 )
 from swarmlearning.contracts.messages import CheckIn, CreateContract, Enrol, Finish, Here, Leave, ResetContract
 from swarmlearning.contracts.records import (
+    MAX_MEASURED_PEERS,
     MAX_PEERS,
     MAX_WEIGHT,
     CheckedIn,
@@ -124,8 +125,9 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
     if training.organisations and context.name.domain not in training.organisations:
         raise Rejected(Code.NOT_ALLOWED, f"{context.name.domain} is not among those that may enrol in {training.name}")
     check_settings(message.settings)
-    if not 1 <= message.min_peers <= MAX_PEERS:
-        raise Rejected(Code.MALFORMED, f"min_peers = {message.min_peers}: expected 1 to {MAX_PEERS}")
+    most = MAX_MEASURED_PEERS if message.settings.needs == "distances" else MAX_PEERS
+    if not 1 <= message.min_peers <= most:
+        raise Rejected(Code.MALFORMED, f"min_peers = {message.min_peers}: expected 1 to {most}")
     if not 1 <= message.weight <= MAX_WEIGHT:
         raise Rejected(Code.MALFORMED, f"weight = {message.weight}: expected 1 to {MAX_WEIGHT}")
     if message.grace_ms is not None and not 0 <= message.grace_ms <= MAX_GRACE_MS:
@@ -141,8 +143,9 @@ def enrol(training: Training, context: Context, message: Enrol) -> Training:
             f"this peer's is {message.manifest.hash.hex()[:16]} ({message.manifest.size} bytes)",
         )
     before = next((peer for peer in training.peers if peer.node == context.sender), None)
-    if before is None and len(training.peers) >= MAX_PEERS:
-        raise Rejected(Code.CONFLICT, f"{training.name} has {MAX_PEERS} peers, the most there can be")
+    if before is None and len(training.peers) >= most:
+        method = message.settings.merge_method
+        raise Rejected(Code.CONFLICT, f"{training.name} has {most} peers, the most there can be with {method}")
     interval = training.interval or message.settings.sync_frequency
     training = replace(training, settings=message.settings, manifest=message.manifest, interval=interval)
     return _seat(training, context, message, before)

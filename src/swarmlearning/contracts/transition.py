@@ -1,11 +1,12 @@
 """`transition(version, state, …)`: one message carried out on the state. Spec: docs/spec/transactions.md."""
 
+from functools import lru_cache
 from typing import Final, assert_never
 
 import msgspec
 from msgspec.structs import replace
 
-from swarmlearning.contracts import closing, disputes, membership, rounds, training
+from swarmlearning.contracts import closing, disputes, measuring, membership, rounds, training
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.figures import summarise_round
 from swarmlearning.contracts.messages import (
@@ -19,6 +20,7 @@ from swarmlearning.contracts.messages import (
     Finish,
     Here,
     Leave,
+    Measure,
     MergeCommit,
     Payload,
     RegisterNode,
@@ -43,6 +45,9 @@ VERSION: Final = 1
 MAX_CONTRACTS: Final = 1000
 """Most training contracts that one organisation creates."""
 
+OPENED: Final = 256
+"""Transactions that a process remembers to have verified; 16 MiB at most, at 64 KiB each."""
+
 _FAR_AHEAD_MS: Final = 1 << 40
 
 
@@ -53,8 +58,11 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True):
     signer: bytes
 
 
+@lru_cache(maxsize=OPENED)
 def open_tx(data: bytes) -> Signed:
     """TX-1 to TX-3: decode a transaction and verify its signature over the exact payload bytes.
+
+    A node meets a transaction several times on its way into a block: the same bytes are verified once.
 
     Raises:
         Rejected: too large, malformed, not canonical, or the signature does not hold.
@@ -179,7 +187,18 @@ def _save(state: State, after: Training) -> Training:
 
 
 _TrainingMessage = (
-    ResetContract | Enrol | CheckIn | Tick | MergeCommit | Stored | Unreachable | Suspect | Here | Finish | Leave
+    ResetContract
+    | Enrol
+    | CheckIn
+    | Tick
+    | Measure
+    | MergeCommit
+    | Stored
+    | Unreachable
+    | Suspect
+    | Here
+    | Finish
+    | Leave
 )
 
 
@@ -198,6 +217,8 @@ def _advance(before: Training, context: Context, message: _TrainingMessage) -> T
             return training.check_in(before, context, message)
         case Tick():
             return closing.tick(before, context, message)
+        case Measure():
+            return measuring.commit_distances(before, context, message)
         case MergeCommit():
             return rounds.commit_merge(before, context, message)
         case Stored():

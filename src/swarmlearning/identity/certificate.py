@@ -7,6 +7,7 @@ Spec: docs/spec/identity.md, section Certificates.
 import datetime as dt
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -18,6 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from swarmlearning.errors import VerificationError
+
+PARSED: Final = 128
+"""Certificates that are remembered as read."""
 
 MAX_CERTIFICATE_BYTES: Final = 16 * 1024
 """Largest certificate read, bytes (DER)."""
@@ -63,8 +67,9 @@ class Certificate:
     signature_oid: x509.ObjectIdentifier
 
 
+@lru_cache(maxsize=PARSED)
 def parse_certificate(der: bytes) -> Certificate:
-    """Read a DER certificate.
+    """Read a DER certificate. Those of open connections are looked at every second, so the last ones are remembered.
 
     Raises:
         VerificationError: too large, or not an X.509 version 3 certificate.

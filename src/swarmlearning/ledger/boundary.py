@@ -3,11 +3,12 @@
 Legal order of the calls, as a grammar::
 
     life   = info [init] {replay} {block}
-    replay = apply commit                      ; engine's height = application's height + 1 after a crash
-    block  = {check | query | voters} [propose] [accept] apply commit
+    replay = apply commit                      ; one block after a crash, a few after a power cut
+    block  = {check | query | voters | expects_more} [propose] [accept] apply commit
 
-`apply` writes nothing durable; `commit` is the only durable write. `apply` may be called again for the same height
-after a crash, or after a block that was never committed, and must give the same answer.
+`apply` writes nothing; `commit` is the only write, whole or not at all. It need not survive a power cut at once, if
+what is lost are the newest blocks' alone: the engine has them. `apply` may be called again for the same height after
+a crash, or after a block that was never committed, and must give the same answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,13 @@ class Application(Protocol):
         """Choose which of `txs` go into the next block, in order, at most `max_bytes` in all."""
         ...
 
+    def expects_more(self, txs: Sequence[bytes]) -> bool:
+        """Whether others are likely to follow `txs` within milliseconds, and nothing is gained by a block without them.
+
+        Advice on when to make a block, asked of who proposes only; nothing depends on it but the number of blocks.
+        """
+        ...
+
     def accept(self, header: Header, txs: Sequence[bytes]) -> str:
         """Return "" or why the block is refused; from committed state and the block alone, no clock, no policy."""
         ...
@@ -97,7 +105,7 @@ class Application(Protocol):
         ...
 
     def commit(self) -> None:
-        """Make the last applied block durable (fsync)."""
+        """Write the last applied block's state, whole or not at all."""
         ...
 
     def query(self, path: str, argument: bytes) -> bytes:

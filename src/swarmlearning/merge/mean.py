@@ -2,7 +2,7 @@
 
 Only + - * / in the written order per element, in float64: no BLAS, no library sums, whose order differs between
 machines. float64 has no wider type to lean on, so it averages differences from the first contributor instead:
-identical inputs give exactly themselves. Integers and booleans take the weighted lower median (`merge.median`), as
+identical inputs give exactly themselves. Integers and booleans take the weighted lower median (`merge.quantile`), as
 a mean would have to leave their type.
 
 Does not: cut chunks into blocks (`merge.shard`). Spec: docs/spec/merging.md, G-10 to G-16.
@@ -10,25 +10,23 @@ Does not: cut chunks into blocks (`merge.shard`). Spec: docs/spec/merging.md, G-
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from swarmlearning.errors import Broken
-from swarmlearning.merge.median import merge_lower_median
+from swarmlearning.merge.base import Float64, MergeMethod
+from swarmlearning.merge.quantile import merge_lower_median
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
 
 _STEP: Final = 16384
 """Elements merged at a time: two float64 scratch arrays of 128 KiB stay in a core's second-level cache."""
 
-Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
-
-class Mean:
+class Mean(MergeMethod):
     """sum(weight * value) / sum(weight), rounded once to the type of the values."""
 
-    name: Final = "mean"
-    coordinatewise: Final = True
+    name = "mean"
 
     def merge_block(self, blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
         """Merge flat arrays of one type and length into `out`.

@@ -1,33 +1,40 @@
-"""The weighted lower median of integers and booleans: exact, without overflow, and one of the values given.
+"""The weighted median of each coordinate: a minority, whatever it offers, cannot move it past the others' values.
 
-Does not: handle floating types. Spec: docs/spec/merging.md, G-20 to G-22.
+Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates" (2018).
+
+Spec: docs/spec/merging.md, G-52 to G-54.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Final
 
-import numpy as np
-
-from swarmlearning.parameters.dtypes import Array
-
-_CELLS: Final = 65536
-"""Values sorted at a time, over all contributors: scratch stays small however many there are."""
+from swarmlearning.merge.base import MergeMethod
+from swarmlearning.merge.mean import Mean
+from swarmlearning.merge.quantile import make_zeros_positive, merge_lower_median, quantiles
+from swarmlearning.parameters.dtypes import BFLOAT16, Array
 
 
-def merge_lower_median(blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
-    """For each element the smallest value that, with all smaller ones, carries at least half of the weight.
+class CoordMedian(MergeMethod):
+    """The value with half of the weight on either side; the mean of the two central ones where that is exact."""
 
-    Args:
-        blocks: one a contributor, flat, of one integer or boolean type and length.
-        weights: one a contributor, at least 1 each; their sum below 2**62.
-        out: of the same type and length.
-    """
-    total = sum(weights)
-    by_contributor = np.array(weights, dtype=np.int64)
-    step = max(_CELLS // len(blocks), 64)
-    for at in range(0, len(out), step):
-        values = np.stack([block[at : at + step] for block in blocks])
-        order = np.argsort(values, axis=0, kind="stable")
-        reached = np.cumsum(by_contributor[order], axis=0) * 2 >= total
-        chosen = np.take_along_axis(order, reached.argmax(axis=0)[np.newaxis], axis=0)
-        out[at : at + step] = np.take_along_axis(values, chosen, axis=0)[0]
+    name = "coordmedian"
+
+    def merge_block(self, blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
+        """Merge flat arrays of one type and length into `out`; see `MergeMethod.merge_block`."""
+        if len(blocks) == 1:
+            out[...] = blocks[0]
+            return
+        divisor = math.gcd(*weights)
+        ratio = [weight // divisor for weight in weights]
+        if not (out.dtype.kind == "f" or out.dtype == BFLOAT16):
+            merge_lower_median(blocks, ratio, out)
+            return
+        total = sum(ratio)
+        thresholds = (total // 2, total // 2 + 1) if total % 2 == 0 else (total // 2 + 1,)
+        mean = Mean()
+        for step, found in quantiles(blocks, ratio, thresholds):
+            if found[0] is found[-1]:
+                out[step] = found[0]
+            else:
+                mean.merge_block(found, [1, 1], out[step])
+        make_zeros_positive(out)

@@ -1,61 +1,53 @@
-"""What a merge method is, and which there are.
+"""Which merge methods there are, and how one is had by name.
 
-Does not: know rounds, peers or files. Spec: docs/spec/merging.md, G-1 to G-5.
+Does not: know rounds, peers or files. Spec: docs/spec/merging.md, G-3 to G-6.
 """
 
 import difflib
-from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from swarmlearning.errors import ConfigurationError, NotYetAvailable
+from swarmlearning.errors import ConfigurationError
+from swarmlearning.merge.base import MergeMethod, Options
+from swarmlearning.merge.fedavgm import FedAvgM
+from swarmlearning.merge.geomedian import GeoMedian
+from swarmlearning.merge.krum import Krum, MultiKrum
 from swarmlearning.merge.mean import Mean
-from swarmlearning.parameters.dtypes import Array
+from swarmlearning.merge.median import CoordMedian
+from swarmlearning.merge.plugins import load_plugin, plugin_names
+from swarmlearning.merge.trimmed import TrimmedMean
+
+__all__ = ["BUILT_IN", "MergeMethod", "merge_method"]
+
+BUILT_IN: Final[dict[str, type[MergeMethod]]] = {
+    method.name: method for method in (Mean, CoordMedian, GeoMedian, TrimmedMean, Krum, MultiKrum, FedAvgM)
+}
+"""Every method of this release, by name."""
 
 
-class MergeMethod(Protocol):
-    """Arrays of several contributors in, one array out."""
-
-    @property
-    def name(self) -> str:
-        """As settings and the ledger have it."""
-        ...
-
-    @property
-    def coordinatewise(self) -> bool:
-        """Whether an element of the result depends on nothing but that element of each contributor."""
-        ...
-
-    def merge_block(self, blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
-        """Merge flat arrays of one type and length into `out`.
-
-        Args:
-            blocks: one a contributor, in node-id order, native byte order.
-            weights: one a contributor, at least 1 each.
-            out: of the same type and length; not one of `blocks`.
-        """
-        ...
-
-
-AVAILABLE: Final[dict[str, MergeMethod]] = {"mean": Mean()}
-"""Every merge method of this release, by name."""
-
-LATER: Final = ("coordmedian", "geomedian")
-"""Documented methods that arrive in a later release."""
-
-
-def merge_method(name: str) -> MergeMethod:
+def merge_method(name: str, options: Options = (), source: str = "") -> MergeMethod:
     """The merge method called `name`, in any case.
 
+    Args:
+        name: of a built-in method, or of one that an installed distribution brings.
+        options: by name, in millionths; what is not given is as the method has it.
+        source: what the method must be of; empty: anything.
+
     Raises:
-        NotYetAvailable: a documented method that this release lacks.
-        ConfigurationError: no such method.
+        ConfigurationError: no such method, options that it does not take, or another source.
     """
     wanted = name.lower()
-    if wanted in AVAILABLE:
-        return AVAILABLE[wanted]
-    available = ", ".join(AVAILABLE)
-    if wanted in LATER:
-        raise NotYetAvailable(f"merge method {wanted!r} arrives in a later release; available: {available}")
-    near = difflib.get_close_matches(wanted[:80], (*AVAILABLE, *LATER), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigurationError(f"merge method {name[:80]!r} is not known; {hint}available: {available}")
+    if wanted in BUILT_IN:
+        method: MergeMethod | None = BUILT_IN[wanted](options)
+    else:
+        method = load_plugin(wanted, options)
+    if method is None:
+        available = (*BUILT_IN, *plugin_names())
+        near = difflib.get_close_matches(wanted[:80], available, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigurationError(f"merge method {name[:80]!r} is not known; {hint}available: {', '.join(available)}")
+    if source and method.source != source:
+        raise ConfigurationError(
+            f"merge method {wanted!r} is of {method.source or 'this release'!r} here and of {source[:200]!r} in the "
+            "contract: all peers must install the same distribution"
+        )
+    return method

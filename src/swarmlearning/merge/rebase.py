@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 
 from swarmlearning.errors import Broken
-from swarmlearning.merge.mean import Float64, round_to_bfloat16
+from swarmlearning.merge.base import Float64
+from swarmlearning.merge.mean import round_to_bfloat16
 from swarmlearning.parameters.dtypes import BFLOAT16, STORED, Array
 from swarmlearning.parameters.manifest import Manifest, Tensor
 

@@ -2,23 +2,23 @@
 
 Memory is one chunk a contributor and one for the result, whatever the size of the model.
 
-Does not: verify chunks (`parameters.chunks`) or fetch them (`sl`). Spec: docs/spec/merging.md, G-30 to G-35.
+Does not: verify chunks (`parameters.chunks`), fetch them (`sl`), or measure distances (`merge.distances`). Spec:
+docs/spec/merging.md, G-30 to G-37.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
-from swarmlearning.errors import Broken, DecodeError
-from swarmlearning.merge.method import MergeMethod
-from swarmlearning.parameters.blocks import INT8X60, decode_blocks, encode_blocks
-from swarmlearning.parameters.chunks import CHUNK_BYTES, Buffer, chunk_count, chunk_length
-from swarmlearning.parameters.dtypes import BFLOAT16, STORED, Array
+from swarmlearning.errors import Broken
+from swarmlearning.merge.base import MergeMethod
+from swarmlearning.merge.chunks import ChunkSource, as_native, check_lengths, chunks_of, require_chunk
+from swarmlearning.merge.mean import Mean
+from swarmlearning.parameters.blocks import INT8X60, encode_blocks
+from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_length
+from swarmlearning.parameters.dtypes import BFLOAT16, STORED
 from swarmlearning.parameters.manifest import Manifest, tensors_between
-
-ChunkSource = Callable[[int], Buffer]
-"""Returns a contributor's chunk by its index in the whole buffer, verified; called once for each chunk, in order."""
 
 MAX_TOTAL_WEIGHT: Final = 1 << 31
 """Largest sum of weights: its products with float32 values stay far inside float64."""
@@ -30,36 +30,45 @@ def merge_shard(
     contributors: Sequence[memoryview | ChunkSource],
     weights: Sequence[int],
     chunk_indices: Iterable[int],
+    *,
+    base: memoryview | ChunkSource | None = None,
+    previous: memoryview | ChunkSource | None = None,
 ) -> Iterator[tuple[int, bytearray]]:
     """Merge some chunks of a model; yields each chunk's index and merged bytes, padding zero.
 
     Args:
         manifest: validated.
-        method: a coordinate-wise one.
+        method: one that needs distances merges by `mean` here.
         contributors: in node-id order: a whole canonical buffer, or what returns its verified chunks.
-        weights: one a contributor, at least 1 each.
+        weights: one a contributor. At least 1 each; of a method that needs distances, what its `weigh` gave: those of
+            weight 0 are not asked for chunks.
         chunk_indices: of the shard, rising.
+        base: of a method that needs history: the newest result; None: there is none yet, and the mean is the result.
+        previous: of such a method: the result before that; None: there is none yet.
 
     Raises:
-        Broken: no contributors, weights that are not one a contributor, below 1 or too large, or a method that is
-            not coordinate-wise; raised at once. While iterating: an index that the model does not have.
+        Broken: no contributors, weights that are not one a contributor, too small or too large, or history that does
+            not go with the method; raised at once. While iterating: an index that the model does not have.
         DecodeError: while iterating: a chunk has another length than the manifest says.
     """
     if not contributors or len(contributors) != len(weights):
         raise Broken(f"{len(contributors)} contributors and {len(weights)} weights; expected as many, and at least one")
-    if min(weights) < 1 or sum(weights) > MAX_TOTAL_WEIGHT:
+    lowest = 0 if method.needs == "distances" else 1
+    if min(weights) < lowest or not 1 <= sum(weights) <= MAX_TOTAL_WEIGHT:
         raise Broken(
-            f"weights from {min(weights)}, in all {sum(weights)}; expected 1 or more, at most {MAX_TOTAL_WEIGHT}"
+            f"weights from {min(weights)}, in all {sum(weights)}; expected {lowest} or more, in all 1 to "
+            f"{MAX_TOTAL_WEIGHT}"
         )
-    if not method.coordinatewise:
-        raise Broken(f"merge method {method.name} needs the whole model and cannot merge a shard alone")
-    sources = [_chunks_of(given) if isinstance(given, memoryview) else given for given in contributors]
-    return _merge_chunks(manifest, method, sources, weights, chunk_indices)
+    if (base is not None and method.needs != "history") or (previous is not None and base is None):
+        raise Broken(f"merge method {method.name}: earlier results are for methods that need history, newest first")
+    kernel = Mean() if method.needs == "distances" else method
+    sources = [_source(given) for given, weight in zip(contributors, weights, strict=True) if weight]
+    history = [_source(given) for given in (base, previous) if given is not None]
+    return _merge_chunks(manifest, kernel, sources, [weight for weight in weights if weight], chunk_indices, history)
 
 
-def _chunks_of(buffer: memoryview) -> ChunkSource:
-    whole = buffer.cast("B")
-    return lambda index: whole[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+def _source(given: memoryview | ChunkSource) -> ChunkSource:
+    return chunks_of(given) if isinstance(given, memoryview) else given
 
 
 def _merge_chunks(
@@ -68,21 +77,19 @@ def _merge_chunks(
     sources: Sequence[ChunkSource],
     weights: Sequence[int],
     chunk_indices: Iterable[int],
+    history: Sequence[ChunkSource],
 ) -> Iterator[tuple[int, bytearray]]:
-    chunks = chunk_count(manifest.size)
     for index in chunk_indices:
-        if not 0 <= index < chunks:
-            raise Broken(f"chunk {index} of a model with {chunks} chunks does not exist")
+        require_chunk(manifest, index)
         length = chunk_length(manifest.size, index)
         inputs = [memoryview(source(index)).cast("B") for source in sources]
-        for position, chunk in enumerate(inputs):
-            if chunk.nbytes != length:
-                raise DecodeError(
-                    f"chunk {index} of contributor {position} has {chunk.nbytes} bytes; expected {length}"
-                )
+        earlier = [memoryview(source(index)).cast("B") for source in history]
+        check_lengths(index, [*inputs, *earlier], length)
         merged = bytearray(length)
+        view = memoryview(merged)
         for dtype, start, stop, gaps in _runs(manifest, index * CHUNK_BYTES, length):
-            _merge_run(method, dtype, [chunk[start:stop] for chunk in inputs], weights, memoryview(merged)[start:stop])
+            run = [chunk[start:stop] for chunk in inputs]
+            _merge_run(method, dtype, run, weights, view[start:stop], [chunk[start:stop] for chunk in earlier])
             for gap in gaps:
                 merged[gap] = bytes(gap.stop - gap.start)
         yield index, merged
@@ -108,25 +115,24 @@ def _runs(manifest: Manifest, begin: int, length: int) -> Iterator[tuple[str, in
 
 
 def _merge_run(
-    method: MergeMethod, dtype: str, inputs: Sequence[memoryview], weights: Sequence[int], out: memoryview
+    method: MergeMethod,
+    dtype: str,
+    inputs: Sequence[memoryview],
+    weights: Sequence[int],
+    out: memoryview,
+    history: Sequence[memoryview],
 ) -> None:
-    blocks = [_native(dtype, chunk) for chunk in inputs]
-    merged = np.empty_like(blocks[0])
-    method.merge_block(blocks, weights, merged)
+    blocks = [as_native(dtype, chunk) for chunk in inputs]
     if dtype == INT8X60:
+        merged = np.empty_like(blocks[0])
+        method.merge_block(blocks, weights, merged)
         out[:] = encode_blocks(merged)
         return
-    if merged.dtype == BFLOAT16:
-        merged = merged.view(np.uint16)
-    np.copyto(np.frombuffer(out, STORED[dtype]), merged, casting="equiv")
-
-
-def _native(dtype: str, chunk: memoryview) -> Array:
-    """The elements of a run, in place where the machine's byte order allows; of encoded blocks, decoded."""
-    if dtype == INT8X60:
-        return decode_blocks(chunk)
-    stored: Array = np.frombuffer(chunk, STORED[dtype])
-    if dtype == "bool":
-        return np.not_equal(stored, 0).view(np.uint8)  # any other byte than 0 counts as true, and 1 comes out
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return native.view(BFLOAT16) if dtype == "bfloat16" else native
+    target = np.frombuffer(out, STORED[dtype])
+    merged = target.view(blocks[0].dtype) if target.dtype.isnative else np.empty_like(blocks[0])
+    method.merge_block(blocks, weights, merged)
+    if history:
+        earlier = [as_native(dtype, chunk) for chunk in history]
+        method.step_block(merged, earlier[0], earlier[1] if len(earlier) > 1 else None, merged)
+    if not target.dtype.isnative:
+        np.copyto(target, merged.view(np.uint16) if merged.dtype == BFLOAT16 else merged, casting="equiv")

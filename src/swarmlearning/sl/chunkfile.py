@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from swarmlearning.errors import Broken
-from swarmlearning.merge.shard import ChunkSource
+from swarmlearning.merge.chunks import ChunkSource
 from swarmlearning.parameters.chunks import CHUNK_BYTES, Buffer, chunk_length
 
 

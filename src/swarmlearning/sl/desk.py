@@ -20,13 +20,15 @@ from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.parameters.wire import Wire, wire_manifest
 from swarmlearning.sl.chunkfile import BufferChunks, ChunkFile, Chunks, scratch, scratch_descriptor
 from swarmlearning.sl.differences import Residual, new_residual
-from swarmlearning.sl.exchange import Pull, Shard
+from swarmlearning.sl.exchange import Pull, Shard, store_steps
 from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.leaving import Farewell
+from swarmlearning.sl.plan import past_results
 from swarmlearning.sl.results import OpenResult, Part
 from swarmlearning.sl.store import ResultStore
 from swarmlearning.sn.client import Submitter
 from swarmlearning.transport.api import Address, Client
+from swarmlearning.transport.carrying import Carrier
 from swarmlearning.types import ContractName, NodeId, short_name
 
 log = logging.getLogger("swarmlearning.sl")
@@ -83,7 +85,7 @@ class MergedShard:
         self, shard: Shard, root: bytes, leaves: bytes, chunks: Chunks, made_of: tuple[bytes, ...] = ()
     ) -> None:
         self.made_of = made_of
-        """Commitments of those whose chunks were merged; empty for a stored result."""
+        """What it was merged of and by (`weighing.ingredients_of`); empty for a stored result."""
         self.shard = shard
         self.root = root
         self.leaves = leaves
@@ -131,6 +133,16 @@ class Fetched:
         shards = len(self.roots)
         # Of a shard that is complete the next one would be beyond the end.
         return min([self.total, *(shard + self.done(shard) * shards for shard in range(shards))])
+
+
+class MeasuredShard:
+    """What we measured of a shard; kept until the round is final, so that it can be said again."""
+
+    def __init__(self, shard: Shard, distances: bytes, made_of: tuple[bytes, ...]) -> None:
+        self.shard = shard
+        self.distances = distances
+        self.made_of = made_of
+        """Commitments of those who were measured."""
 
 
 class Watched:
@@ -185,8 +197,13 @@ class Desk:
         self.manifest = manifest
         self.method = method
         self.client = client
-        self.submitter = submitter
+        self.carrier = Carrier()
+        """Of what the ledger is told: a step is cancelled as soon as the record shows that it was heard, often before
+        the answer is there."""
+        self.submitter = submitter.carried(self.carrier)
         self.store = store
+        if method.needs == "history":
+            store.keep_past(contract)
         self.journals = journals
         self.run_blocking = run_blocking
         self.random_bytes = random_bytes
@@ -213,9 +230,13 @@ class Desk:
         self._encoded: tuple[Wire, Manifest] = ("float32", manifest)
         self.merging: dict[tuple[int, int], int] = {}
         """By round, shard: how many steps of merging it are done."""
-        self.watched: dict[tuple[int, int, int, NodeId, tuple[NodeId, ...]], Watched] = {}
-        """By round, when it closed, shard, whom that waits for, and whose parameters it merges: with others the work
-        begins anew."""
+        self.measured: dict[tuple[int, int], MeasuredShard] = {}
+        """By round, shard."""
+        self.measuring: dict[tuple[int, int], int] = {}
+        """By round, shard: how many steps of measuring it are done."""
+        self.watched: dict[tuple[int, int, int, NodeId, tuple[NodeId, ...], bool], Watched] = {}
+        """By round, when it closed, shard, whom that waits for, whose parameters it merges (with others the work
+        begins anew), and whether they are being measured."""
         self.lease_ms: int | None = None
         """This SL's own patience, where it does not leave that to the settings."""
         self.grace_ms: int | None = None
@@ -356,7 +377,20 @@ class Desk:
             fetched = self.fetched.get((round_, round_now.merged)) if round_now is not None else None
             return fetched.steps if fetched is not None else 0
         pulls = [pull for (number, part, _), (pull, _) in self.pulls.items() if (number, part.shard) == (round_, shard)]
-        return sum(pull.steps for pull in pulls) + self.merging.get((round_, shard), 0)
+        worked = self.measuring.get((round_, shard), 0) + self.merging.get((round_, shard), 0)
+        return sum(pull.steps for pull in pulls) + worked + self._past_steps()
+
+    def _past_steps(self) -> int:
+        """How far we are with having what merging needs of the past."""
+        steps = 0
+        for result in past_results(self.record):
+            shards = len(result.roots)
+            if self.stored(result) is not None:
+                steps += store_steps(self.size, shards)
+                continue
+            fetched = self.fetched.get((result.round, result.roots))
+            steps += sum(pull.steps for pull in fetched.pulls.values()) if fetched is not None else 0
+        return steps
 
     def stored(self, result: Result) -> OpenResult | None:
         """A final result of our run, if it is on disk."""
@@ -393,6 +427,7 @@ class Desk:
         if before.manifest == self.manifest:
             self.offer, self.pulls, self.merged = before.offer, before.pulls, before.merged
             self.differences = before.differences
+            self.measured = before.measured
 
     def tidy(self, record: Training) -> None:
         """R-15: drop what is final: chunks received at once, what we merged ourselves once the result is on disk."""
@@ -400,9 +435,11 @@ class Desk:
         here = record.last is None or self.stored(record.last) is not None
         if record.phase is Phase.COMPLETED and here:
             # Also what belongs to a last round that collected again and never became final.
-            self.pulls, self.merged, self.fetched = {}, {}, {}
+            self.pulls, self.merged, self.fetched, self.measured = {}, {}, {}, {}
         self.pulls = {key: value for key, value in self.pulls.items() if key[0] > upto}
         self.merging = {key: value for key, value in self.merging.items() if key[0] > upto}
+        self.measured = {key: value for key, value in self.measured.items() if key[0] > upto}
+        self.measuring = {key: value for key, value in self.measuring.items() if key[0] > upto}
         self.watched = {key: value for key, value in self.watched.items() if key[0] > upto}
         done = upto if here else upto - 1
         self.merged = {key: value for key, value in self.merged.items() if key[0] > done}

@@ -23,6 +23,7 @@ from swarmlearning.sl.fetching import suspect
 from swarmlearning.sl.plan import GuardShard, GuardStore, TickLater
 from swarmlearning.sl.pulling import round_of
 from swarmlearning.sl.ticking import tick
+from swarmlearning.sl.weighing import further_steps
 from swarmlearning.types import Code, NodeId, short_name
 
 LOOKS_A_LEASE: Final = 4
@@ -47,7 +48,8 @@ async def guard_shard(desk: Desk, action: GuardShard) -> None:
     """
     round_ = round_of(desk, action.round)
     shard = Shard(size=desk.travels.size, shards=round_.shards, shard=action.shard)
-    whole = merge_steps(shard, len(round_.contributors))
+    contributors = len(round_.contributors)
+    whole = merge_steps(shard, contributors) + further_steps(desk, desk.record, shard, contributors)
     gone = await _await_silence(desk, round_, action.shard, action.suspect, whole)
     await suspect(desk, action.round, action.attempt, action.shard, action.suspect, gone=gone)
 
@@ -76,7 +78,7 @@ async def _await_silence(desk: Desk, round_: Round, shard: int, suspect: NodeId,
     """
     loop = asyncio.get_running_loop()
     look_s = desk.lease_s / LOOKS_A_LEASE
-    key = (round_.number, round_.closed_ms, shard, suspect, round_.contributors)
+    key = (round_.number, round_.closed_ms, shard, suspect, round_.contributors, round_.measuring)
     known = desk.watched.setdefault(key, Watched(loop.time()))
     request = ProgressRequest(contract=desk.contract, run=desk.run, round=round_.number, shard=shard)
     was_out = False

@@ -1,4 +1,7 @@
-"""What an SL must still know after it was killed: one small file a training, written before the ledger is told.
+"""What an SL must still know after it was killed: two small files a training, written before the ledger is told.
+
+One says who takes part and is replaced whole; how far the program has come changes with every sync and stands in the
+other, which is overwritten in place (`slots`).
 
 Which program took part in which run, how far it had come, whether it had finished; and of one that finished, the
 parameters that it offers until all have (mode `snapshot`). Spec: docs/spec/round.md, R-18, R-21.
@@ -10,10 +13,13 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from swarmlearning.contracts.records import Progress
 from swarmlearning.encoding import Record, decode, encode, sha256
 from swarmlearning.errors import Broken, DecodeError
 from swarmlearning.sl.control import MAX_CONTROL_BYTES, Open
+from swarmlearning.sl.slots import Slots
 from swarmlearning.sl.store import map_readonly, write_durably
 from swarmlearning.types import ContractName
 
@@ -36,6 +42,15 @@ class Entry(Record, frozen=True, kw_only=True):
     """Its program's training is over; the SL goes on for it."""
     snapshot: bytes = b""
     """SHA-256 of the parameters that it finished with; empty if they are not kept."""
+    since: int = 0
+    """Positions of a higher number are newer than this."""
+
+
+class Position(Record, frozen=True, kw_only=True):
+    """How far a program had come, later than its entry says."""
+
+    run: int
+    progress: Progress
 
 
 class Journals:
@@ -52,10 +67,15 @@ class Journals:
         self._sync = sync
         self._lock = threading.Lock()
         self._entries: dict[ContractName, Entry] = {}
+        self._slots: dict[ContractName, Slots] = {}
         for path in [*directory.glob("journal-*.part"), *directory.glob("snapshot-*.part")]:
             path.unlink(missing_ok=True)
         for path in sorted(directory.glob("journal-*.bin")):
             self._load(path)
+        named = {self._path("position", contract) for contract in self._entries}
+        for path in directory.glob("position-*.bin"):
+            if path not in named:
+                path.unlink(missing_ok=True)
 
     def _load(self, path: Path) -> None:
         try:
@@ -70,7 +90,24 @@ class Journals:
                 path.replace(aside)
             log.warning("journal %s cannot be read and is now %s: %s", path, aside.name, error)
             return
-        self._entries[entry.contract] = entry
+        self._entries[entry.contract] = self._catch_up(entry)
+
+    def _catch_up(self, entry: Entry) -> Entry:
+        """An entry with the position that was written after it, if one was."""
+        slots = self._positions(entry.contract)
+        if slots.number <= entry.since:
+            return entry
+        try:
+            position = decode(slots.value, Position)
+        except DecodeError as error:
+            log.warning("%s: the position in its journal cannot be read: %s", entry.contract, error)
+            return entry
+        return replace(entry, progress=position.progress) if position.run == entry.run else entry
+
+    def _positions(self, contract: ContractName) -> Slots:
+        if contract not in self._slots:
+            self._slots[contract] = Slots(self._path("position", contract), sync=self._sync)
+        return self._slots[contract]
 
     def _path(self, kind: str, contract: ContractName) -> Path:
         return self._directory / f"{kind}-{sha256(contract.encode()).hex()[:24]}.bin"
@@ -92,7 +129,8 @@ class Journals:
         """
         before = self.get(contract, run)
         progress = before.progress if before is not None else Progress()
-        self._save(Entry(contract=contract, run=run, request=request, progress=progress))
+        since = self._positions(contract).number
+        self._save(Entry(contract=contract, run=run, request=request, progress=progress, since=since))
         self._path("snapshot", contract).unlink(missing_ok=True)  # it trains again
 
     def advance(self, entry: Entry, progress: Progress) -> None:
@@ -101,7 +139,16 @@ class Journals:
         Raises:
             Broken: the disk is full or damaged.
         """
-        self._save(Entry(contract=entry.contract, run=entry.run, request=entry.request, progress=progress))
+        if entry.finished:  # it trains again
+            self.begin(entry.contract, entry.run, entry.request)
+        with self._lock:
+            try:
+                self._positions(entry.contract).write(encode(Position(run=entry.run, progress=progress)))
+            except OSError as error:
+                raise self._broken(self._path("position", entry.contract), error) from error
+            current = self.get(entry.contract, entry.run)
+            if current is not None:
+                self._entries[entry.contract] = replace(current, progress=progress)
 
     def finish(self, entry: Entry, progress: Progress, own: memoryview | None) -> None:
         """Its program's training is over; `own` are the parameters to be offered until all have finished.
@@ -121,6 +168,7 @@ class Journals:
                 progress=progress,
                 finished=True,
                 snapshot=digest,
+                since=self._positions(entry.contract).number,
             )
         )
 
@@ -142,10 +190,13 @@ class Journals:
         """The training is complete, or over for us."""
         with self._lock:
             self._entries.pop(contract, None)
+            slots = self._positions(contract)
             # The entry first: without it the other is nothing. A mapping stays valid.
             for kind in ("journal", "snapshot"):
                 with contextlib.suppress(OSError):
                     self._path(kind, contract).unlink(missing_ok=True)
+            slots.remove()
+            del self._slots[contract]
 
     def _save(self, entry: Entry) -> None:
         self._write(self._path("journal", entry.contract), memoryview(encode(entry)))
@@ -156,4 +207,7 @@ class Journals:
             try:
                 write_durably(path, data, sync=self._sync)
             except OSError as error:
-                raise Broken(f"cannot write {path}: {error.strerror or error}; free space there") from error
+                raise self._broken(path, error) from error
+
+    def _broken(self, path: Path, error: OSError) -> Broken:
+        return Broken(f"cannot write {path}: {error.strerror or error}; free space there")

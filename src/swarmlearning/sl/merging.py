@@ -6,11 +6,13 @@ Merging follows the pulls: a chunk is merged once every contributor's has come.
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from swarmlearning.contracts.messages import MergeCommit, Unreachable
 from swarmlearning.contracts.records import Round
 from swarmlearning.contracts.rounds import charged_nodes
 from swarmlearning.errors import Refused
+from swarmlearning.merge.chunks import ChunkSource
 from swarmlearning.merge.method import MergeMethod
 from swarmlearning.merge.shard import merge_shard
 from swarmlearning.parameters.chunks import HASH_BYTES, merged_leaf, merged_root
@@ -18,10 +20,14 @@ from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.sl.chunkfile import ChunkFile, Chunks
 from swarmlearning.sl.desk import Desk, MergedShard, log
 from swarmlearning.sl.exchange import STEP_CHUNKS, Shard
+from swarmlearning.sl.following import Work
 from swarmlearning.sl.plan import MergeShard, SayLost
-from swarmlearning.sl.pulling import NotServed, promise_of, pull_along, round_of
+from swarmlearning.sl.pulling import Charge, NotServed, pull_along, round_of
 from swarmlearning.sl.ticking import tick
-from swarmlearning.types import short_name
+from swarmlearning.sl.weighing import ingredients_of, past_of, weights_of
+from swarmlearning.types import NodeId, short_name
+
+W = TypeVar("W", bound=Work)
 
 
 async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
@@ -33,29 +39,27 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
     """
     round_ = round_of(desk, action.round)
     shard = Shard(size=desk.travels.size, shards=round_.shards, shard=action.shard)
-    made_of = tuple(promise_of(round_, contributor) for contributor in action.contributors)
+    made_of = ingredients_of(desk, round_, action.contributors)
     merged = desk.merged.get((action.round, action.shard))
     # Merged before, but the commit failed: doing it all again would look like progress for ever.
     if merged is None or merged.shard != shard or merged.made_of != made_of:
-        weights = {c.node: c.weight for c in round_.checkins}
-        given = [weights[c] for c in action.contributors]
+        past = past_of(desk)
+        weights = await desk.run_blocking(weights_of, desk, round_, action.contributors)
+        counted = {node: weight for node, weight in zip(action.contributors, weights, strict=True) if weight}
         into = await desk.run_blocking(desk.scratch, shard)
 
         def work_of(sources: Sequence[Chunks]) -> Merging:
             def note(steps: int) -> None:
                 desk.merging[action.round, action.shard] = steps
 
-            return Merging(desk.method, shard, desk.travels, sources, given, into, note)
+            return Merging(desk.method, shard, desk.travels, sources, list(counted.values()), past, into, note)
 
-        try:
-            merged = (await pull_along(desk, action, shard, desk.travels, work_of)).result(made_of)
-        except NotServed as fault:
-            await _require_known(desk, action, fault)
-            await _report(desk, action, fault)
+        work = await pull_or_report(desk, action, shard, work_of, tuple(counted))
+        if work is None:
             return
-        desk.reach("pulled")
+        merged = work.result(made_of)
     desk.reach("merged")
-    current = _still_charged(desk, action)
+    current = still_charged(desk, action)
     desk.merged[action.round, action.shard] = merged
     await desk.submitter.require(
         MergeCommit(
@@ -69,8 +73,31 @@ async def merge_and_commit(desk: Desk, action: MergeShard) -> None:
     )
 
 
-def _still_charged(desk: Desk, action: MergeShard) -> Round:
-    """The round, if it still wants this very merge: what was merged of other contributors must not be committed.
+async def pull_or_report(
+    desk: Desk,
+    action: Charge,
+    shard: Shard,
+    work_of: Callable[[Sequence[Chunks]], W],
+    counted: tuple[NodeId, ...] | None = None,
+) -> W | None:
+    """Work done over the chunks of all contributors, or of those that count; None once one has been reported.
+
+    Raises:
+        Refused: the record moved on.
+        Unreachable: the SN does not answer.
+        Broken: the disk is full or damaged.
+    """
+    contributors = action.contributors if counted is None else counted
+    try:
+        return await pull_along(desk, action, contributors, shard, desk.travels, work_of)
+    except NotServed as fault:
+        await _require_known(desk, action, fault)
+        await _report(desk, action, fault)
+        return None
+
+
+def still_charged(desk: Desk, action: Charge) -> Round:
+    """The round, if it still wants this very work: what was made of other contributors must not be committed.
 
     Raises:
         Refused: the record has moved on.
@@ -81,7 +108,7 @@ def _still_charged(desk: Desk, action: MergeShard) -> Round:
     return current
 
 
-async def _require_known(desk: Desk, action: MergeShard, fault: NotServed) -> None:
+async def _require_known(desk: Desk, action: Charge, fault: NotServed) -> None:
     """R-9: nobody is reported for not knowing what the ledger, when it fell silent, had not told everybody.
 
     Raises:
@@ -97,7 +124,7 @@ async def _require_known(desk: Desk, action: MergeShard, fault: NotServed) -> No
         raise Refused(f"round {action.round}: the ledger was out, so {who} may not know of it", code="stale")
 
 
-async def _report(desk: Desk, action: MergeShard, fault: NotServed) -> None:
+async def _report(desk: Desk, action: Charge, fault: NotServed) -> None:
     """R-9: say which contributor's chunks cannot be had."""
     log.warning(
         "round %d: %s cannot be merged: %s (%s)",
@@ -107,7 +134,7 @@ async def _report(desk: Desk, action: MergeShard, fault: NotServed) -> None:
         fault.detail,
     )
     while True:
-        attempt = _still_charged(desk, action).attempt
+        attempt = still_charged(desk, action).attempt
         report = Unreachable(
             contract=desk.contract,
             run=desk.run,
@@ -162,6 +189,7 @@ class Merging:
         manifest: Manifest,
         sources: Sequence[Chunks],
         weights: Sequence[int],
+        past: tuple[ChunkSource | None, ChunkSource | None],
         into: ChunkFile,
         note: Callable[[int], None],
     ) -> None:
@@ -173,13 +201,16 @@ class Merging:
             manifest: by which they are laid out.
             sources: where each contributor's chunks lie, in node-id order.
             weights: one a contributor.
+            past: the newest result and the one before it, where the method needs them.
             into: takes the merged chunks.
             note: told how many steps (R-10) are done.
         """
         self._note = note
         self._into = into
         self._shard = shard
-        self._merged = merge_shard(manifest, method, [chunks.source() for chunks in sources], weights, shard.indices)
+        base, previous = past
+        given = [chunks.source() for chunks in sources]
+        self._merged = merge_shard(manifest, method, given, weights, shard.indices, base=base, previous=previous)
         self._leaves = bytearray()
 
     @property

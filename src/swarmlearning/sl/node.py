@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
@@ -24,13 +25,13 @@ from swarmlearning.errors import (
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import Credential, PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.merge.method import merge_method
 from swarmlearning.parameters.manifest import Manifest, decode_manifest
 from swarmlearning.sl import drills
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.door import Door
 from swarmlearning.sl.journal import Journals
+from swarmlearning.sl.methods import complete, method_of
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.serving import ExchangeService
 from swarmlearning.sl.store import ResultStore
@@ -44,6 +45,9 @@ from swarmlearning.transport.server import Server
 from swarmlearning.types import Endpoint, Role, TrustDomain, check_contract_name
 
 T = TypeVar("T")
+
+SMALL_BYTES: Final = 1 << 20
+"""Up to this many bytes of parameters are hashed and merged without a thread: about a millisecond."""
 
 REFRESH_S: Final = 5.0
 """How often the members' authorities are read from the SN, seconds."""
@@ -80,6 +84,16 @@ class SlConfig(msgspec.Struct, frozen=True, kw_only=True):
 async def to_thread(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
     """Run `function` in a worker thread: hashing, merging and disks release the interpreter's lock."""
     return await asyncio.to_thread(function, *args)
+
+
+async def run_small(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
+    """Run `function`, which works on a model of at most `SMALL_BYTES`: in a thread only if it waits for the disk.
+
+    Handing work over and back takes longer than the work itself then. What waits for the disk are the stores.
+    """
+    if isinstance(getattr(function, "__self__", None), ResultStore | Journals):
+        return await to_thread(function, *args)
+    return function(*args)
 
 
 def own_trust(credential: Credential) -> dict[TrustDomain, Trust]:
@@ -217,8 +231,8 @@ class SlNode:
         """Make a participation of a program's request, and keep it running.
 
         Raises:
-            ConfigurationError: malformed name, file or manifest; or a program already takes part in that contract.
-            NotYetAvailable: a merge method that arrives later.
+            ConfigurationError: malformed name, file or manifest; a merge method that is not known or takes other
+                options; or a program already takes part in that contract.
         """
         self._trainings.require_free(check_contract_name(request.contract))
         try:
@@ -226,7 +240,7 @@ class SlNode:
         except DecodeError as error:
             raise ConfigurationError(str(error)) from error
         own = map_program_file(self.config.exchange, request.file, manifest.size)
-        merge_method(request.settings.merge_method)
+        request = replace(request, settings=complete(request.settings))
         keep_manifest(self.config.exchange, request.manifest, manifest)
         return await self._trainings.begin(request, manifest, own)
 
@@ -235,13 +249,13 @@ class SlNode:
             node=self.credential.node.id,
             contract=request.contract,
             manifest=manifest,
-            method=merge_method(request.settings.merge_method),
+            method=method_of(request.settings),
             client=self._client,
             submitter=self._submitter,
             store=self._store,
             journals=self._journals,
             scratch_dir=self.config.data,
-            run_blocking=to_thread,
+            run_blocking=run_small if manifest.size <= SMALL_BYTES else to_thread,
         )
         desk.lease_ms, desk.grace_ms, desk.leads = self.config.lease_ms, self.config.grace_ms, self.config.leads
         drills.prepare(desk)

@@ -21,7 +21,8 @@ from swarmlearning.sl.fetching import catch_up, store_and_say
 from swarmlearning.sl.guarding import guard_shard, guard_store, tick_later
 from swarmlearning.sl.journal import Entry
 from swarmlearning.sl.leaving import Farewell
-from swarmlearning.sl.merging import merge_and_commit, say_lost
+from swarmlearning.sl.measuring import work_on
+from swarmlearning.sl.merging import say_lost
 from swarmlearning.sl.offering import check_in, say_finished
 from swarmlearning.sl.plan import (
     Action,
@@ -32,17 +33,20 @@ from swarmlearning.sl.plan import (
     GuardShard,
     GuardStore,
     Local,
+    MeasureShard,
     MergeShard,
     SayFinished,
     SayHere,
     SayLost,
     StoreResult,
+    TellShares,
     TickLater,
     find_peer,
     plan,
 )
 from swarmlearning.sl.program import Demand, Program, SyncOutcome
 from swarmlearning.sl.results import OpenResult
+from swarmlearning.sl.weighing import tell_shares
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import Endpoint, short_name
 
@@ -111,6 +115,7 @@ class Participation:
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
+            await self.desk.carrier.close()
             if self.program.demand is not None and not self.program.demand.outcome.done():
                 self.program.demand.outcome.set_exception(Closed("the SL stopped before the training was over"))
 
@@ -404,7 +409,7 @@ class Participation:
         return round_ is not None and self.desk.node in round_.participants
 
     def _local(self, record: Training) -> Local:
-        stored = self.desk.stored(record.last) if record.last else None
+        stored = [self.desk.stored(result) for result in (record.last, record.previous) if result]
         demand = self.program.demand
         return Local(
             node=self.desk.node,
@@ -413,7 +418,7 @@ class Participation:
             adopted=demand.based if demand else self.program.adopted,
             offered=self.desk.offer.commitment.root if self.desk.offer else b"",
             vouched=self.program.vouched,
-            stored=frozenset([(stored.record.round, stored.record.sha256)] if stored else []),
+            stored=frozenset((found.record.round, found.record.sha256) for found in stored if found),
         )
 
     def _check_standing(self, record: Training) -> None:
@@ -457,8 +462,10 @@ class Participation:
         match action:
             case CheckInNow():
                 return check_in(self.desk, self.program, action)
-            case MergeShard():
-                return merge_and_commit(self.desk, action)
+            case MeasureShard() | MergeShard():
+                return work_on(self.desk, action)
+            case TellShares():
+                return tell_shares(self.desk, action)
             case SayLost():
                 return say_lost(self.desk, action)
             case StoreResult():

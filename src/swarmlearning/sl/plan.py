@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from swarmlearning.contracts.closing import is_over, wait_ms
-from swarmlearning.contracts.records import Peer, PeerState, Phase, Result, Training
+from swarmlearning.contracts.records import Peer, PeerState, Phase, Result, Round, Training
 from swarmlearning.contracts.rounds import dropped_nodes, is_barred, pending_nodes, pending_stores
 from swarmlearning.types import NodeId
 
@@ -41,12 +41,28 @@ class CheckInNow(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["active", "snapshot", "inactive", "last"]
 
 
+class MeasureShard(msgspec.Struct, frozen=True, kw_only=True):
+    """Pull a shard from its contributors, measure how far they are apart, commit."""
+
+    round: int
+    shard: int
+    contributors: tuple[NodeId, ...]
+
+
 class MergeShard(msgspec.Struct, frozen=True, kw_only=True):
     """Pull a shard from its contributors, merge it, commit."""
 
     round: int
     shard: int
     contributors: tuple[NodeId, ...]
+
+
+class TellShares(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell our operator what the distances have made of the contributors' weights."""
+
+    round: int
+    contributors: tuple[NodeId, ...]
+    distances: bytes
 
 
 class SayLost(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +87,8 @@ class GuardShard(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     shard: int
     suspect: NodeId
+    measuring: bool = False
+    """It is to be measured; whoever has done that begins anew with merging."""
 
 
 class GuardStore(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +104,7 @@ class SayHere(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Fetch the newest final result from its holders."""
+    """Fetch a final result from its holders: the newest or, where the merge method needs it, the one before."""
 
     result: Result
 
@@ -120,7 +138,9 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 
 Action = (
     CheckInNow
+    | MeasureShard
     | MergeShard
+    | TellShares
     | SayLost
     | StoreResult
     | GuardShard
@@ -140,6 +160,13 @@ def find_peer(training: Training, node: NodeId) -> Peer | None:
         if peer.node == node and peer.state is not PeerState.LEFT:
             return peer
     return None
+
+
+def past_results(training: Training) -> list[Result]:
+    """R-26: final results that merging needs, the newest first; none where the merge method needs no history."""
+    if training.settings is None or training.settings.needs != "history":
+        return []
+    return [result for result in (training.last, training.previous) if result is not None]
 
 
 def plan(training: Training, local: Local) -> list[Action]:
@@ -203,12 +230,21 @@ def _plan_merging(training: Training, local: Local) -> list[Action]:
     for shard in range(round_.shards):
         pending = pending_nodes(round_, shard)
         if local.node in pending:
-            actions.append(MergeShard(round=round_.number, shard=shard, contributors=round_.contributors))
+            actions.append(_work_on(training, local, round_, shard))
         actions += [
-            GuardShard(round=round_.number, attempt=round_.attempt, shard=shard, suspect=suspect)
+            GuardShard(
+                round=round_.number,
+                attempt=round_.attempt,
+                shard=shard,
+                suspect=suspect,
+                measuring=round_.measuring,
+            )
             for suspect in pending
             if suspect != local.node and not dropped  # nobody counts a dropped peer's suspicion
         ]
+    if round_.distances:
+        told = TellShares(round=round_.number, contributors=round_.contributors, distances=round_.distances)
+        actions.append(told)
     held = any(h.node == local.node for h in round_.holdings)
     if held and not dropped:
         actions += [
@@ -218,3 +254,13 @@ def _plan_merging(training: Training, local: Local) -> list[Action]:
     if all(round_.merged) and not held:
         actions.append(StoreResult(round=round_.number, roots=round_.merged, attempt=round_.attempt))
     return actions
+
+
+def _work_on(training: Training, local: Local, round_: Round, shard: int) -> Action:
+    """R-24, R-26: what who is in charge of a shard does next."""
+    if round_.measuring:
+        return MeasureShard(round=round_.number, shard=shard, contributors=round_.contributors)
+    lacking = [result for result in past_results(training) if (result.round, result.sha256) not in local.stored]
+    if lacking:
+        return CatchUp(result=lacking[0])  # one after the other: what is fetched at the same time gets in its way
+    return MergeShard(round=round_.number, shard=shard, contributors=round_.contributors)

@@ -16,7 +16,7 @@ from swarmlearning.sl.chunkfile import ChunkFile, Chunks
 from swarmlearning.sl.desk import Desk
 from swarmlearning.sl.exchange import STREAM_CHUNKS, ChunkRequest, Pull, Shard
 from swarmlearning.sl.following import Work, follow
-from swarmlearning.sl.plan import MergeShard
+from swarmlearning.sl.plan import MeasureShard, MergeShard
 from swarmlearning.types import NodeId
 
 W = TypeVar("W", bound=Work)
@@ -26,6 +26,9 @@ PULLS_AT_ONCE: Final = 4
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 2.0
+
+Charge = MergeShard | MeasureShard
+"""What somebody in charge of a shard does with what it pulls."""
 
 Reason = Literal["unreachable", "unverified", "nonfinite"]
 
@@ -61,16 +64,18 @@ def promise_of(round_: Round, contributor: NodeId) -> bytes:
 
 async def pull_along(
     desk: Desk,
-    action: MergeShard,
+    action: Charge,
+    contributors: Sequence[NodeId],
     shard: Shard,
     manifest: Manifest,
     work_of: Callable[[Sequence[Chunks]], W],
 ) -> W:
-    """Pull a shard from all its contributors, four at a time, and drive work over what all have sent so far.
+    """Pull a shard from contributors, four at a time, and drive work over what all have sent so far.
 
     Args:
         desk: the training.
-        action: names round, shard and contributors.
+        action: names round and shard.
+        contributors: whose chunks are needed, in node-id order.
         shard: of the buffers that contributors committed to.
         manifest: by which those are laid out: of what travels.
         work_of: makes the work of where the contributors' chunks lie, in node-id order. It reads a chunk only once
@@ -87,7 +92,7 @@ async def pull_along(
     gate, moved = asyncio.Semaphore(PULLS_AT_ONCE), asyncio.Event()
     pulls: list[tuple[NodeId, Pull]] = []
     chunks: list[Chunks] = []
-    for contributor in action.contributors:
+    for contributor in contributors:
         if contributor == desk.node:
             chunks.append(_own(desk, action))
         else:
@@ -108,7 +113,7 @@ async def pull_along(
     return work
 
 
-def _own(desk: Desk, action: MergeShard) -> Chunks:
+def _own(desk: Desk, action: Charge) -> Chunks:
     if desk.offer is None or desk.offer.commitment.root != promise_of(round_of(desk, action.round), desk.node):
         # We restarted after our check-in and cannot keep its promise; others will find the same.
         raise Refused("this node no longer holds the parameters it checked in with", code="stale")
@@ -116,7 +121,7 @@ def _own(desk: Desk, action: MergeShard) -> Chunks:
 
 
 async def _pull_of(
-    desk: Desk, action: MergeShard, shard: Shard, manifest: Manifest, contributor: NodeId
+    desk: Desk, action: Charge, shard: Shard, manifest: Manifest, contributor: NodeId
 ) -> tuple[Pull, ChunkFile]:
     """The pull of what a contributor promised, begun in an earlier attempt or new."""
     root = promise_of(round_of(desk, action.round), contributor)
@@ -127,7 +132,7 @@ async def _pull_of(
     return desk.pulls[key]
 
 
-async def _pull_one(desk: Desk, action: MergeShard, pull: Pull, contributor: NodeId, moved: asyncio.Event) -> None:
+async def _pull_one(desk: Desk, action: Charge, pull: Pull, contributor: NodeId, moved: asyncio.Event) -> None:
     """One contributor's chunks; tries again, keeping what was verified, until half a lease has passed in silence.
 
     Raises:

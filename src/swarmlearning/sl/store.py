@@ -96,6 +96,7 @@ class ResultStore:
         # A step that was cancelled goes on in its worker thread: two may save at a time.
         self._lock = threading.Lock()
         self._open: dict[tuple[ContractName, int, int], OpenResult] = {}
+        self._kept: dict[ContractName, int] = {}
         for path in directory.glob(f"{self._prefix}-*.part"):
             path.unlink(missing_ok=True)
         for path in sorted(directory.glob(f"{self._prefix}-*.meta")):
@@ -122,6 +123,10 @@ class ResultStore:
         """The stored result of a run with a SHA-256, or None."""
         known = list(self._open.items())
         return next((r for key, r in known if key[:2] == (contract, run) and r.record.sha256 == digest), None)
+
+    def keep_past(self, contract: ContractName) -> None:
+        """Keep one result more: to merge a round anew needs the two before it, also once its result is here."""
+        self._kept[contract] = KEEP + 1
 
     def begin(self, contract: ContractName, run: int, round_: int, roots: tuple[bytes, ...], size: int) -> Part:
         """Make room for a result whose chunks will come.
@@ -252,7 +257,7 @@ class ResultStore:
 
     def _forget_old(self, contract: ContractName) -> None:
         mine = sorted(key for key in self._open if key[0] == contract)
-        for key in mine[:-KEEP]:
+        for key in mine[: -self._kept.get(contract, KEEP)]:
             record = self._open.pop(key).record
             stem = record.file.rsplit("-", 1)[0]
             # The meta file first: without it the other is nothing. Whoever still reads it has it open.

@@ -60,7 +60,6 @@ class Trainings:
 
         Raises:
             ConfigurationError: another program already takes part in that contract.
-            NotYetAvailable: a merge method that arrives later.
         """
         self.require_free(request.contract)
         participation = self._make(request, manifest, own)

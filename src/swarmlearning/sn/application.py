@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.context import Rejected
+from swarmlearning.contracts.messages import AnyMessage
 from swarmlearning.contracts.records import BlockTime, Genesis, Phase, Training
 from swarmlearning.contracts.transition import (
     VERSION,
@@ -19,6 +20,7 @@ from swarmlearning.contracts.transition import (
     open_tx,
     transition,
 )
+from swarmlearning.contracts.waves import expects_more
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Broken, DecodeError, InvalidName, Refused, VerificationError
 from swarmlearning.identity.verify import verify_issuer
@@ -119,6 +121,17 @@ class SwarmApplication:
             return False
         return True
 
+    def expects_more(self, txs: Sequence[bytes]) -> bool:
+        """Whether `txs` are of a wave whose other messages have yet to come; asked of the sentinel's only."""
+        state = Overlay(self.store)
+        messages: list[tuple[NodeId, AnyMessage]] = []
+        for tx in txs:
+            with contextlib.suppress(Rejected):
+                signed = open_tx(tx)
+                node = membership.load_signer(state, signed.signer)
+                messages.append((node.node if node is not None else NodeId(""), signed.payload.message))
+        return len(messages) == len(txs) and expects_more(state, messages)
+
     def accept(self, header: Header, txs: Sequence[bytes]) -> str:
         """Refuse only what every correct node refuses: ill-formed, wrongly signed or repeated transactions."""
         if len(set(txs)) != len(txs):
@@ -174,7 +187,7 @@ class SwarmApplication:
         return TxResult(code=Code.OK), [Event(kind=kind.get(changed.phase, "training"), subject=changed.name)]
 
     def commit(self) -> None:
-        """Make the last applied block durable.
+        """Write the last applied block's state.
 
         Raises:
             Broken: no block has been applied.

@@ -26,6 +26,7 @@ from swarmlearning.sn.api import (
     WatchRequest,
 )
 from swarmlearning.transport.api import Address, Client
+from swarmlearning.transport.carrying import Carrier
 from swarmlearning.types import Code, ContractName
 
 CALL_TIMEOUT_S = 15.0
@@ -133,13 +134,27 @@ class Submitter:
     """Signs messages as one node and submits them through its SN."""
 
     def __init__(
-        self, sn: SnClient, network: str, key: SigningKey, random_bytes: Callable[[int], bytes] = secrets.token_bytes
+        self,
+        sn: SnClient,
+        network: str,
+        key: SigningKey,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        carrier: Carrier | None = None,
     ) -> None:
-        """Sign with `key`; `random_bytes` gives nonces."""
+        """Sign with `key`; `random_bytes` gives nonces; `carrier` carries submissions, if there is one."""
+        self._carrier = carrier
         self._sn = sn
         self._network = network
         self._key = key
         self._random = random_bytes
+
+    def carried(self, carrier: Carrier) -> "Submitter":
+        """The same, but what is sent through it is not cancelled with those who wait for its outcome."""
+        return Submitter(self._sn, self._network, self._key, self._random, carrier)
+
+    async def _submit(self, tx: bytes) -> Submitted:
+        submission = self._sn.submit(tx)
+        return await (submission if self._carrier is None else self._carrier.carry(submission))
 
     @property
     def public(self) -> bytes:
@@ -165,7 +180,7 @@ class Submitter:
         Raises:
             Unreachable, VerificationError, Refused: see `SnClient.submit`.
         """
-        return await self._sn.submit(tx)
+        return await self._submit(tx)
 
     async def send(self, message: AnyMessage) -> Submitted:
         """Submit a message, and return what became of it.
@@ -175,11 +190,11 @@ class Submitter:
         """
         if self._sn.height == 0:
             await self._sn.status()
-        submitted = await self._sn.submit(self.sign(message))
+        submitted = await self._submit(self.sign(message))
         if submitted.code is Code.EXPIRED:
             # The network ran far ahead while we trained: learn the height and say it again.
             await self._sn.status()
-            submitted = await self._sn.submit(self.sign(message))
+            submitted = await self._submit(self.sign(message))
         return submitted
 
     async def require(self, message: AnyMessage) -> int:

@@ -1,7 +1,8 @@
 """The application's state: keys and values in SQLite, under a Merkle root over hashed buckets. Spec: transactions.md.
 
-The root covers the whole state; only buckets that a block touches are hashed again. One SQL transaction a block,
-`synchronous=FULL`: after `commit` returns, the block's state survives a power cut.
+The root covers the whole state; only buckets that a block touches are hashed again. One SQL transaction a block. It
+survives the death of the process; a power cut may take the last blocks' with it, each whole, for the file is fsynced
+now and then only: the ledger has those blocks, durably, and executes them again.
 """
 
 import sqlite3
@@ -14,6 +15,9 @@ from swarmlearning.errors import Broken
 
 BUCKETS: Final = 1024
 """Number of buckets; part of the state root's definition."""
+
+KNOWN: Final = 4096
+"""Most values that are remembered; most are small, and a training's record has a few kilobytes."""
 
 _EMPTY: Final = sha256(b"")
 
@@ -48,18 +52,22 @@ def _grow_tree(leaves: int) -> Tree:
 
 def _rehash(tree: Tree, buckets: dict[int, bytes]) -> dict[tuple[int, int], bytes]:
     """The nodes of the tree, by (level, index), that change when these buckets' hashes do; the tree stays as it is."""
-    nodes = {(0, index): sha256(b"\x00", bucket) for index, bucket in buckets.items()}
-    touched = set(buckets)
+    changed = {index: sha256(b"\x00" + bucket) for index, bucket in buckets.items()}
+    nodes = {(0, index): node for index, node in changed.items()}
     for level, below in enumerate(tree[:-1]):
-        touched = {index // 2 for index in touched}
-        for index in touched:
-            left, right = (nodes.get((level, i), below[i]) for i in (2 * index, 2 * index + 1))
-            nodes[level + 1, index] = sha256(b"\x01", left, right)
+        above: dict[int, bytes] = {}
+        for index in changed:
+            left = index & ~1
+            if left // 2 not in above:
+                pair = changed.get(left, below[left]) + changed.get(left + 1, below[left + 1])
+                above[left // 2] = sha256(b"\x01" + pair)
+        nodes.update(((level + 1, index), node) for index, node in above.items())
+        changed = above
     return nodes
 
 
 class StateStore:
-    """Committed state, durable in a file or in memory."""
+    """Committed state, in a file or in memory."""
 
     def __init__(self, path: Path | None) -> None:
         """Open or create the state.
@@ -73,13 +81,18 @@ class StateStore:
         try:
             self._db = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB, bucket INT)")
             self._db.execute("CREATE INDEX IF NOT EXISTS by_bucket ON state (bucket, key)")
             self._db.execute("CREATE TABLE IF NOT EXISTS committed (id INT PRIMARY KEY CHECK (id = 0), height INT)")
             self._db.execute("INSERT OR IGNORE INTO committed VALUES (0, -1)")
+            self._height = int(self._db.execute("SELECT height FROM committed").fetchone()[0])
+            self._known: dict[str, bytes | None] = {}
+            """Values that were read or committed last."""
+            self._computed: tuple[dict[str, bytes | None], dict[tuple[int, int], bytes]] | None = None
+            """Changes that a root was asked for, and what they make of the tree."""
             self._tree = _grow_tree(BUCKETS)
-            self._adopt({row[0]: {} for row in self._db.execute(_BUCKETS_IN_USE).fetchall()})
+            self._adopt(self._nodes({row[0]: {} for row in self._db.execute(_BUCKETS_IN_USE).fetchall()}))
         except sqlite3.DatabaseError as error:
             raise Broken(
                 f"state {path}: {error}; move the file away and restart, it is rebuilt from the blocks"
@@ -88,12 +101,19 @@ class StateStore:
     @property
     def height(self) -> int:
         """Height of the last committed block; -1 before `init`."""
-        return int(self._db.execute("SELECT height FROM committed").fetchone()[0])
+        return self._height
 
     def get(self, key: str) -> bytes | None:
         """Committed value under `key`, or None."""
-        row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bytes(row[0])
+        if key not in self._known:
+            row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+            self._remember({key: None if row is None else bytes(row[0])})
+        return self._known[key]
+
+    def _remember(self, values: dict[str, bytes | None]) -> None:
+        if len(self._known) + len(values) > KNOWN:
+            self._known.clear()
+        self._known.update(values)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Committed keys that start with `prefix`, in order."""
@@ -105,13 +125,15 @@ class StateStore:
         """TX-11: state root, 32 bytes, as it would be with `changes` (None deletes)."""
         if not changes:
             return self._tree[-1][0]
-        return self._nodes(_by_bucket(changes))[len(self._tree) - 1, 0]
+        nodes = self._nodes(_by_bucket(changes))
+        self._computed = dict(changes), nodes
+        return nodes[len(self._tree) - 1, 0]
 
     def _nodes(self, changed: dict[int, dict[str, bytes | None]]) -> dict[tuple[int, int], bytes]:
         return _rehash(self._tree, {bucket: self._hash_bucket(bucket, changes) for bucket, changes in changed.items()})
 
-    def _adopt(self, changed: dict[int, dict[str, bytes | None]]) -> None:
-        for (level, index), node in self._nodes(changed).items():
+    def _adopt(self, nodes: dict[tuple[int, int], bytes]) -> None:
+        for (level, index), node in nodes.items():
             self._tree[level][index] = node
 
     def _hash_bucket(self, bucket: int, changed: dict[str, bytes | None]) -> bytes:
@@ -126,7 +148,7 @@ class StateStore:
         return sha256(*parts) if parts else _EMPTY
 
     def commit(self, height: int, changes: dict[str, bytes | None]) -> None:
-        """TX-12: make `changes` (None deletes) and `height` durable, at once or not at all.
+        """TX-12: write `changes` (None deletes) and `height`, at once or not at all.
 
         Raises:
             Broken: the disk is full or damaged; nothing was changed.
@@ -141,7 +163,14 @@ class StateStore:
                 self._db.execute("UPDATE committed SET height = ?", (height,))
         except sqlite3.Error as error:
             raise Broken(f"state, height {height}: {error}; free space on the disk, or replace it") from error
-        self._adopt({bucket: {} for bucket in _by_bucket(changes)})
+        # The root of these very changes was asked for before they were committed: their hashes are known.
+        computed, self._computed = self._computed, None
+        if computed is not None and computed[0] == changes:
+            self._adopt(computed[1])
+        else:
+            self._adopt(self._nodes({bucket: {} for bucket in _by_bucket(changes)}))
+        self._height = height
+        self._remember(changes)
 
     def close(self) -> None:
         """Close the file."""

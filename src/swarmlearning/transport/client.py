@@ -4,6 +4,7 @@ Does not retry: whoever asks knows whether asking twice is safe.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable
 from typing import Final, TypeVar
 
@@ -15,21 +16,20 @@ from aiohttp.tracing import Trace
 from swarmlearning.clock import WallClock, system_clock
 from swarmlearning.errors import Closed, DecodeError, Refused, SwarmError, VerificationError
 from swarmlearning.identity.trust import TrustStore
-from swarmlearning.transport.api import MAX_BODY_BYTES, MAX_FRAME_BYTES, Address
+from swarmlearning.transport.api import MAX_BODY_BYTES, Address
 from swarmlearning.transport.explain import Stage, certificate_refused, explain
+from swarmlearning.transport.http1 import MAX_LINE_BYTES, NotHttp
+from swarmlearning.transport.receiving import Frames, Inflow
 from swarmlearning.transport.tls import Source, Tls, peer_of
 from swarmlearning.transport.wire import (
     ACCEPT_FRAMES,
     ACCEPT_REPLY,
     CERTIFICATE,
-    FRAME_PREFIX,
     MAX_FAILURE_BYTES,
-    OK,
     PATH,
     Failure,
     check_request,
     decode_failure,
-    frame_too_large,
     refusal,
 )
 
@@ -40,6 +40,12 @@ IDLE_S: Final = 15.0
 
 READ_BUFFER_BYTES: Final = 1 << 18
 """What aiohttp buffers of a reply before it stops reading."""
+
+SHUTDOWN_S: Final = 2.0
+"""How long a server may take to say goodbye after a stream."""
+
+NEXT_ADDRESS_S: Final = 0.25
+"""A host's next address is tried as well after this long (RFC 8305)."""
 
 
 class HttpClient:
@@ -60,6 +66,7 @@ class HttpClient:
         self.bytes_received = 0
         self._tls = Tls(trust, source, clock)
         self._session: aiohttp.ClientSession | None = None
+        self._streams: set[Inflow] = set()
         self._closed = False
 
     async def call(self, to: Address, method: str, body: bytes, *, timeout_s: float) -> bytes:
@@ -80,23 +87,72 @@ class HttpClient:
     async def stream(self, to: Address, method: str, body: bytes, *, idle_s: float) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
         check_request(to, method, body)
+        if self._closed:
+            raise Closed("this client was closed")
         stage = Stage()
         what = f"frame of {method}"
-        opened = self._post(to, method, body, ACCEPT_FRAMES, stage)
-        response = await self._within(idle_s, to, what, stage, opened)
+        inflow = await self._within(idle_s, to, what, stage, self._open(to, method, body, stage))
         try:
-            frames = _Frames(response.content, to)
-            while (frame := await self._within(idle_s, to, what, stage, frames.next())) is not None:
+            frames = Frames(inflow, to.node)
+            while True:
+                frame = frames.ready()
+                if frame is None:
+                    frame = await self._within(idle_s, to, what, stage, frames.next())
+                if frame is None:
+                    break
                 self.bytes_received += frame.nbytes
                 yield frame
-        finally:
-            response.close()
+        except BaseException:  # whoever hangs up early is among them
+            inflow.abort()
+            raise
+        inflow.close()
 
     async def close(self) -> None:
         """See `Client.close`."""
         self._closed = True
+        streams = list(self._streams)
+        for inflow in streams:
+            inflow.abort()
+        await asyncio.gather(*(inflow.lost for inflow in streams))
         if self._session is not None:
             await self._session.close()
+
+    async def _open(self, to: Address, method: str, body: bytes, stage: Stage) -> Inflow:
+        """Send a request for a stream on a connection of its own, which ends with it."""
+        inflow = await self._connect(to, stage)
+        authority = _authority(to)
+        head = (
+            f"POST {PATH}{method} HTTP/1.1\r\n"
+            f"Host: {authority if authority.isascii() else authority.encode('idna').decode('ascii')}\r\n"
+            f"Accept: {ACCEPT_FRAMES}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        try:
+            inflow.send(head.encode("ascii") + body)
+            response = await inflow.head()
+            stage.answered = True
+            self.bytes_sent += len(body)
+            if response.status != 200:
+                raise _refusal(to, await inflow.rest(MAX_FAILURE_BYTES), response.status)
+        except BaseException:
+            inflow.abort()
+            raise
+        return inflow
+
+    async def _connect(self, to: Address, stage: Stage) -> Inflow:
+        stage.connecting = True
+        try:
+            _, inflow = await asyncio.get_running_loop().create_connection(
+                lambda: Inflow(self._streams),
+                to.endpoint.host,
+                to.endpoint.port,
+                ssl=self._tls.client(to.node),
+                ssl_shutdown_timeout=SHUTDOWN_S,
+                happy_eyeballs_delay=NEXT_ADDRESS_S,
+            )
+        except UnicodeError as error:  # no name at all; but for that, the name service would say so
+            raise socket.gaierror(socket.EAI_NONAME, "not a name") from error
+        stage.connecting, stage.fresh = False, True
+        return inflow
 
     async def _post(self, to: Address, method: str, body: bytes, accept: str, stage: Stage) -> aiohttp.ClientResponse:
         """Send a request, and return its response once that is known to be no refusal."""
@@ -104,9 +160,8 @@ class HttpClient:
             raise Closed("this client was closed")
         if self._session is None:
             self._session = _open_session(self._tls)
-        host = f"[{to.endpoint.host}]" if ":" in to.endpoint.host else to.endpoint.host
         response = await self._session.post(
-            f"https://{host}:{to.endpoint.port}{PATH}{method}",
+            f"https://{_authority(to)}{PATH}{method}",
             data=body,
             headers={"Accept": accept},
             ssl=self._tls.client(to.node),
@@ -128,7 +183,7 @@ class HttpClient:
         try:
             async with asyncio.timeout(limit_s):
                 return await work
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError and ssl.SSLError are OSErrors
+        except (aiohttp.ClientError, NotHttp, OSError) as error:  # TimeoutError and ssl.SSLError are OSErrors
             raise explain(error, to, what, limit_s, stage) from error
 
 
@@ -163,62 +218,6 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()  # made with a certificate of ours that was replaced since
 
 
-class _Frames:
-    """Cuts the body of a response into frames."""
-
-    def __init__(self, content: aiohttp.StreamReader, to: Address) -> None:
-        self._content = content
-        self._to = to
-        self._piece = memoryview(b"")
-        self._frame = bytearray()
-
-    async def next(self) -> memoryview | None:
-        """The next frame, valid until the one after it is asked for; None after the last.
-
-        Raises:
-            DecodeError: this is no stream of frames, or a frame is too large.
-            Refused: the handler failed.
-        """
-        (size,) = FRAME_PREFIX.unpack(await self._take(FRAME_PREFIX.size))
-        if size > MAX_FRAME_BYTES:
-            raise frame_too_large(self._to.node, size)
-        if size:
-            return await self._take(size)
-        end = decode_failure(bytes(self._piece) + await self._rest())
-        if end == OK:
-            return None
-        raise refusal(end)
-
-    async def _take(self, size: int) -> memoryview:
-        """Exactly `size` bytes: a view of what was received in one piece, else copied together once."""
-        if len(self._piece) >= size:
-            taken, self._piece = self._piece[:size], self._piece[size:]
-            return taken
-        if len(self._frame) != size:
-            self._frame = bytearray(size)
-        whole = memoryview(self._frame)
-        filled = 0
-        while True:
-            part = self._piece[: size - filled]
-            whole[filled : filled + len(part)] = part
-            filled += len(part)
-            self._piece = self._piece[len(part) :]
-            if filled == size:
-                return whole
-            received = await self._content.readany()
-            if not received:
-                raise aiohttp.ClientPayloadError("the stream ended before its end marker")
-            self._piece = memoryview(received)
-
-    async def _rest(self) -> bytes:
-        rest = bytearray()
-        while received := await self._content.readany():
-            rest += received
-            if len(rest) > MAX_FAILURE_BYTES:
-                raise DecodeError(f"{self._to.node} sent bytes after the end of a stream")
-        return bytes(rest)
-
-
 def _open_session(tls: Tls) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_start.append(Stage.on_connecting)
@@ -229,11 +228,16 @@ def _open_session(tls: Tls) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         read_bufsize=READ_BUFFER_BYTES,
-        max_line_size=4096,
-        max_field_size=4096,
+        max_line_size=MAX_LINE_BYTES,
+        max_field_size=MAX_LINE_BYTES,
         skip_auto_headers={"User-Agent", "Accept-Encoding", "Content-Type"},
         trace_configs=[trace],
     )
+
+
+def _authority(to: Address) -> str:
+    host = f"[{to.endpoint.host}]" if ":" in to.endpoint.host else to.endpoint.host
+    return f"{host}:{to.endpoint.port}"
 
 
 async def _read(response: aiohttp.ClientResponse, to: Address, limit: int) -> bytes:

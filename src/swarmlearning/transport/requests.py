@@ -5,7 +5,7 @@ Does not: accept connections or know TLS (`server`, `tls`).
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import web
@@ -13,12 +13,12 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from swarmlearning.errors import Refused, SwarmError, VerificationError
 from swarmlearning.transport.api import MAX_BODY_BYTES, Call, Caller, Frame, Service, Stream
+from swarmlearning.transport.sending import Hangup, Left, Outflow, Written, within_stall
 from swarmlearning.transport.tls import Peer
 from swarmlearning.transport.wire import (
     ACCEPT_FRAMES,
     BUSY,
     CERTIFICATE,
-    FRAME_PREFIX,
     INTERNAL,
     MALFORMED,
     OK,
@@ -48,8 +48,6 @@ _STATUS: Final = {
 }
 _HANDLER_REFUSED: Final = 422
 _READ_BYTES: Final = 64 * 1024
-_WRITE_BYTES: Final = 256 * 1024
-"""Frames are encrypted in pieces of this size, which stay in the processor's caches on their way to the socket."""
 
 _HEADERS: Final = {"Server": "swarmlearning"}
 
@@ -63,14 +61,6 @@ class Connection:
         """Its peer has more connections than it may."""
         self.first_request = first_request
         """Ends the connection unless a request arrives."""
-
-
-class _Hangup(Exception):
-    """The client stalled or left; there is nobody to answer."""
-
-
-class _Left(_Hangup):
-    """The client left by itself, as whoever has watched enough does: nothing is wrong."""
 
 
 class Requests:
@@ -93,8 +83,8 @@ class Requests:
         connection.first_request.cancel()
         try:
             return await self._answer(request, connection)
-        except _Hangup as reason:
-            level = logging.DEBUG if isinstance(reason, _Left) else logging.INFO
+        except Hangup as reason:
+            level = logging.DEBUG if isinstance(reason, Left) else logging.INFO
             _LOG.log(level, "hung up on %s: %s", connection.peer.node, reason)
             if request.transport is not None:
                 request.transport.abort()
@@ -137,7 +127,7 @@ class Requests:
                     if len(body) > MAX_BODY_BYTES:
                         raise too_large
         except TimeoutError as error:
-            raise _Hangup(f"its request did not arrive within {self._request_s:g} s") from error
+            raise Hangup(f"its request did not arrive within {self._request_s:g} s") from error
         except RequestPayloadError as error:
             raise Refused(f"{self._node}: the request body is not what its header says", code=MALFORMED) from error
         self.bytes_received += len(body)
@@ -163,38 +153,27 @@ class Requests:
         caller: Caller,
         body: bytes,
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=_HEADERS)
-        response.enable_chunked_encoding()
-        await response.prepare(request)
+        outflow = Outflow(request, stall_s=self._stall_s)
+        outflow.start()
         frames: AsyncIterator[Frame] | None = None
         end = OK
         try:
             frames = stream(caller, body)
             async for frame in frames:
                 _recheck(connection)  # streams may last: a revoked certificate ends them too (X-8)
-                await self._send_frame(response, check_frame(method, frame))
-        except _Hangup:
+                view = check_frame(method, frame)
+                await outflow.frame(view)
+                self.bytes_sent += view.nbytes
+        except Hangup:
             raise
         except SwarmError as error:
             end = failure_of(error)
-            if end.code == CERTIFICATE:
-                response.force_close()
         except Exception as error:  # noqa: BLE001 - a task boundary, as above
             end = self._failed(method, error)
         finally:
             await self._close(method, frames)
-        await self._within_stall(response.write(FRAME_PREFIX.pack(0) + encode_failure(end)))
-        await self._within_stall(response.write_eof())
-        return response
-
-    async def _send_frame(self, response: web.StreamResponse, frame: memoryview) -> None:
-        await self._within_stall(response.write(FRAME_PREFIX.pack(frame.nbytes)))
-        # Returns when the frame has nearly left: a slow client slows its handler, and nothing piles up (X-5).
-        for start in range(0, frame.nbytes, _WRITE_BYTES):
-            await self._within_stall(response.write(frame[start : start + _WRITE_BYTES]))
-        self.bytes_sent += frame.nbytes
-        # Writing to a connection that was lost does not wait: without this the loop would never come to hear of it.
-        await asyncio.sleep(0)
+        await outflow.end(end)
+        return Written()
 
     async def _close(self, method: str, frames: AsyncIterator[Frame] | None) -> None:
         aclose = getattr(frames, "aclose", None)
@@ -219,18 +198,9 @@ class Requests:
         if close:
             response.force_close()
         await response.prepare(request)
-        await self._within_stall(response.write_eof())
+        await within_stall(response.write_eof(), self._stall_s)
         self.bytes_sent += len(body)
         return response
-
-    async def _within_stall(self, writing: Awaitable[None]) -> None:
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await writing
-        except TimeoutError as error:
-            raise _Hangup(f"it took nothing for {self._stall_s:g} s") from error
-        except ConnectionError as error:
-            raise _Left("it left before the answer was sent") from error
 
     def _failed(self, method: str, error: Exception) -> Failure:
         _LOG.error("%s: %s failed", self._node, method, exc_info=error)

@@ -48,7 +48,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 75.0
     """Between requests on one connection, and for the next one's header to arrive."""
     stall_s: float = 120.0
-    """For one reply or one frame to be taken by the client."""
+    """For one reply or one frame to be taken by the client, and for what is left of it after the server has closed."""
     shutdown_s: float = 2.0
     """For requests that are being handled to end when the server stops."""
     header_bytes: int = 4096
@@ -189,7 +189,8 @@ class Server:
                 accepted,
                 ssl=self._tls.server(),
                 ssl_handshake_timeout=self._limits.handshake_s,
-                ssl_shutdown_timeout=self._limits.shutdown_s,
+                # What was written is still on its way when we close: a slow client may take its time for it.
+                ssl_shutdown_timeout=self._limits.stall_s,
             )
         except OSError as error:
             # Garbage, a port scan, a stranger, an expired certificate: all of them are everyday.

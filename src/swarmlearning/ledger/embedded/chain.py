@@ -2,11 +2,12 @@
 
 The commit path, with its numbered crash points::
 
-    1 before apply | app.apply | 2 after apply | store (fsync) | 3 after stored | app.commit (fsync) |
-    4 after commit | the height is visible here and to followers | 5 before acknowledge | waiters are told
+    1 before apply | app.apply | 2 after apply | store (fsync) | 3 after stored | app.commit | 4 after commit |
+    the height is visible here and to followers | 5 before acknowledge | waiters are told
 
-After a crash at any of them the store is level with the application or exactly one block ahead; `recover` executes
-that block again. Nothing is acknowledged or served before both are durable.
+The blocks are what is durable; the state follows from them, so it is not fsynced a second time. After a crash at any
+of the points the store is level with the application or exactly one block ahead, after a power cut a few blocks; they
+are executed again, and each must give the state that it records. Nothing is acknowledged or served before it is stored.
 
 It also knows who orders which block: the genesis's sentinel, and after a handover the one that a majority named.
 
@@ -17,7 +18,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from swarmlearning.encoding import sha256
+from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import Broken, Closed, ConfigurationError, ForkDetected, SwarmError, VerificationError
 from swarmlearning.ledger.boundary import Application, Applied, Header
 from swarmlearning.ledger.embedded.blocks import (
@@ -36,8 +37,10 @@ from swarmlearning.ledger.embedded.waiting import Outcome, Waiting
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
+RECENT: Final = 8
+"""Blocks kept as they travel, beside the file."""
+
 _APP_HASH: Final = "genesis_app_hash"
-_REBUILDING: Final = "rebuilding"
 
 
 class Chain:
@@ -60,6 +63,8 @@ class Chain:
         self._store: BlockStore | None = None
         self._height = 0
         self._tip: Block | None = None
+        self._recent: dict[int, bytes] = {}
+        """The last blocks, encoded: every follower asks for each of them."""
         self.waiting = Waiting()
         self.reigning = Reigning(config, app, crash)
 
@@ -119,6 +124,18 @@ class Chain:
             Broken: it is damaged on disk.
         """
         return self.store.read(height) if 1 <= height <= self._height else None
+
+    def read_encoded(self, height: int) -> bytes | None:
+        """The committed block of `height` as it travels; None if there is none (yet).
+
+        Raises:
+            Closed: not started, or stopped.
+            Broken: it is damaged on disk.
+        """
+        if height in self._recent:
+            return self._recent[height]
+        block = self.read(height)
+        return None if block is None else encode(block)
 
     def find(self, tx_hash: bytes) -> Outcome | None:
         """Where the transaction with this hash was committed and what came of it; None if it was not."""
@@ -185,26 +202,17 @@ class Chain:
                 f"the application stands at height {app_height}, its ledger only at {store.height}: "
                 "the ledger's file is older than the application's; restore both from one backup"
             )
-        if behind > 1 and app_height and store.get_meta(_REBUILDING) != b"1":
-            raise Broken(
-                f"the application stands at height {app_height}, its ledger at {store.height}: at most one block "
-                "can be missing after a crash; empty the application's state to rebuild it from the ledger"
-            )
         expected = first if app_height == 0 else self._stored(store, app_height).header.app_hash
         if self._app.info().app_hash != expected:
             raise Broken(f"the application's state at height {app_height} is not the one that its ledger records")
         if behind > 1:
-            # Written down, so that a crash half-way does not look like lost state.
-            store.set_meta(_REBUILDING, b"1")
-            _LOG.warning("%s: rebuilding the state from %d blocks", self._config.node, behind)
+            _LOG.warning("%s: executing the last %d blocks again", self._config.node, behind)
         self.reigning.check_voters(app_height)
         for height in range(app_height + 1, store.height + 1):
             block = self._stored(store, height)
             self._check_hash(block, self.execute(execution_header(block.header), block.txs))
             self._app.commit()
             self.reigning.check_voters(height)
-        if store.get_meta(_REBUILDING) == b"1":
-            store.set_meta(_REBUILDING, b"0")
 
     def _stored(self, store: BlockStore, height: int) -> Block:
         block = store.read(height)
@@ -244,11 +252,13 @@ class Chain:
         applied = self.execute(header, txs)
         self._crash(CrashPoint.AFTER_APPLY)
         block = seal(applied)
-        self.store.append(block, applied.results)
+        encoded = self.store.append(block, applied.results)
         self._crash(CrashPoint.AFTER_STORED)
         self._app.commit()
         self._crash(CrashPoint.AFTER_COMMIT)
         self._height, self._tip = header.height, block
+        self._recent[header.height] = encoded
+        self._recent.pop(header.height - RECENT, None)
         self.waiting.announce()
         self._crash(CrashPoint.BEFORE_ACKNOWLEDGE)
         for tx, result in zip(txs, applied.results, strict=True):

@@ -32,6 +32,8 @@ class EmbeddedConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_pending_txs: int = 4096
     """Most transactions that wait for a block; further ones wait outside until their own limit."""
     max_pending_bytes: int = 16 << 20
+    gather_s: float = 0.02
+    """How long a block waits at most for transactions that the application expects to follow at once."""
     poll_wait_s: float = 20.0
     """How long the sentinel holds a replica's poll while there is no new block."""
     reply_margin_s: float = 10.0

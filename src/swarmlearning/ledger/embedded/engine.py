@@ -172,6 +172,8 @@ class EmbeddedLedger:
     async def stop(self) -> None:
         """Close the ledger; whoever waits gets `Closed`. Call it once more and nothing happens."""
         self._chain.close()
+        if isinstance(self._part, Replica):
+            await self._part.stop()
 
     async def submit(self, tx: bytes, *, timeout_s: float) -> tuple[int, TxResult]:
         """See `LedgerView.submit`.

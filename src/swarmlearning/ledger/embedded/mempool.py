@@ -15,6 +15,7 @@ class Mempool:
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._left = asyncio.Event()
+        self._more = asyncio.Event()
 
     def __contains__(self, tx_hash: bytes) -> bool:
         return tx_hash in self._pending
@@ -32,6 +33,8 @@ class Mempool:
             self._pending[tx_hash] = tx
             self._bytes += len(tx)
             self._arrived.set()
+            self._more.set()
+            self._more = asyncio.Event()
 
     def first(self, count: int) -> Sequence[tuple[bytes, bytes]]:
         """The oldest `count` transactions with their hashes."""
@@ -50,6 +53,10 @@ class Mempool:
     async def wait_pending(self) -> None:
         """Wait until a transaction waits for a block."""
         await self._arrived.wait()
+
+    async def wait_more(self) -> None:
+        """Wait until another transaction arrives."""
+        await self._more.wait()
 
     async def wait_left(self) -> None:
         """Wait until a transaction leaves."""

@@ -25,6 +25,7 @@ from swarmlearning.ledger.embedded.forks import compare_header
 from swarmlearning.ledger.embedded.waiting import Outcome
 from swarmlearning.ledger.embedded.wire import MAX_WAIT_MS, NOT_SENTINEL, SUBMIT, SubmitReply, SubmitRequest
 from swarmlearning.transport.api import Address, Client
+from swarmlearning.transport.carrying import Carrier
 from swarmlearning.types import Code
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
@@ -71,6 +72,11 @@ class Replica:
         """Whether the source is to be looked for anew."""
         self._others_at = 0.0
         self._problem = ""
+        self._carrier = Carrier()
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        await self._carrier.close()
 
     @property
     def problem(self) -> str:
@@ -153,10 +159,12 @@ class Replica:
         if self._following.is_behind_a_handover:
             raise Unreachable("this node is catching up, and another SN orders since")
         # Who has asked nobody yet may not know who orders.
-        candidates = () if self._source is None else (self._source, *self._peers())
-        for address in candidates:
-            if address.node == sentinel != self._config.node:
-                return address
+        if self._source is not None and sentinel != self._config.node:
+            if self._source.node == sentinel:
+                return self._source
+            for address in self._peers():
+                if address.node == sentinel:
+                    return address
         told = self._config.sentinel_address
         raise Unreachable(self._problem or f"it is being looked for at {told.endpoint if told else 'no address'}")
 
@@ -269,11 +277,8 @@ class Replica:
         wait_s = min(left_s, MAX_WAIT_MS / 1000)
         body = encode(SubmitRequest(tx=tx, wait_ms=int(wait_s * 1000)))
         timeout_s = wait_s + self._config.reply_margin_s
-        call = asyncio.ensure_future(self._client.call(sentinel, SUBMIT, body, timeout_s=timeout_s))
-        try:
-            either: set[asyncio.Future[Any]] = {call, outcome}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return decode(call.result(), SubmitReply) if call.done() else None
-        finally:
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
+        # The block is often here before the answer is: hanging up then would cost the next call a handshake.
+        call = self._carrier.begin(self._client.call(sentinel, SUBMIT, body, timeout_s=timeout_s))
+        either: set[asyncio.Future[Any]] = {call, outcome}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return decode(call.result(), SubmitReply) if call.done() and not outcome.done() else None

@@ -82,10 +82,11 @@ class LedgerService:
         blocks: list[bytes] = []
         size = 0
         for height in range(from_height, min(self._chain.height, from_height + _REPLY_BLOCKS) + 1):
-            block = self._chain.read(height)
-            encoded = encode(block)
+            encoded = self._chain.read_encoded(height)
+            if encoded is None:
+                break
             size += len(encoded) + 5  # its length prefix
-            if block is None or (blocks and size > MAX_REPLY_BLOCK_BYTES):
+            if blocks and size > MAX_REPLY_BLOCK_BYTES:
                 break
             blocks.append(encoded)
         return tuple(blocks)

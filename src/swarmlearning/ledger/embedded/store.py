@@ -94,8 +94,8 @@ class BlockStore:
         with self._damage():
             return int(self._db.execute("SELECT count(*) FROM tx").fetchone()[0])
 
-    def append(self, block: Block, results: Sequence[TxResult]) -> None:
-        """Store the next block with its results, durably.
+    def append(self, block: Block, results: Sequence[TxResult]) -> bytes:
+        """Store the next block with its results, durably, and return it encoded.
 
         Raises:
             Broken: it is not the next one, or the disk failed.
@@ -103,7 +103,8 @@ class BlockStore:
         height = block.header.height
         if height != self._height + 1:
             raise Broken(f"{self._path}: expected block {self._height + 1} next, got {height}")
-        row = (height, hash_header(block.header), encode(block), encode(tuple(results)))
+        encoded = encode(block)
+        row = (height, hash_header(block.header), encoded, encode(tuple(results)))
         with self._damage(), self._transaction():
             self._db.execute("INSERT INTO block VALUES (?, ?, ?, ?)", row)
             self._db.executemany(
@@ -111,6 +112,7 @@ class BlockStore:
                 [(sha256(tx), height, position) for position, tx in enumerate(block.txs)],
             )
         self._height = height
+        return encoded
 
     def read(self, height: int) -> Block | None:
         """The block of `height`, None if there is none.

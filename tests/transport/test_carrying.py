@@ -1,0 +1,89 @@
+"""Requests that go on although nobody waits for them any more: docs/spec/transport.md, X-10."""
+
+import asyncio
+
+import pytest
+
+from swarmlearning.errors import Unreachable
+from swarmlearning.transport.carrying import Carrier
+
+
+def test_x10_a_call_outlives_the_caller_that_is_cancelled() -> None:
+    async def work() -> None:
+        may_end, ended = asyncio.Event(), asyncio.Event()
+
+        async def call() -> int:
+            await may_end.wait()
+            ended.set()
+            return 7
+
+        carrier = Carrier()
+        caller = asyncio.ensure_future(carrier.carry(call()))
+        await asyncio.sleep(0)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        may_end.set()
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+    asyncio.run(work())
+
+
+def test_x10_the_caller_gets_what_the_call_gives_or_raises() -> None:
+    async def work() -> None:
+        async def give() -> int:
+            return 7
+
+        async def fail() -> int:
+            raise Unreachable("nobody is there")
+
+        assert await Carrier().carry(give()) == 7
+        with pytest.raises(Unreachable, match="nobody is there"):
+            await Carrier().carry(fail())
+
+    asyncio.run(work())
+
+
+def test_x10_what_a_call_raises_that_nobody_waits_for_is_no_fault() -> None:
+    complaints: list[object] = []
+
+    async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+        async def fail() -> int:
+            raise Unreachable("nobody is there")
+
+        task = Carrier().begin(fail())
+        await asyncio.wait({task})
+        del task
+
+    asyncio.run(work())
+    assert complaints == []
+
+
+def test_x10_a_carrier_that_is_closed_ends_its_calls_and_carries_no_more() -> None:
+    async def work() -> None:
+        ended: list[str] = []
+
+        async def call(which: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(which)
+
+        carrier = Carrier()
+        first = asyncio.ensure_future(carrier.carry(call("first")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await carrier.close()
+        await carrier.close()
+        assert ended == ["first"]
+        assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+        second = asyncio.ensure_future(carrier.carry(call("second")))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        assert ended == ["first", "second"]
+
+    asyncio.run(work())
