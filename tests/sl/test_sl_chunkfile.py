@@ -24,10 +24,12 @@ def test_a_shards_scratch_is_as_long_as_its_chunks_and_has_no_name(tmp_path: Pat
     for shard in range(shards):
         indices = shard_chunks(chunk_count(SIZE), shards, shard)
         file = scratch(tmp_path, SIZE, indices)
-        assert os.fstat(file.descriptor).st_size == sum(len(chunk(index)) for index in indices)
+        length = sum(len(chunk(index)) for index in indices)
+        assert os.fstat(file.descriptor).st_size == length
         assert list(tmp_path.iterdir()) == []
         for index in reversed(indices):
             file.write(index, chunk(index))
+        assert os.fstat(file.descriptor).st_size == length
         source = file.source()
         for index in indices:
             assert bytes(source(index)) == bytes(chunk(index))
