@@ -18,6 +18,7 @@ from swarmlearning.errors import Broken
 from swarmlearning.merge.base import Float64, MergeMethod
 from swarmlearning.merge.quantile import merge_lower_median
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
+from swarmlearning.parameters.rounding import round_to_bfloat16
 
 _STEP: Final = 16384
 """Elements merged at a time: two float64 scratch arrays of 128 KiB stay in a core's second-level cache."""
@@ -117,22 +118,3 @@ def _merge_huge(columns: Sequence[Float64], weights: Sequence[int]) -> Float64:
     for column in columns:
         merged[~np.isfinite(column)] = np.nan  # what was not finite must not come out finite
     return merged
-
-
-def round_to_bfloat16(values: Float64) -> Array:
-    """Round float64 to bfloat16 once, to nearest, ties to even.
-
-    The library's own cast goes through float32 and so rounds twice: 1 + 2**-8 + 2**-30 would become 1, not 1 + 2**-7.
-    """
-    singles = values.astype(np.float32)
-    bits = singles.view(np.uint32)
-    # Where float32 lies exactly between two bfloat16 but the value does not, one step back to the value's side tells.
-    between = np.flatnonzero((bits & np.uint32(0xFFFF)) == np.uint32(0x8000))
-    if len(between):
-        exact, rounded = np.abs(values[between]), np.abs(singles[between].astype(np.float64))
-        bits[between] += (exact > rounded).astype(np.uint32)
-        bits[between] -= (exact < rounded).astype(np.uint32)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    upper = ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
-    upper[np.isnan(values)] = 0x7FC0  # adding to a NaN's bits could carry it into a number
-    return upper.view(BFLOAT16)
