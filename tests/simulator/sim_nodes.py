@@ -351,7 +351,8 @@ class SimSl:
             assert isinstance(result, Commitment)
             # What the others make of it: the model that it is a difference from, and that.
             manifest, travels, _own, base, _before, into, *_ = args
-            offered = b"".join(apply_difference(manifest, travels, base, file_reader(into.descriptor)))
+            steps = apply_difference(manifest, travels, base, file_reader(into.descriptor))
+            offered = b"".join(bytes(step) for step in steps)
             self._log.on_committed(self.index, result.root, offered)
         if function is rebase_model:
             self._log.rebased.setdefault(self.index, []).append(bytes(args[1]))
