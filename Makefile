@@ -50,7 +50,7 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-all
-	$(BIN)/python benchmarks/merge.py
+	$(BIN)/swarm bench merge --dtype float32 --dtype float64 --dtype bfloat16 --dtype float16 --dtype int64
 	$(BIN)/python benchmarks/transport.py
 	$(BIN)/python benchmarks/rounds.py
 

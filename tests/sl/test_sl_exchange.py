@@ -1,7 +1,8 @@
 """Pulling chunks from somebody who may lie. Spec: docs/spec/exchange.md."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.sl.chunkfile import BufferChunks
 from swarmlearning.sl.exchange import GROUP, STREAM_CHUNKS, ChunkRequest, Pull, Shard, send_frames
 from swarmlearning.sl.results import leaves_of, shard_leaves
+from swarmlearning.transport.api import Address, Client
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import ContractName
 
@@ -80,6 +82,28 @@ def test_a_complete_pull_asks_nobody() -> None:
     pull, part, buffer, _ = new_pull()
     run_pull(pull, frames_of(buffer, part))
     assert run_pull(pull, [b"whoever asks gets this"]) == []
+
+
+@pytest.mark.parametrize(("elements", "whole"), [(16384 * 4, True), (16384 * 5, False)])
+def test_little_is_asked_for_as_a_whole(elements: int, whole: bool) -> None:
+    """E-11: also what is left of more."""
+    asked: list[bool] = []
+
+    class Asked:
+        async def stream(
+            self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+        ) -> AsyncIterator[memoryview]:
+            del to, method, body, idle_s
+            asked.append(whole)
+            for frame in frames_of(buffer, part, pull.done):
+                yield memoryview(frame)
+
+    pull, part, buffer, into = new_pull(size=elements)
+    asyncio.run(pull.run(cast("Client", Asked()), address(1), STREAM_CHUNKS, REQUEST, idle_s=1.0, step=lambda _: None))
+    assert (asked, bytes(into)) == ([whole], bytes(buffer))
+    pull.done = max(0, pull.done - 1)
+    asyncio.run(pull.run(cast("Client", Asked()), address(1), STREAM_CHUNKS, REQUEST, idle_s=1.0, step=lambda _: None))
+    assert asked[1:] == [True]
 
 
 def change(at: int, bit: int = 1) -> Callable[[list[bytes]], list[bytes]]:

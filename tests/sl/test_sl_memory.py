@@ -1,4 +1,4 @@
-"""How much memory a round takes, measured on a process of its own. Spec: docs/spec/round.md, R-24."""
+"""How much memory a round takes, measured on a process of its own. Spec: docs/spec/round.md, R-27."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def peak_of(tmp_path: Path, mebibytes: int, contributors: int) -> int:
 
 @pytest.mark.parametrize(("mebibytes", "contributors"), [(32, 2), (32, 8), (96, 3)])
 def test_a_round_takes_the_programs_file_and_what_is_in_hand(tmp_path: Path, mebibytes: int, contributors: int) -> None:
-    """R-24: once the model's size, however many contribute, whoever leads, serves, stores or catches up."""
+    """R-27: once the model's size, however many contribute, whoever leads, serves, stores or catches up."""
     peak = peak_of(tmp_path, mebibytes, contributors)
     assert mebibytes * MIB <= peak  # the program's file was read, and is counted
     assert peak <= mebibytes * MIB + ROOM

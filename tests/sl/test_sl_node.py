@@ -15,7 +15,7 @@ from swarmlearning.clock import system_clock
 from swarmlearning.contracts.messages import Leave, Payload, Tx
 from swarmlearning.contracts.records import Manifested, Peer, PeerState, Progress
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import ConfigurationError, NotYetAvailable, Refused, SwarmError, WaitExpired
+from swarmlearning.errors import ConfigurationError, Refused, SwarmError, WaitExpired
 from swarmlearning.identity.authority import create_ca, issue_certificate
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
@@ -306,7 +306,11 @@ def test_the_programs_file_goes_when_the_training_is_over(tmp_path: Path) -> Non
         ({"manifest": b"garbage"}, ConfigurationError, "Manifest"),
         ({"file": "../own"}, ConfigurationError, "plain file name"),
         ({"file": "missing"}, ConfigurationError, "same SWARM_EXCHANGE_DIR"),
-        ({"settings": replace(SETTINGS, merge_method="geomedian")}, NotYetAvailable, "later release"),
+        (
+            {"settings": replace(SETTINGS, merge_method="krum", merge_options=(("trim", 1),))},
+            ConfigurationError,
+            "trim",
+        ),
         ({"settings": replace(SETTINGS, merge_method="maen")}, ConfigurationError, "did you mean 'mean'"),
     ],
 )

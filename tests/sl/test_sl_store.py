@@ -135,6 +135,16 @@ def test_the_last_two_results_of_a_contract_are_kept(tmp_path: Path) -> None:
     assert sha256(held[0].buffer) == held[0].record.sha256
 
 
+def test_a_final_result_fetched_after_later_rounds_came_to_nothing_is_kept(tmp_path: Path) -> None:
+    """R-19: or it would be fetched for ever."""
+    _, buffer = model()
+    store = open_store(tmp_path)
+    for round_ in (3, 4, 2):
+        store.save(CONTRACT, 1, round_, ROOTS, buffer)
+    assert [store.get(CONTRACT, 1, round_) is not None for round_ in (2, 3, 4)] == [True, False, True]
+    assert open_store(tmp_path).get(CONTRACT, 1, 2) is not None
+
+
 def test_sls_that_share_a_directory_do_not_touch_each_others_results(tmp_path: Path) -> None:
     _, mine = model(fill=1.0)
     _, theirs = model(fill=2.0)

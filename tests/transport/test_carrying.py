@@ -62,28 +62,34 @@ def test_x10_what_a_call_raises_that_nobody_waits_for_is_no_fault() -> None:
     assert complaints == []
 
 
-def test_x10_a_carrier_that_is_closed_ends_its_calls_and_carries_no_more() -> None:
+def test_x10_closing_a_carrier_ends_what_nobody_waits_for_and_later_calls_end_with_their_callers() -> None:
     async def work() -> None:
         ended: list[str] = []
 
-        async def call(which: str) -> None:
+        async def call(which: str, may_end: asyncio.Event) -> str:
             try:
-                await asyncio.Event().wait()
+                await may_end.wait()
             finally:
                 ended.append(which)
+            return which
 
-        carrier = Carrier()
-        first = asyncio.ensure_future(carrier.carry(call("first")))
+        carrier, never, soon = Carrier(), asyncio.Event(), asyncio.Event()
+        left, waiting, last = (
+            asyncio.ensure_future(carrier.carry(call(which, event)))
+            for which, event in (("left", never), ("waited for", soon), ("last", never))
+        )
+        carrier.begin(call("begun", never))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        assert ended == []
         await carrier.close()
-        await carrier.close()
-        assert ended == ["first"]
-        assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
-        second = asyncio.ensure_future(carrier.carry(call("second")))
-        await asyncio.sleep(0)
-        second.cancel()
-        await asyncio.gather(second, return_exceptions=True)
-        assert ended == ["first", "second"]
+        assert sorted(ended) == ["begun", "left"]
+        soon.set()
+        assert await waiting == "waited for"
+        last.cancel()
+        await asyncio.gather(last, return_exceptions=True)
+        assert ended[2:] == ["waited for", "last"]
 
     asyncio.run(work())

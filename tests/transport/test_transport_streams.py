@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
+import aiohttp
 import pytest
-from transport_world import CLIENT, HOST, SERVER, Talker, World
+from transport_world import CLIENT, HOST, SERVER, Talker, World, over_tls
 
 from swarmlearning.errors import DecodeError, Refused, SwarmError, Unreachable
 from swarmlearning.transport import server as server_module
@@ -73,6 +74,50 @@ async def got_from(world: World, *pieces: bytes) -> list[bytes]:
             return [bytes(frame) async for frame in client.stream(to, "count", b"", idle_s=10)]
     finally:
         await client.close()
+
+
+# --- a short stream as a whole ----------------------------------------------------------------------------------
+
+
+def test_x3_short_streams_share_a_connection(world: World) -> None:
+    async def work() -> None:
+        async with over_tls(world, Talker()) as (client, to):
+            for _ in range(3):
+                assert [bytes(f) async for f in client.stream(to, "count", b"2 5", idle_s=10, whole=True)]
+            assert await client.call(to, "echo", b"x", timeout_s=10) == b"x"
+            assert isinstance(client, HttpClient)
+            assert client._session is not None
+            assert isinstance(client._session.connector, aiohttp.TCPConnector)
+            assert sum(len(kept) for kept in client._session.connector._conns.values()) == 1
+
+    run(work())
+
+
+def test_x4_a_stream_that_is_too_long_for_a_whole_is_refused(world: World) -> None:
+    async def work() -> None:
+        async with over_tls(world, Talker()) as (client, to):
+            with pytest.raises(Refused, match="does not fit into one reply") as refused:
+                [f async for f in client.stream(to, "count", b"11 100000", idle_s=10, whole=True)]
+            assert refused.value.code == "too-large"
+
+    run(work())
+
+
+@pytest.mark.parametrize("cut", [1, 5, 9, 12])
+def test_x5_a_whole_that_is_cut_off_is_never_mistaken_for_one_that_ended(world: World, cut: int) -> None:
+    body = body_of(b"12345")
+
+    async def work() -> None:
+        client = world.client()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {cut}\r\n\r\n".encode()
+        try:
+            async with answering(world, head + body[:cut]) as to:
+                with pytest.raises(DecodeError):
+                    [f async for f in client.stream(to, "count", b"", idle_s=10, whole=True)]
+        finally:
+            await client.close()
+
+    run(work())
 
 
 # --- what goes over the wire ------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ def work(told: str) -> None:
     rng = np.random.default_rng(task.index)
     values = rng.standard_normal(max(LAYERS, task.size // 4), np.float32)
     weights = {f"layer{k:02}": part for k, part in enumerate(np.array_split(values, LAYERS))}
+    del values
     asked: list[float] = []
     answered: list[float] = []
     received: list[int] = []

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS: Final = {
-    "bench": Entry("swarmlearning.cli.bench:bench", "Measure this machine: merging, and whole rounds."),
+    "bench": Entry("swarmlearning.cli.bench:bench", "Measure how fast this machine does the work of a swarm."),
     "ca": Entry("swarmlearning.cli.identity:ca", "Make a certificate authority for one organisation."),
     "cert": Entry("swarmlearning.cli.identity:cert", "Issue, show and renew node certificates."),
     "contract": Entry("swarmlearning.cli.contract:contract", "Look at training contracts; start a run anew."),

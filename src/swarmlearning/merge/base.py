@@ -1,7 +1,7 @@
 """What a merge method is: its name, its options, what it needs, and what it does with arrays or distances.
 
 Plug-ins derive from `MergeMethod` too. Does not: say which methods there are (`merge.method`), know rounds, peers or
-files. Spec: docs/spec/merging.md, G-1 to G-6.
+files. Spec: docs/spec/merging.md, G-1 to G-9.
 """
 
 from collections.abc import Mapping, Sequence
@@ -159,3 +159,17 @@ def shrink_weights(weights: Sequence[int]) -> list[int]:
         return smallest
     room = MAX_WEIGHT_SUM - len(smallest)
     return [max(weight * room // total, 1) if weight else 0 for weight in smallest]
+
+
+def fold(rows: Float64) -> Float64:
+    """The sum of each row: its second half is added to the first until one column is left."""
+    width = rows.shape[1]
+    if width == 1:
+        return rows[:, 0].copy()
+    sums: Float64 = rows
+    while width > 1:
+        half = (width + 1) // 2
+        folded = sums[:, :half].copy()
+        folded[:, : width - half] += sums[:, half:width]
+        sums, width = folded, half
+    return sums[:, 0]

@@ -13,15 +13,15 @@ from typing import Final
 import numpy as np
 
 from swarmlearning.errors import Broken, DecodeError
-from swarmlearning.merge.base import Float64
+from swarmlearning.merge.base import Float64, fold
 from swarmlearning.merge.chunks import ChunkSource, as_native, check_lengths, chunks_of, require_chunk
 from swarmlearning.parameters.blocks import INT8X60
 from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_length
 from swarmlearning.parameters.dtypes import BFLOAT16, EXPONENT_BITS, Array
 from swarmlearning.parameters.manifest import Manifest, tensors_between
 
-BLOCK: Final = 2048
-"""Elements whose squares are folded into one sum; a power of two."""
+LANES: Final = 8192
+"""Values of all contributors that are looked at together, about: the lanes of all pairs stay in a core's cache."""
 
 FARTHEST: Final = math.ldexp(1.0, 480)
 """Larger differences count as this: squares, and sums of 2^40 of them, stay far inside float64. Only float64 tensors
@@ -59,19 +59,22 @@ def measure_shard(
         raise Broken("0 contributors; expected at least one")
     sources = [chunks_of(given) if isinstance(given, memoryview) else given for given in contributors]
     count = len(sources)
-    sums = np.zeros(count * (count - 1) // 2)
-    values = np.zeros((count, BLOCK))
-    scratch = np.empty((max(count - 1, 1), BLOCK))
+    lanes = _Lanes(count)
     for done, index in enumerate(chunk_indices, 1):
         require_chunk(manifest, index)
         length = chunk_length(manifest.size, index)
         inputs = [memoryview(source(index)).cast("B") for source in sources]
         check_lengths(index, inputs, length)
         for dtype, start, stop in _floating_parts(manifest, index * CHUNK_BYTES, length):
-            _add_part(dtype, [chunk[start:stop] for chunk in inputs], sums, values, scratch)
+            lanes.add(dtype, [chunk[start:stop] for chunk in inputs])
         if step is not None:
             step(done)
-    return _pack(sums)
+    return _pack(lanes.folded())
+
+
+def lanes_of(count: int) -> int:
+    """How many lanes each pair of n contributors has: the largest power of two up to LANES / n, 32 to 2048."""
+    return min(max(1 << max((LANES // count).bit_length() - 1, 0), 32), 2048)
 
 
 def sum_distances(parts: Sequence[bytes]) -> bytes:
@@ -122,30 +125,40 @@ def _floating_parts(manifest: Manifest, begin: int, length: int) -> Iterator[tup
             yield tensor.dtype, low - begin, high - begin
 
 
-def _add_part(dtype: str, parts: Sequence[memoryview], sums: Float64, values: Float64, scratch: Float64) -> None:
-    blocks = [as_native(dtype, part) for part in parts]
-    length, count = len(blocks[0]), len(blocks)
-    with np.errstate(all="ignore"):  # what is not finite is bounded
-        for at in range(0, length, BLOCK):
-            size = min(BLOCK, length - at)
-            width = max(1 << (size - 1).bit_length(), 1)
-            for row, block in zip(values, blocks, strict=True):
-                _widen(block[at : at + size], row[:size])
-                row[size:width] = 0
-            pair = 0
-            for first in range(count - 1):
-                squares = scratch[: count - 1 - first, :width]
-                np.subtract(values[first + 1 :, :width], values[first, :width], out=squares)
-                if dtype == "float64":
-                    np.abs(squares, out=squares)
-                    np.fmin(squares, FARTHEST, out=squares)
-                np.multiply(squares, squares, out=squares)
-                half = width
-                while half > 1:
-                    half //= 2
-                    np.add(squares[:, :half], squares[:, half : 2 * half], out=squares[:, :half])
-                sums[pair : pair + len(squares)] += squares[:, 0]
-                pair += len(squares)
+class _Lanes:
+    """Sums of squares: every element of a part goes to the lane of its position, whatever else is in the chunk."""
+
+    def __init__(self, count: int) -> None:
+        self.width = lanes_of(count)
+        self._count = count
+        self._sums = [np.zeros((count - 1 - first, self.width)) for first in range(count - 1)]
+        self._values = np.empty((count, self.width))
+        self._squares = np.empty((max(count - 1, 1), self.width))
+
+    def add(self, dtype: str, parts: Sequence[memoryview]) -> None:
+        """Add the squared differences of one part, whose first element goes to the first lane."""
+        blocks = [as_native(dtype, part) for part in parts]
+        with np.errstate(all="ignore"):  # what is not finite is bounded
+            for at in range(0, len(blocks[0]), self.width):
+                self._add_block(dtype, [block[at : at + self.width] for block in blocks])
+
+    def _add_block(self, dtype: str, blocks: Sequence[Array]) -> None:
+        size = len(blocks[0])
+        values = self._values[:, :size]
+        for row, block in zip(values, blocks, strict=True):
+            _widen(block, row)
+        for first, sums in enumerate(self._sums):
+            squares = self._squares[: len(sums), :size]
+            np.subtract(values[first + 1 :], values[first], out=squares)
+            if dtype == "float64":
+                np.abs(squares, out=squares)
+                np.fmin(squares, FARTHEST, out=squares)
+            np.multiply(squares, squares, out=squares)
+            np.add(sums[:, :size], squares, out=sums[:, :size])
+
+    def folded(self) -> Float64:
+        """One sum a pair."""
+        return np.concatenate([fold(sums) for sums in self._sums]) if self._sums else np.zeros(0)
 
 
 def _widen(block: Array, into: Float64) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from swarmlearning.merge.base import MAX_WEIGHT_SUM, Float64, MergeMethod, Needs, shrink_weights
+from swarmlearning.merge.base import MAX_WEIGHT_SUM, Float64, MergeMethod, Needs, fold, shrink_weights
 
 ITERATIONS: Final = 1000
 """Most iterations."""
@@ -37,6 +37,10 @@ class GeoMedian(MergeMethod):
 
     def weigh(self, distances: Float64, weights: Sequence[int]) -> list[int]:
         """The mix that is the geometric median, in integers; see `MergeMethod.weigh`."""
+        with np.errstate(all="ignore"):  # a matrix that no points have may overflow; the mix is looked at
+            return self._weigh(distances, weights)
+
+    def _weigh(self, distances: Float64, weights: Sequence[int]) -> list[int]:
         count = len(weights)
         total = sum(weights)
         given = np.array([weight / total for weight in weights])
@@ -49,29 +53,17 @@ class GeoMedian(MergeMethod):
         near = np.flatnonzero(is_near)
         at = int(np.searchsorted(near, medoid))
         shares = given[near] / fold(given[near][np.newaxis])[0]
-        start = _leave_medoid(distances[np.ix_(near, near)], shares, at)
-        if start is None:
+        among = distances[np.ix_(near, near)]
+        start = _leave_medoid(among, shares, at)
+        settled = None if start is None else _iterate(among, shares, start)
+        if settled is None or not np.isfinite(settled).all():
             # No other mix is better. Contributors as good as the medoid share its place: with two equals, both.
             tied = sums <= sums[medoid] * (1 + _NOISE)
             return shrink_weights([weight if tied[k] else 0 for k, weight in enumerate(weights)])
         mix = np.zeros(count)
-        mix[near] = _iterate(distances[np.ix_(near, near)], shares, start)
+        mix[near] = settled
         scale = float(MAX_WEIGHT_SUM - count)
         return [int(share) for share in np.floor(mix * scale + 0.5).tolist()]
-
-
-def fold(rows: Float64) -> Float64:
-    """The sum of each row: its second half is added to the first until one column is left."""
-    width = rows.shape[1]
-    if width == 1:
-        return rows[:, 0].copy()
-    sums: Float64 = rows
-    while width > 1:
-        half = (width + 1) // 2
-        folded = sums[:, :half].copy()
-        folded[:, : width - half] += sums[:, half:width]
-        sums, width = folded, half
-    return sums[:, 0]
 
 
 def _lower_quantile(values: Float64, weights: Sequence[int]) -> float:

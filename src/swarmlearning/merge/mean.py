@@ -76,7 +76,7 @@ def _merge_narrow(blocks: Sequence[Array], weights: Sequence[int], out: Array) -
                 np.multiply(target, float(weight), out=target)
             if position:
                 np.add(acc, term, out=acc)
-        np.divide(acc, total, out=acc)
+        _divide(acc, total)
         if out.dtype == BFLOAT16:
             out[step] = round_to_bfloat16(acc)
         else:
@@ -97,12 +97,20 @@ def _merge_float64(blocks: Sequence[Array], weights: Sequence[int], out: Array) 
                 np.multiply(target, float(weight), out=target)
             if position:
                 np.add(acc, term, out=acc)
-        np.divide(acc, total, out=acc)
+        _divide(acc, total)
         merged = out[step]
         np.subtract(first, acc, out=merged)
         overflowed = np.flatnonzero(~np.isfinite(merged))
         if len(overflowed):
             merged[overflowed] = _merge_huge([block[step][overflowed] for block in blocks], weights)
+
+
+def _divide(acc: Float64, total: float) -> None:
+    """By a power of two, multiplying with its inverse gives the same bits in a fraction of the time."""
+    if math.frexp(total)[0] == 0.5:
+        np.multiply(acc, 1.0 / total, out=acc)
+    else:
+        np.divide(acc, total, out=acc)
 
 
 def _merge_huge(columns: Sequence[Float64], weights: Sequence[int]) -> Float64:

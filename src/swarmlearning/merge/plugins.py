@@ -99,9 +99,8 @@ def _make(point: EntryPoint, options: Options) -> MergeMethod:
     except SwarmError:
         raise
     except Exception as error:  # whatever somebody else's code raises is one line to the user
-        raise ConfigurationError(
-            f"merge method {point.name!r} ({point.value}) fails to load: {type(error).__name__}: {error}"
-        ) from error
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ConfigurationError(f"merge method {point.name!r} ({point.value}) fails to load: {told}") from error
     if not isinstance(method, MergeMethod) or method.name != point.name or method.needs not in get_args(Needs):
         raise ConfigurationError(
             f"merge method {point.name!r}: {point.value} must make a swarmlearning.merge.base.MergeMethod of that name"

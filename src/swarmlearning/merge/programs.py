@@ -17,7 +17,7 @@ import numpy as np
 
 from swarmlearning.parameters.dtypes import Array
 
-MAX_STEPS: Final = 400
+MAX_STEPS: Final = 2000
 """Longest program: beyond it, sorting is faster."""
 
 _MAX_INPUTS: Final = 64

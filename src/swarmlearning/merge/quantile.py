@@ -11,8 +11,11 @@ import numpy as np
 from swarmlearning.merge.programs import Program, quantile_program, run_program
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
 
-_STEP_BYTES: Final = 1 << 15
-"""Of each contributor at a time: a program's registers stay in a core's second-level cache."""
+_STEP_BYTES: Final = 1 << 16
+"""Of each contributor at a time, at most."""
+
+_CACHE_BYTES: Final = 1 << 20
+"""All registers of a program together, about: they stay in a core's second-level cache."""
 
 _CELLS: Final = 1 << 16
 """Values sorted at a time, over all contributors: scratch stays small however many there are."""
@@ -60,10 +63,15 @@ def ordered_steps(blocks: Sequence[Array], program: Program) -> Iterator[tuple[s
     The outputs are valid until the next are asked for.
     """
     length, kind = len(blocks[0]), as_ordered(blocks[0][:0]).dtype
-    size = max(_STEP_BYTES // kind.itemsize, 1)
+    size = step_length(program, kind.itemsize)
     scratch = np.empty((program.registers - program.inputs, min(size, length)), kind)
     for step in steps(length, size):
         yield step, run_program(program, [as_ordered(block[step]) for block in blocks], scratch)
+
+
+def step_length(program: Program, width: int) -> int:
+    """How many elements of `width` bytes a program should take at a time."""
+    return max(min(_STEP_BYTES, _CACHE_BYTES // program.registers) // width, 256)
 
 
 def steps(length: int, size: int) -> Iterator[slice]:
@@ -73,19 +81,36 @@ def steps(length: int, size: int) -> Iterator[slice]:
 
 def as_ordered(block: Array) -> Array:
     """The block, or of 16-bit floats signed integers in the same order: numpy compares those many times faster."""
-    if not _is_short_float(block.dtype):
-        return block
-    bits = block.view(np.int16)
-    return bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF))
+    return as_integers(block) if _is_short_float(block.dtype) else block
 
 
 def from_ordered(ordered: Array, kind: np.dtype[Any]) -> Array:
     """The inverse of `as_ordered`, with zeros of 16-bit floats made positive."""
     if not _is_short_float(kind):
         return ordered
-    bits: Array = ordered ^ ((ordered >> np.int16(15)) & np.int16(0x7FFF))
-    bits[bits == _SIGN16] = 0
-    return bits.view(kind)
+    values = from_integers(ordered, kind)
+    make_zeros_positive(values)
+    return values
+
+
+def as_integers(block: Array) -> Array:
+    """Signed integers of the same width in the order of the floats, negative zero below positive."""
+    bits = block.view(f"i{block.dtype.itemsize}")
+    return _turned(bits)
+
+
+def from_integers(integers: Array, kind: np.dtype[Any]) -> Array:
+    """The inverse of `as_integers`."""
+    return _turned(integers).view(kind)
+
+
+def _turned(bits: Array) -> Array:
+    """Of negative ones all bits but the sign turned; its own inverse."""
+    limits = np.iinfo(bits.dtype)
+    turned = bits >> bits.dtype.type(limits.bits - 1)
+    np.bitwise_and(turned, bits.dtype.type(limits.max), out=turned)
+    result: Array = np.bitwise_xor(turned, bits, out=turned)
+    return result
 
 
 def make_zeros_positive(block: Array) -> None:

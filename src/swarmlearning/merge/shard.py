@@ -3,7 +3,7 @@
 Memory is one chunk a contributor and one for the result, whatever the size of the model.
 
 Does not: verify chunks (`parameters.chunks`), fetch them (`sl`), or measure distances (`merge.distances`). Spec:
-docs/spec/merging.md, G-30 to G-37.
+docs/spec/merging.md, G-30 to G-37, G-100, G-101.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -122,6 +122,9 @@ def _merge_run(
     out: memoryview,
     history: Sequence[memoryview],
 ) -> None:
+    if dtype == INT8X60 and len(inputs) == 1:
+        out[:] = inputs[0]
+        return
     blocks = [as_native(dtype, chunk) for chunk in inputs]
     if dtype == INT8X60:
         merged = np.empty_like(blocks[0])

@@ -9,19 +9,22 @@ Spec: docs/spec/merging.md, G-55 to G-58.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from swarmlearning.merge.base import UNIT, Float64, MergeMethod, Option
 from swarmlearning.merge.mean import Mean
-from swarmlearning.merge.programs import sorting_program
+from swarmlearning.merge.programs import Program, run_program, sorting_program
 from swarmlearning.merge.quantile import (
+    as_integers,
     as_ordered,
+    from_integers,
     from_ordered,
     make_zeros_positive,
     merge_lower_median,
     ordered_steps,
+    step_length,
     steps,
 )
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
@@ -29,6 +32,10 @@ from swarmlearning.parameters.rounding import round_to_bfloat16
 
 _CELLS: Final = 1 << 15
 """Values sorted at a time, over all contributors."""
+
+_WHO_BITS: Final = 16
+_WHO: Final = (1 << _WHO_BITS) - 1
+"""Bits below a value that name its contributor."""
 
 _SCALE: Final = math.ldexp(1.0, -56)
 """Sums of kept weight, below 2^52, times differences of values scaled by this do not overflow."""
@@ -58,7 +65,9 @@ class TrimmedMean(MergeMethod):
             if len(set(ratio)) == 1:
                 _merge_equal(blocks, scaled[0], cut, out)
             else:
-                _merge_weighted(blocks, scaled, cut, out)
+                # Equal values stand in the order of their weights, so that the order of contributors leaves no trace.
+                order = sorted(range(len(blocks)), key=lambda k: scaled[k])
+                _merge_weighted([blocks[k] for k in order], [scaled[k] for k in order], cut, out)
         make_zeros_positive(out)
 
 
@@ -82,22 +91,54 @@ def _merge_equal(blocks: Sequence[Array], weight: int, cut: int, out: Array) -> 
 
 
 def _merge_weighted(blocks: Sequence[Array], weights: Sequence[int], cut: int, out: Array) -> None:
-    """Unequal weights: what is kept of a value differs between elements."""
-    # Equal values stand in the order of their weights, so that the order of contributors leaves no trace.
-    order = sorted(range(len(blocks)), key=lambda k: weights[k])
-    by_contributor = np.array([weights[k] for k in order], dtype=np.int64)
+    """Unequal weights, rising: what is kept of a value differs between elements."""
+    program = sorting_program(len(blocks), tuple(range(len(blocks))))
+    if program is not None and out.dtype != np.float64:
+        _merge_packed(program, blocks, weights, cut, out)
+        return
+    by_contributor = np.array(weights, dtype=np.int64)
     total = sum(weights)
     for step in steps(len(out), max(_CELLS // len(blocks), 64)):
-        values = np.stack([as_ordered(blocks[k][step]) for k in order])
+        values = np.stack([as_ordered(block[step]) for block in blocks])
         sorting = np.argsort(values, axis=0, kind="stable")
         reached = np.clip(np.cumsum(by_contributor[sorting], axis=0), cut, total - cut)
         kept = np.diff(reached, axis=0, prepend=cut)
         ranked = from_ordered(np.take_along_axis(values, sorting, axis=0), out.dtype).astype(np.float64)
         merged = _mean_of_kept(ranked, kept, total - 2 * cut, is_wide=out.dtype == np.float64)
-        if out.dtype == BFLOAT16:
-            out[step] = round_to_bfloat16(merged)
-        else:
-            np.copyto(out[step], merged, casting="same_kind")
+        _write(merged, out[step])
+
+
+def _merge_packed(program: Program, blocks: Sequence[Array], weights: Sequence[int], cut: int, out: Array) -> None:
+    """The same for narrower types: a value and who offers it are one integer, and sorted together."""
+    wide: np.dtype[Any] = np.dtype(np.int64 if out.dtype.itemsize == 4 else np.int32)
+    narrow = np.dtype(f"i{out.dtype.itemsize}")
+    total, table = float(sum(weights)), np.array(weights, np.float64)
+    size = min(step_length(program, wide.itemsize), len(out))
+    registers = np.empty((program.registers, size), wide)
+    for step in steps(len(out), size):
+        length = step.stop - step.start
+        inputs = [row[:length] for row in registers[: len(blocks)]]
+        for who, (block, packed) in enumerate(zip(blocks, inputs, strict=True)):
+            np.copyto(packed, as_integers(block[step]))
+            np.left_shift(packed, _WHO_BITS, out=packed)
+            np.bitwise_or(packed, who, out=packed)
+        reached, before, acc = np.zeros(length), np.full(length, float(cut)), np.zeros(length)
+        for position, ranked in enumerate(run_program(program, inputs, registers[len(blocks) :])):
+            np.add(reached, table.take(ranked & _WHO), out=reached)
+            upto = np.minimum(np.maximum(reached, float(cut)), total - cut)
+            np.subtract(upto, before, out=before)  # what is kept of this rank
+            values = from_integers((ranked >> _WHO_BITS).astype(narrow), out.dtype)
+            np.multiply(before, values, out=before, casting="unsafe")
+            acc = before if position == 0 else np.add(acc, before, out=acc)
+            before = upto
+        _write(np.divide(acc, total - 2 * cut, out=acc), out[step])
+
+
+def _write(merged: Float64, out: Array) -> None:
+    if out.dtype == BFLOAT16:
+        out[...] = round_to_bfloat16(merged)
+    else:
+        np.copyto(out, merged, casting="same_kind")
 
 
 def _mean_of_kept(ranked: Float64, kept: Array, total: int, *, is_wide: bool) -> Float64:

@@ -144,10 +144,12 @@ class DrilledClient:
         await self._drills.require_answer(to, timeout_s)
         return await self._client.call(to, method, body, timeout_s=timeout_s)
 
-    async def stream(self, to: Address, method: str, body: bytes, *, idle_s: float) -> AsyncIterator[memoryview]:
+    async def stream(
+        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+    ) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
         await self._drills.require_answer(to, idle_s)
-        frames = self._client.stream(to, method, body, idle_s=idle_s)
+        frames = self._client.stream(to, method, body, idle_s=idle_s, whole=whole)
         async with contextlib.aclosing(frames):  # type: ignore[type-var]  # iterators of the seam have aclose
             async for frame in frames:
                 await self._drills.require_answer(to, idle_s)

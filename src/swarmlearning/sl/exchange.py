@@ -38,6 +38,9 @@ within half a lease: with the default lease, 50 KB/s."""
 LEAVES_FRAME: Final = 256 << 10
 """Bytes of leaves in a frame."""
 
+WHOLE_BYTES: Final = 320 << 10
+"""What is left of a shard and is no larger comes in one reply: as little as a frame, and without a handshake."""
+
 STEP_CHUNKS: Final = 256
 """Chunks merged in one step of progress: 16 MiB."""
 
@@ -228,7 +231,7 @@ class Pull:
         """
         if self.complete:
             return
-        frames = client.stream(source, method, encode(request), idle_s=idle_s)
+        frames = client.stream(source, method, encode(request), idle_s=idle_s, whole=self._left() <= WHOLE_BYTES)
         async with contextlib.aclosing(frames):  # type: ignore[type-var]  # iterators of the seam have aclose
             verifier = await self._read_leaves(frames, step)
             async for frame in frames:
@@ -237,8 +240,17 @@ class Pull:
         if not self.complete:
             raise VerificationError(f"{source.node} served {self.done} of {len(self._shard.indices)} chunks")
 
+    def _left(self) -> int:
+        """Bytes that are still to come, about."""
+        chunks = (len(self._shard.indices) - self.done) * (CHUNK_BYTES + (SALT_BYTES if self._salted else 0))
+        return min(chunks, self._shard.size + len(self._shard.indices) * SALT_BYTES) + self._leaf_bytes
+
+    @property
+    def _leaf_bytes(self) -> int:
+        return (chunk_count(self._shard.size) if self._salted else len(self._shard.indices)) * HASH_BYTES
+
     async def _read_leaves(self, frames: AsyncIterator[memoryview], step: Callable[[int], None]) -> ChunkVerifier:
-        expected = (chunk_count(self._shard.size) if self._salted else len(self._shard.indices)) * HASH_BYTES
+        expected = self._leaf_bytes
         leaves = bytearray()
         while len(leaves) < expected:
             frame = await anext(frames, None)

@@ -183,7 +183,7 @@ class ResultStore:
             result = self._open[key] = OpenResult(record, part.chunks, leaves)
             if before is not None and before.record.file != record.file:
                 remove_quietly(self.directory / before.record.file)
-            self._forget_old(record.contract)
+            self._forget_old(record.contract, key)
             return result
 
     def save(
@@ -255,9 +255,10 @@ class ResultStore:
             "free space there"
         )
 
-    def _forget_old(self, contract: ContractName) -> None:
-        mine = sorted(key for key in self._open if key[0] == contract)
-        for key in mine[: -self._kept.get(contract, KEEP)]:
+    def _forget_old(self, contract: ContractName, saved: tuple[ContractName, int, int]) -> None:
+        """Older results than the last two go; never the one just saved: later ones may be of rounds that were void."""
+        mine = sorted(key for key in self._open if key[0] == contract and key != saved)
+        for key in mine[: 1 - self._kept.get(contract, KEEP)]:
             record = self._open.pop(key).record
             stem = record.file.rsplit("-", 1)[0]
             # The meta file first: without it the other is nothing. Whoever still reads it has it open.

@@ -72,10 +72,14 @@ class Client(Protocol):
         """
         ...
 
-    def stream(self, to: Address, method: str, body: bytes, *, idle_s: float) -> AsyncIterator[memoryview]:
+    def stream(
+        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+    ) -> AsyncIterator[memoryview]:
         """Send one request and yield the frames of its reply.
 
         A frame is valid until the next one is asked for. Close the iterator (`contextlib.aclosing`) to hang up.
+        `whole` asks for all frames in one reply of at most `MAX_BODY_BYTES`, within `idle_s`: a short stream costs no
+        handshake then.
 
         Raises:
             Unreachable: as for `call`, or no frame within `idle_s` seconds.

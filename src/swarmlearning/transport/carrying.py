@@ -16,14 +16,14 @@ class Carrier:
     """Calls under way that outlive those who wait for them, until it is closed."""
 
     def __init__(self) -> None:
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._alone: set[asyncio.Task[Any]] = set()
+        """Calls that nobody has to wait for (any more)."""
         self._closed = False
 
     def begin(self, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Begin a call that its caller is not to cancel; what it raises, nobody has to look at."""
         task = asyncio.ensure_future(call)
-        self._under_way.add(task)
-        task.add_done_callback(self._forget)
+        self._leave(task)
         return task
 
     async def carry(self, call: Coroutine[Any, Any, T]) -> T:
@@ -32,19 +32,30 @@ class Carrier:
         Raises:
             Exception: what the call raises.
         """
-        if self._closed:
-            return await call
-        return await asyncio.shield(self.begin(call))
+        task = asyncio.ensure_future(call)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._leave(task)
+            if self._closed:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            raise
 
     async def close(self) -> None:
-        """End the calls under way; later ones are nobody's but their callers'."""
+        """End the calls that nobody waits for; from now on a call ends with its caller."""
         self._closed = True
-        tasks = list(self._under_way)
+        tasks = list(self._alone)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _leave(self, task: "asyncio.Task[Any]") -> None:
+        if not task.done():
+            self._alone.add(task)
+        task.add_done_callback(self._forget)
+
     def _forget(self, task: "asyncio.Task[Any]") -> None:
-        self._under_way.discard(task)
+        self._alone.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as seen

@@ -24,11 +24,14 @@ from swarmlearning.transport.tls import Source, Tls, peer_of
 from swarmlearning.transport.wire import (
     ACCEPT_FRAMES,
     ACCEPT_REPLY,
+    ACCEPT_WHOLE,
     CERTIFICATE,
     MAX_FAILURE_BYTES,
+    MAX_WHOLE_BYTES,
     PATH,
     Failure,
     check_request,
+    cut_frames,
     decode_failure,
     refusal,
 )
@@ -84,12 +87,21 @@ class HttpClient:
         finally:
             response.close()  # a reply read to its end has given its connection back already
 
-    async def stream(self, to: Address, method: str, body: bytes, *, idle_s: float) -> AsyncIterator[memoryview]:
+    async def stream(
+        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+    ) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
         check_request(to, method, body)
         if self._closed:
             raise Closed("this client was closed")
         stage = Stage()
+        if whole:
+            asked = self._whole(to, method, body, stage)
+            reply = await self._within(idle_s, to, f"reply to {method}", stage, asked)
+            for part in cut_frames(reply, to.node):
+                self.bytes_received += part.nbytes
+                yield part
+            return
         what = f"frame of {method}"
         inflow = await self._within(idle_s, to, what, stage, self._open(to, method, body, stage))
         try:
@@ -106,6 +118,13 @@ class HttpClient:
             inflow.abort()
             raise
         inflow.close()
+
+    async def _whole(self, to: Address, method: str, body: bytes, stage: Stage) -> bytes:
+        response = await self._post(to, method, body, ACCEPT_WHOLE, stage)
+        try:
+            return await _read(response, to, MAX_WHOLE_BYTES)
+        finally:
+            response.close()
 
     async def close(self) -> None:
         """See `Client.close`."""

@@ -245,8 +245,11 @@ class _MemoryClient:
             await _forever()
         return bytes(reply)
 
-    async def stream(self, to: Address, method: str, body: bytes, *, idle_s: float) -> AsyncIterator[memoryview]:
+    async def stream(
+        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+    ) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
+        del whole  # there are no connections to be saved
         self._check(to, method, body)
         pipe = Pipe()
         what = f"frame of {method}"

@@ -13,10 +13,11 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from swarmlearning.errors import Refused, SwarmError, VerificationError
 from swarmlearning.transport.api import MAX_BODY_BYTES, Call, Caller, Frame, Service, Stream
-from swarmlearning.transport.sending import Hangup, Left, Outflow, Written, within_stall
+from swarmlearning.transport.sending import Collected, Hangup, Left, Outflow, Written, within_stall
 from swarmlearning.transport.tls import Peer
 from swarmlearning.transport.wire import (
     ACCEPT_FRAMES,
+    ACCEPT_WHOLE,
     BUSY,
     CERTIFICATE,
     INTERNAL,
@@ -104,11 +105,17 @@ class Requests:
             return await self._refuse(request, error, close=True)
         # 4. The service answers.
         caller = Caller(node=connection.peer.node, name=connection.peer.name)
-        wants_frames = request.headers.get("Accept") == ACCEPT_FRAMES
+        accepted = request.headers.get("Accept")
+        wants_frames = accepted in (ACCEPT_FRAMES, ACCEPT_WHOLE)
         stream = self._service.streams.get(method) if wants_frames else None
         call = self._service.calls.get(method) if not wants_frames else None
         if stream is not None:
-            return await self._stream(request, connection, method, stream, caller, body)
+            flow = Outflow(request, stall_s=self._stall_s) if accepted == ACCEPT_FRAMES else Collected()
+            end = await self._stream(flow, connection, method, stream, caller, body)
+            await flow.end(end)
+            if isinstance(flow, Collected):
+                return await self._send(request, 200, bytes(flow.body), close=end.code == CERTIFICATE)
+            return Written()
         if call is not None:
             return await self._call(request, method, call, caller, body)
         return await self._refuse(request, unknown_method(self._node, method, "stream" if wants_frames else "call"))
@@ -146,15 +153,15 @@ class Requests:
 
     async def _stream(
         self,
-        request: web.BaseRequest,
+        flow: Outflow | Collected,
         connection: Connection,
         method: str,
         stream: Stream,
         caller: Caller,
         body: bytes,
-    ) -> web.StreamResponse:
-        outflow = Outflow(request, stall_s=self._stall_s)
-        outflow.start()
+    ) -> Failure:
+        """Send a stream's frames, and return how it ended."""
+        flow.start()
         frames: AsyncIterator[Frame] | None = None
         end = OK
         try:
@@ -162,7 +169,7 @@ class Requests:
             async for frame in frames:
                 _recheck(connection)  # streams may last: a revoked certificate ends them too (X-8)
                 view = check_frame(method, frame)
-                await outflow.frame(view)
+                await flow.frame(view)
                 self.bytes_sent += view.nbytes
         except Hangup:
             raise
@@ -172,8 +179,7 @@ class Requests:
             end = self._failed(method, error)
         finally:
             await self._close(method, frames)
-        await outflow.end(end)
-        return Written()
+        return end
 
     async def _close(self, method: str, frames: AsyncIterator[Frame] | None) -> None:
         aclose = getattr(frames, "aclose", None)

@@ -11,7 +11,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from swarmlearning.transport.wire import ACCEPT_FRAMES, FRAME_PREFIX, Failure, encode_failure
+from swarmlearning.errors import Refused
+from swarmlearning.transport.api import MAX_BODY_BYTES
+from swarmlearning.transport.wire import ACCEPT_FRAMES, FRAME_PREFIX, TOO_LARGE, Failure, encode_failure
 
 PIECE_BYTES: Final = 256 * 1024
 """Frames are encrypted in pieces of about this size, which stay in the caches on their way to the socket."""
@@ -128,6 +130,34 @@ class Outflow:
     async def _drained(self) -> None:
         writer: AbstractStreamWriter = self._request.writer
         await writer.drain()
+
+
+class Collected:
+    """All frames of a short stream, to be sent as one reply. The same doors as `Outflow`."""
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+        """What was sent so far."""
+
+    def start(self) -> None:
+        """Nothing goes out yet."""
+
+    async def frame(self, frame: memoryview) -> None:
+        """Keep a frame.
+
+        Raises:
+            Refused: they are too many for one reply.
+        """
+        if len(self.body) + FRAME_PREFIX.size + frame.nbytes > MAX_BODY_BYTES:
+            raise Refused(
+                f"the stream has more than {MAX_BODY_BYTES} bytes and does not fit into one reply", code=TOO_LARGE
+            )
+        self.body += FRAME_PREFIX.pack(frame.nbytes)
+        self.body += frame
+
+    async def end(self, how: Failure) -> None:
+        """Say how the stream ended."""
+        self.body += FRAME_PREFIX.pack(0) + encode_failure(how)
 
 
 class Written(web.StreamResponse):

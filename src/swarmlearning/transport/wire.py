@@ -5,6 +5,7 @@ Does not: open connections (`server`, `client`) or know what methods mean.
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from swarmlearning.encoding import Record, decode, encode
@@ -30,13 +31,17 @@ CERTIFICATE: Final = "certificate"
 
 ACCEPT_REPLY: Final = "application/vnd.swarm.reply"
 ACCEPT_FRAMES: Final = "application/vnd.swarm.frames"
-"""What a client accepts says whether it asks for a call or a stream."""
+ACCEPT_WHOLE: Final = "application/vnd.swarm.frames-whole"
+"""What a client accepts says whether it asks for a call, a stream, or all frames of a short stream in one reply."""
 
 PATH: Final = "/v1/"
 """Prefix of a method in a request's path; the 1 is the version of this protocol."""
 
 FRAME_PREFIX: Final = struct.Struct(">I")
 """Before each frame: its length in bytes; 0 before the `Failure` that ends the stream."""
+
+MAX_WHOLE_BYTES: Final = MAX_BODY_BYTES + FRAME_PREFIX.size + MAX_FAILURE_BYTES
+"""Largest reply with all frames of a stream: the frames with their prefixes, and the end."""
 
 _METHOD: Final = re.compile(r"[a-z0-9_-]+(/[a-z0-9_-]+)*")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -92,6 +97,30 @@ def decode_failure(data: bytes | bytearray | memoryview) -> Failure:
 def encode_failure(failure: Failure) -> bytes:
     """Encode an error body or the end of a stream."""
     return encode(failure)
+
+
+def cut_frames(body: bytes, server: str) -> Iterator[memoryview]:
+    """The frames in a reply with all of them.
+
+    Raises:
+        DecodeError: it is no such reply.
+        Refused: the handler failed.
+    """
+    rest = memoryview(body)
+    while True:
+        if len(rest) < FRAME_PREFIX.size:
+            raise DecodeError(f"{server} sent a reply of {len(body)} bytes that ends in the middle of a frame")
+        (size,) = FRAME_PREFIX.unpack(rest[: FRAME_PREFIX.size])
+        rest = rest[FRAME_PREFIX.size :]
+        if not size:
+            break
+        if size > len(rest):
+            raise DecodeError(f"{server} sent a reply of {len(body)} bytes that ends in the middle of a frame")
+        yield rest[:size]
+        rest = rest[size:]
+    end = decode_failure(bytes(rest))
+    if end != OK:
+        raise refusal(end)
 
 
 def one_line(text: str) -> str:
