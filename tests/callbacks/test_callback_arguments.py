@@ -41,6 +41,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (arguments.settings.adaptive, arguments.settings.target) == (None, None)
     assert (arguments.settings.lease_ms, arguments.settings.grace_ms) == (10_000, 30_000)
     assert (arguments.share, arguments.resume) == (True, False)
+    assert arguments.settings.wire == "float32"
     assert (arguments.data, arguments.batch_size, arguments.total_epochs) == (None, None, None)
     assert arguments.logger.name == "SwarmCallback"
 
@@ -78,8 +79,10 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
         ml_platform=SLPlatforms.TF,
         hfMode="full",
         logger=logging.getLogger("SwarmCallback"),
+        wire="INT8",
     )
     assert lines.records == []
+    assert arguments.settings.wire == "int8"
     assert (arguments.contract, arguments.weight, arguments.batch_size) == ("mine", 100, 8)
     assert arguments.settings.checkin_mode == "inactive"
     assert arguments.settings.adaptive == Adaptive(shortest=16, longest=1024, factor_percent=200, window=5)
@@ -128,6 +131,8 @@ def test_every_documented_argument_is_accepted_without_a_word(lines: Lines) -> N
         ({"targetMetric": 2e12}, "targetMetric"),
         ({"targetMode": "up"}, "targetMode: expected one of max, min, got 'up'"),
         ({"targetMode": 1}, "targetMode"),
+        ({"wire": "int4"}, "wire: expected one of float32, bf16, fp16, int8, got 'int4'"),
+        ({"wire": 8}, "wire"),
         ({"patience": 0}, "patience: expected an integer from 1 to 1000, got 0"),
         ({"leaseS": 0.05}, r"leaseS: expected a number from 0\.1 to 86400, got 0\.05"),
         ({"leaseS": "10"}, r"leaseS: .*convert it with float"),

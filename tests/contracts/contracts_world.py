@@ -32,7 +32,7 @@ from swarmlearning.contracts.messages import (
     Unreachable,
 )
 from swarmlearning.contracts.records import Manifested, Phase, Progress, Round, Settings, Training
-from swarmlearning.contracts.rounds import pending_nodes, pending_stores
+from swarmlearning.contracts.rounds import encoded_base, pending_nodes, pending_stores
 from swarmlearning.contracts.transition import VERSION, Signed, transition
 from swarmlearning.encoding import sha256
 from swarmlearning.parameters.chunks import result_root
@@ -270,6 +270,7 @@ class World:
             attempt=round_.attempt,
             result_root=root,
             sha256=sha256(b"model", root, lie),
+            whole=sha256(b"whole", root) if encoded_base(self.training) else b"",
         )
 
     def report(self, shard: int, contributor: int) -> Unreachable:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmlearning.errors import Broken
-from swarmlearning.merge.mean import Mean, round_to_bfloat16
+from swarmlearning.merge.mean import Mean
 from swarmlearning.parameters.dtypes import BFLOAT16, STORED, Array
+from swarmlearning.parameters.rounding import round_to_bfloat16
 
 FLOATS: list[np.dtype[Any]] = [BFLOAT16, *(np.dtype(name) for name in ("float16", "float32", "float64"))]
 INTEGERS = [np.dtype(name) for name, kind in STORED.items() if kind.kind in "iu" and name not in ("bool", "bfloat16")]

@@ -110,10 +110,20 @@ def check_merged(swarm: SwarmSimulator, before: Training, result: Result) -> Non
         weights = counted_weights(swarm, arrays, weights, round_)
     total = sum(weights)
     merged = read_arrays(manifest, memoryview(got))
+    off = encoding_error(swarm, before, arrays)
     for name in ("kernel", "bias"):
         mean = sum(a[name].astype(np.float64) * w for a, w in zip(arrays, weights, strict=True)) / total
         expected = mean + momentum(swarm, before, name)
-        assert np.allclose(merged[name], expected, rtol=1e-5, atol=1e-5), f"round {result.round}: {name}"
+        assert np.allclose(merged[name], expected, rtol=1e-5, atol=1e-5 + off), f"round {result.round}: {name}"
+
+
+def encoding_error(swarm: SwarmSimulator, before: Training, models: list[dict[str, Array]]) -> float:
+    """P-43, P-46: how far off an element of one of these models is at most, after its difference has been encoded."""
+    if before.last is None:
+        return 0.0
+    part = {"float32": 0.0, "bf16": 2.0**-8, "fp16": 2.0**-11, "int8": 1 / 127}[swarm.settings.wire]
+    base = read_arrays(swarm.manifest(), memoryview(swarm.models[before.last.sha256]))
+    return part * max(float(np.abs(m[name] - base[name]).max()) for m in models for name in ("kernel", "bias"))
 
 
 def counted_weights(
@@ -123,7 +133,8 @@ def counted_weights(
     n = len(models)
     flat = [np.concatenate([m[name].astype(np.float64).ravel() for name in ("kernel", "bias")]) for m in models]
     apart = np.array([[float(np.sum((a - b) ** 2)) for b in flat] for a in flat])
-    assert np.allclose(unpack_distances(round_.distances, n), apart, rtol=1e-6), "the distances on the ledger are wrong"
+    rtol = 1e-6 if swarm.settings.wire == "float32" else 1e-3
+    assert np.allclose(unpack_distances(round_.distances, n), apart, rtol=rtol), "the distances on the ledger are wrong"
     return method_of(swarm.settings).weigh(unpack_distances(round_.distances, n), weights)
 
 
@@ -135,6 +146,17 @@ def momentum(swarm: SwarmSimulator, before: Training, name: str) -> Array | floa
     models = (swarm.models[result.sha256] for result in (before.last, before.previous))
     newest, older = (read_arrays(manifest, memoryview(model))[name].astype(np.float64) for model in models)
     return 0.9 * (newest - older)
+
+
+def largest_loss(swarm: SwarmSimulator, node: NodeId) -> float:
+    """P-44: how large an element of a peer's residual can be at most."""
+    largest = 0.0
+    for before, _ in final_rounds(swarm):
+        for offer in before.round.checkins if before.round is not None else ():
+            if offer.node == node and offer.commitment in swarm.commitments:
+                model = read_arrays(swarm.manifest(), memoryview(swarm.commitments[offer.commitment]))
+                largest = max(largest, encoding_error(swarm, before, [model]))
+    return largest
 
 
 def check_offered(swarm: SwarmSimulator, before: Training, result: Result) -> None:
@@ -149,7 +171,7 @@ def check_offered(swarm: SwarmSimulator, before: Training, result: Result) -> No
         asked = swarm.asked[index][sync - 1]
         offered = swarm.commitments[offer.commitment]
         newest = before.last.round if before.last is not None else -1
-        if asked.adopted == newest:
+        if asked.adopted == newest and (before.last is None or swarm.settings.wire == "float32"):
             assert offered == asked.own
             continue
         assert before.last is not None
@@ -157,10 +179,12 @@ def check_offered(swarm: SwarmSimulator, before: Training, result: Result) -> No
         manifest = swarm.manifest()
         models = (swarm.models[before.last.sha256], asked.own, asked.base, offered)
         top, own, base, got = (read_arrays(manifest, memoryview(model)) for model in models)
+        # What was lost before travels now, and what is lost now does not: R-42.
+        off = 1e-6 + encoding_error(swarm, before, [got]) + 1.1 * largest_loss(swarm, offer.node)
         for name in ("kernel", "bias"):
             expected = top[name].astype(np.float64) + (own[name].astype(np.float64) - base[name].astype(np.float64))
-            assert np.allclose(got[name], expected, rtol=1e-6, atol=1e-6), f"round {result.round}, peer {index}: {name}"
-        assert got["steps"] == top["steps"]
+            assert np.allclose(got[name], expected, rtol=1e-6, atol=off), f"round {result.round}, peer {index}: {name}"
+        assert got["steps"] == (own if asked.adopted == newest else top)["steps"]
 
 
 def carried_over(swarm: SwarmSimulator) -> list[tuple[int, int]]:

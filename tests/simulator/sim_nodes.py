@@ -27,8 +27,10 @@ from swarmlearning.merge.rebase import rebase_model
 from swarmlearning.parameters.chunks import Commitment, commit
 from swarmlearning.parameters.dtypes import Array
 from swarmlearning.parameters.manifest import Manifest, find_nonfinite
+from swarmlearning.parameters.wire import apply_difference
 from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, MeasuredShard
+from swarmlearning.sl.differences import encode_offer, file_reader
 from swarmlearning.sl.exchange import STREAM_CHUNKS, STREAM_RESULT, ChunkRequest, ResultRequest
 from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.methods import method_of
@@ -345,6 +347,13 @@ class SimSl:
         if function is commit:
             assert isinstance(result, Commitment)
             self._log.on_committed(self.index, result.root, bytes(args[0]))
+        if function is encode_offer:
+            assert isinstance(result, Commitment)
+            # What the others make of it: the model that it is a difference from, and that.
+            manifest, travels, _own, base, _before, into, *_ = args
+            steps = apply_difference(manifest, travels, base, file_reader(into.descriptor))
+            offered = b"".join(bytes(step) for step in steps)
+            self._log.on_committed(self.index, result.root, offered)
         if function is rebase_model:
             self._log.rebased.setdefault(self.index, []).append(bytes(args[1]))
         if isinstance(result, OpenResult):

@@ -12,6 +12,7 @@ from sim_swarm import SwarmSimulator
 
 from swarmlearning.contracts.records import Adaptive, Settings, Target
 from swarmlearning.ledger.embedded.crash import CrashPoint
+from swarmlearning.parameters.wire import Wire
 from swarmlearning.sl.methods import complete
 
 NETWORK_FAULTS = (Fault.DROP, Fault.BREAK, Fault.DELAY, Fault.DUPLICATE, Fault.REORDER, Fault.CORRUPT)
@@ -19,6 +20,9 @@ NETWORK_FAULTS = (Fault.DROP, Fault.BREAK, Fault.DELAY, Fault.DUPLICATE, Fault.R
 
 METHODS = ("mean", "mean", "geomedian", "multi_krum", "fedavgm")
 """What is trained with: every kind of what a method may need."""
+
+WIRES: tuple[Wire, ...] = ("float32", "float32", "bf16", "fp16", "int8", "int8")
+"""How parameters travel."""
 
 LIMIT_S = 4_000.0
 """Virtual time after which a run has hung; longer than a program's patience."""
@@ -100,6 +104,9 @@ def _choose_method(rng: random.Random, schedule: Schedule, method: str) -> None:
     """How it merges; where distances are measured, some of what goes wrong goes wrong with them."""
     method = method or rng.choice(METHODS)
     schedule.settings = complete(replace(schedule.settings, merge_method=method))
+    if schedule.settings.needs != "history":
+        wire = random.Random(f"wire {schedule.seed}").choice(WIRES)
+        schedule.settings = replace(schedule.settings, wire=wire)
     if schedule.settings.needs != "distances":
         return
     deaths = {Fault.DEAD_LEADER: Fault.DEAD_MEASURER, Fault.DEAD_LEADER_AFTER: Fault.DEAD_MEASURER_AFTER}

@@ -302,7 +302,7 @@ def test_r26_what_is_fetched_of_the_past_is_progress(tmp_path: Path) -> None:
     roots = pair.record.last.roots
     part = pair.desk.store.begin(CONTRACT, 1, 1, roots, pair.manifest.size)
     pull = Pull(pair.manifest, shard, roots[0], part.chunks, salted=False)
-    pair.desk.fetched[1, roots] = Fetched(part)
+    pair.desk.fetched[1, roots] = Fetched(pair.manifest, roots, part.chunks, part)
     pair.desk.fetched[1, roots].pulls[0] = pull
     pull.done = 4
     seen.append(pair.desk.steps(2, 0))

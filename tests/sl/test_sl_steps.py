@@ -387,6 +387,7 @@ def test_storing_goes_on_where_it_was_and_counts_each_frame_once(pair: Pair) -> 
         storing.cancel()
         await asyncio.gather(storing, return_exceptions=True)
         (part,) = [fetched.part for fetched in pair.desk.fetched.values()]
+        assert part is not None
         gate.set()
         await store_and_say(pair.desk, replace(action, attempt=1))
         assert not part.is_there  # it is the result now

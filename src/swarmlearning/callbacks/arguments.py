@@ -8,7 +8,7 @@ import enum
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -28,9 +28,12 @@ from swarmlearning.callbacks.logs import default_logger
 from swarmlearning.contracts.limits import MAX_OPTIONS
 from swarmlearning.contracts.records import MAX_PEERS, MICRO, Adaptive, Settings, Target
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.parameters.wire import Wire
 from swarmlearning.types import DEFAULT_CONTRACT, ContractName, check_contract_name
 
 _DAY_S: Final = 86_400.0
+
+_WIRES: Final[Mapping[str, Wire]] = {wire: wire for wire in get_args(Wire)}
 
 _MAX_METHOD: Final = 64
 """Longest name of a merge method, characters."""
@@ -161,7 +164,7 @@ KNOWN: Final = (
     *("useAdaptiveSync", "adaptiveMin", "adaptiveMax", "adaptiveFactor", "adaptiveWindow"),
     *("targetLoss", "targetMetric", "targetMode", "patience", "leaseS", "graceS", "shareProgress", "resume"),
     *("adsValData", "adsValBatchSize", "totalEpochs", "lossFunction", "lossFunctionArgs"),
-    *("metricFunction", "metricFunctionArgs", "model", "mlPlatform", "ml_platform", "hfMode", "logger"),
+    *("metricFunction", "metricFunctionArgs", "model", "mlPlatform", "ml_platform", "hfMode", "logger", "wire"),
 )
 """Every documented argument."""
 
@@ -189,6 +192,7 @@ def _settings(sync_frequency: object, given: Mapping[str, Any]) -> Settings:
         grace_ms=round(grace_s * 1000),
         adaptive=_adaptive(frequency, given),
         target=_target(given),
+        wire=_WIRES[word("wire", _or_default(given, "wire", "float32"), list(_WIRES))],
     )
 
 

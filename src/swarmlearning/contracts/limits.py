@@ -85,6 +85,11 @@ def _check_method(settings: Settings) -> None:
             Code.MALFORMED, f"setting merge_options: expected at most {MAX_OPTIONS} lower-case names, rising, each once"
         )
     _check_limits((f"merge_options.{name}", value, -_INT_LIMIT, _INT_LIMIT) for name, value in settings.merge_options)
+    if settings.wire != "float32" and settings.needs == "history":
+        raise Rejected(
+            Code.MALFORMED,
+            f"setting wire = {settings.wire}: {settings.merge_method} needs whole results; expected float32 with it",
+        )
     source = settings.method_source
     if len(source) > MAX_TEXT or clean_text(source) != source:
         raise Rejected(Code.MALFORMED, f"setting method_source: expected at most {MAX_TEXT} printable characters")

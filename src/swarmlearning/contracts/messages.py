@@ -123,6 +123,8 @@ class Stored(Message, frozen=True, kw_only=True):
     attempt: int
     result_root: bytes
     sha256: bytes
+    whole: bytes = b""
+    """Where differences travelled, the root of the canonical buffer as one shard; else empty."""
 
 
 class Unreachable(Message, frozen=True, kw_only=True):

@@ -109,7 +109,7 @@ class Settings(Record, frozen=True, kw_only=True):
     """What the method needs beside the shard itself: the contributors' pairwise distances over all shards, or the two
     newest results. Follows from the method."""
     wire: Literal["float32", "bf16", "fp16", "int8"] = "float32"
-    """How floats travel: in full, or as encoded differences from the newest result."""
+    """How floats travel: in full, or once there is a result as encoded differences from the newest (T-50)."""
     checkin_mode: Literal["inactive", "snapshot", "active"] = "snapshot"
     """What a finished peer offers until all have finished: nothing, its last local parameters, or the last merged."""
     start: Literal["draw", "merge"] = "draw"
@@ -258,6 +258,8 @@ class Holding(Record, frozen=True, kw_only=True):
     node: NodeId
     sha256: bytes
     """Of the canonical buffer."""
+    whole: bytes = b""
+    """Where differences travelled, the root of the canonical buffer; else empty."""
 
 
 class Dropped(Record, frozen=True, kw_only=True):
@@ -323,11 +325,15 @@ class Result(Record, frozen=True, kw_only=True):
 
     round: int
     roots: tuple[bytes, ...]
-    """For each shard the Merkle root over its merged chunks."""
+    """For each shard the Merkle root over its merged chunks: of the difference from `base`, if that is given."""
     result_root: bytes
     """Root over `roots` (`parameters.chunks.result_root`)."""
     sha256: bytes
     """Of the canonical buffer: the model's hash that people see."""
+    base: bytes = b""
+    """SHA-256 of the result that differences were from; empty if parameters travelled in full."""
+    whole: bytes = b""
+    """Where differences travelled, the Merkle root of the canonical buffer as one shard; else empty."""
     holders: tuple[NodeId, ...]
     participants: tuple[NodeId, ...]
     contributors: tuple[NodeId, ...]

@@ -59,6 +59,12 @@ def is_drawing(training: Training) -> bool:
     return training.last is None and get_settings(training).start == "draw"
 
 
+def encoded_base(training: Training) -> bytes:
+    """T-50: SHA-256 of the result from which differences travel in the open round; empty: parameters do, in full."""
+    last = training.last
+    return last.sha256 if last is not None and get_settings(training).wire != "float32" else b""
+
+
 def merging_round(training: Training, run: int, round_: int, attempt: int) -> Round:
     """T-4: the open round, if a message names it, its attempt and the run, and the round is merging.
 
@@ -406,7 +412,7 @@ def require_shard(round_: Round, shard: int) -> None:
 
 
 def record_stored(training: Training, context: Context, message: Stored) -> Training:
-    """T-30: a participant has the whole result; the round is final when a majority has, all with one hash.
+    """T-30, T-51: a participant has the whole result; the round is final when a majority has, all with one hash.
 
     Raises:
         Rejected: stale, not a participant, shards are missing, or the root is another than the agreed one.
@@ -418,33 +424,41 @@ def record_stored(training: Training, context: Context, message: Stored) -> Trai
         raise Rejected(Code.TOO_EARLY, f"round {round_.number}: not every shard is merged yet")
     if message.result_root != result_root(round_.merged) or len(message.sha256) != HASH_BYTES:
         raise Rejected(Code.CONFLICT, f"round {round_.number}: the stored result is not the one agreed on")
+    expected = HASH_BYTES if encoded_base(training) else 0
+    if len(message.whole) != expected:
+        raise Rejected(
+            Code.MALFORMED,
+            f"round {round_.number}: root of the whole of {len(message.whole)} bytes, expected {expected}",
+        )
+    holding = Holding(node=context.sender, sha256=message.sha256, whole=message.whole)
     for held in round_.holdings:
         if held.node == context.sender:
-            if held.sha256 != message.sha256:
+            if held != holding:
                 raise Rejected(Code.CONFLICT, f"{context.name.short} has stored another result of this round")
             return training
-    holding = Holding(node=context.sender, sha256=message.sha256)
     holdings = tuple(sorted((*round_.holdings, holding), key=lambda h: h.node))
     round_ = replace(round_, holdings=holdings)
     training = replace(training, round=round_)
-    same = [h.node for h in holdings if h.sha256 == message.sha256]
+    same = [h.node for h in holdings if (h.sha256, h.whole) == (message.sha256, message.whole)]
     if 2 * len(same) > len(round_.participants):
-        return _finalise(training, context, round_, message.sha256, tuple(same))
-    most = max(sum(h.sha256 == o.sha256 for o in holdings) for h in holdings)
+        return _finalise(training, context, round_, holding, tuple(same))
+    most = max(sum((h.sha256, h.whole) == (o.sha256, o.whole) for o in holdings) for h in holdings)
     if 2 * (most + len(round_.participants) - len(holdings)) <= len(round_.participants):
         return collect_again(training, context, "those who stored the result got different hashes, none a majority")
     return training
 
 
 def _finalise(
-    training: Training, context: Context, round_: Round, digest: bytes, holders: tuple[NodeId, ...]
+    training: Training, context: Context, round_: Round, stored: Holding, holders: tuple[NodeId, ...]
 ) -> Training:
     """T-31: the round is final: fold it into its result and open the next, or complete the training."""
     result = Result(
         round=round_.number,
         roots=round_.merged,
         result_root=result_root(round_.merged),
-        sha256=digest,
+        sha256=stored.sha256,
+        base=encoded_base(training),
+        whole=stored.whole,
         holders=holders,
         participants=round_.participants,
         contributors=round_.contributors,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from swarmlearning.errors import Broken, DecodeError
+from swarmlearning.parameters.blocks import INT8X60, decode_blocks
 from swarmlearning.parameters.chunks import CHUNK_BYTES, Buffer, chunk_count
 from swarmlearning.parameters.dtypes import BFLOAT16, STORED, Array
 from swarmlearning.parameters.manifest import Manifest
@@ -45,7 +46,9 @@ def check_lengths(index: int, inputs: Sequence[memoryview], length: int) -> None
 
 
 def as_native(dtype: str, part: memoryview) -> Array:
-    """The elements of a part of a chunk, in place where the machine's byte order allows."""
+    """The elements of a part of a chunk, in place where the machine's byte order allows; encoded blocks are decoded."""
+    if dtype == INT8X60:
+        return decode_blocks(part)
     stored: Array = np.frombuffer(part, STORED[dtype])
     if dtype == "bool":
         return np.not_equal(stored, 0).view(np.uint8)  # any other byte than 0 counts as true, and 1 comes out

@@ -15,6 +15,7 @@ import numpy as np
 from swarmlearning.errors import Broken, DecodeError
 from swarmlearning.merge.base import Float64, fold
 from swarmlearning.merge.chunks import ChunkSource, as_native, check_lengths, chunks_of, require_chunk
+from swarmlearning.parameters.blocks import INT8X60
 from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_length
 from swarmlearning.parameters.dtypes import BFLOAT16, EXPONENT_BITS, Array
 from swarmlearning.parameters.manifest import Manifest, tensors_between
@@ -120,7 +121,7 @@ def _bounded(values: Float64) -> Float64:
 def _floating_parts(manifest: Manifest, begin: int, length: int) -> Iterator[tuple[str, int, int]]:
     """Floating tensors' bytes within a chunk: type, start, stop; padding is left out, as nobody need make it zero."""
     for tensor, low, high in tensors_between(manifest, begin, begin + length):
-        if tensor.dtype in EXPONENT_BITS and high > low:
+        if (tensor.dtype in EXPONENT_BITS or tensor.dtype == INT8X60) and high > low:
             yield tensor.dtype, low - begin, high - begin
 
 

@@ -13,9 +13,10 @@ from typing import ClassVar, Final
 import numpy as np
 
 from swarmlearning.merge.base import UNIT, Option
-from swarmlearning.merge.mean import Mean, round_to_bfloat16
+from swarmlearning.merge.mean import Mean
 from swarmlearning.merge.quantile import steps
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
+from swarmlearning.parameters.rounding import round_to_bfloat16
 
 _STEP: Final = 8192
 

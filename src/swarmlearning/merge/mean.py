@@ -19,6 +19,7 @@ from swarmlearning.merge.base import Float64, MergeMethod
 from swarmlearning.merge.quantile import merge_lower_median
 from swarmlearning.merge.scratch import scratch
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
+from swarmlearning.parameters.rounding import round_to_bfloat16
 
 _FLOAT64: Final = np.dtype(np.float64)
 
@@ -128,21 +129,3 @@ def _merge_huge(columns: Sequence[Float64], weights: Sequence[int]) -> Float64:
     for column in columns:
         merged[~np.isfinite(column)] = np.nan  # what was not finite must not come out finite
     return merged
-
-
-def round_to_bfloat16(values: Float64) -> Array:
-    """Round float64 to bfloat16 once, to nearest, ties to even.
-
-    The library's own cast of float64 goes through float32 and so rounds twice: 1 + 2**-8 + 2**-30 would become 1, not
-    1 + 2**-7.
-    """
-    singles = values.astype(np.float32)
-    bits = singles.view(np.uint32)
-    # Where float32 lies exactly between two bfloat16 but the value does not, one step back to the value's side tells.
-    is_between = np.left_shift(bits, np.uint32(16)) == np.uint32(0x8000_0000)
-    if is_between.any():
-        between = np.flatnonzero(is_between)
-        exact, rounded = np.abs(values[between]), np.abs(singles[between].astype(np.float64))
-        bits[between] += (exact > rounded).astype(np.uint32)
-        bits[between] -= (exact < rounded).astype(np.uint32)
-    return singles.astype(BFLOAT16)

@@ -11,10 +11,9 @@ from typing import Final
 import numpy as np
 
 from swarmlearning.errors import Broken
-from swarmlearning.merge.base import Float64
-from swarmlearning.merge.mean import round_to_bfloat16
-from swarmlearning.parameters.dtypes import BFLOAT16, STORED, Array
+from swarmlearning.parameters.dtypes import STORED, Array
 from swarmlearning.parameters.manifest import Manifest, Tensor
+from swarmlearning.parameters.rounding import narrow, widen
 
 _STEP: Final = 16384
 """Elements at a time: nothing of the model's size is held in float64."""
@@ -67,23 +66,11 @@ def _rebase_tensor(tensor: Tensor, buffers: list[memoryview]) -> None:
 def _rebase_floats(dtype: str, newest: Array, own: Array, base: Array) -> Array:
     """The elements as they are stored."""
     with np.errstate(all="ignore"):  # what overflows is put right below
-        moved = _narrow(dtype, _widen(dtype, newest) + (_widen(dtype, own) - _widen(dtype, base)))
-    finite = np.isfinite(_widen(dtype, moved))
+        moved = narrow(dtype, widen(dtype, newest) + (widen(dtype, own) - widen(dtype, base)))
+    finite = np.isfinite(widen(dtype, moved))
     # Exactly, where nothing has moved: newest + (own - newest) need not be own. By bits, since zero has two signs.
     bits = np.dtype(f"<u{newest.dtype.itemsize}")
     still = newest.view(bits) == base.view(bits)
     untrained = own.view(bits) == base.view(bits)
     result: Array = np.where(still, own, np.where(untrained | ~finite, newest, moved))
     return result
-
-
-def _widen(dtype: str, values: Array) -> Float64:
-    native = values.astype(np.uint16).view(BFLOAT16) if dtype == "bfloat16" else values
-    wide: Float64 = native.astype(np.float64)
-    return wide
-
-
-def _narrow(dtype: str, values: Float64) -> Array:
-    if dtype == "bfloat16":
-        return round_to_bfloat16(values).view(np.uint16)
-    return values.astype(STORED[dtype])

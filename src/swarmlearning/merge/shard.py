@@ -3,7 +3,7 @@
 Memory is one chunk a contributor and one for the result, whatever the size of the model.
 
 Does not: verify chunks (`parameters.chunks`), fetch them (`sl`), or measure distances (`merge.distances`). Spec:
-docs/spec/merging.md, G-30 to G-37.
+docs/spec/merging.md, G-30 to G-37, G-100, G-101.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from swarmlearning.errors import Broken
 from swarmlearning.merge.base import MergeMethod
 from swarmlearning.merge.chunks import ChunkSource, as_native, check_lengths, chunks_of, require_chunk
 from swarmlearning.merge.mean import Mean
+from swarmlearning.parameters.blocks import INT8X60, encode_blocks
 from swarmlearning.parameters.chunks import CHUNK_BYTES, chunk_length
 from swarmlearning.parameters.dtypes import BFLOAT16, STORED
 from swarmlearning.parameters.manifest import Manifest, tensors_between
@@ -121,7 +122,15 @@ def _merge_run(
     out: memoryview,
     history: Sequence[memoryview],
 ) -> None:
+    if dtype == INT8X60 and len(inputs) == 1:
+        out[:] = inputs[0]
+        return
     blocks = [as_native(dtype, chunk) for chunk in inputs]
+    if dtype == INT8X60:
+        merged = np.empty_like(blocks[0])
+        method.merge_block(blocks, weights, merged)
+        out[:] = encode_blocks(merged)
+        return
     target = np.frombuffer(out, STORED[dtype])
     merged = target.view(blocks[0].dtype) if target.dtype.isnative else np.empty_like(blocks[0])
     method.merge_block(blocks, weights, merged)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from swarmlearning.merge.base import UNIT, Float64, MergeMethod, Option
-from swarmlearning.merge.mean import Mean, round_to_bfloat16
+from swarmlearning.merge.mean import Mean
 from swarmlearning.merge.programs import Program, run_program, sorting_program
 from swarmlearning.merge.quantile import (
     as_integers,
@@ -29,6 +29,7 @@ from swarmlearning.merge.quantile import (
 )
 from swarmlearning.merge.scratch import scratch
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
+from swarmlearning.parameters.rounding import round_to_bfloat16
 
 _CELLS: Final = 1 << 15
 """Values sorted at a time, over all contributors."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from swarmlearning.encoding import Record, decode, encode, sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError, ModelMismatch, SwarmError
+from swarmlearning.parameters.blocks import INT8X60, are_blocks_finite
 from swarmlearning.parameters.dtypes import BFLOAT16, EXPONENT_BITS, STORED, Array, is_supported
 
 ALIGNMENT: Final = 64
@@ -97,7 +98,7 @@ def lay_out(arrays: Mapping[str, Array]) -> Manifest:
     for name in sorted(arrays):
         array = arrays[name]
         tensors.append(_place(name, array.dtype.name, array.shape, cursor, ConfigurationError))
-        cursor = _aligned(cursor + tensors[-1].bytes)
+        cursor = aligned(cursor + tensors[-1].bytes)
     manifest = Manifest(tensors=tuple(tensors), size=cursor)
     encoded = len(encode(manifest))
     if encoded > MAX_MANIFEST_BYTES:
@@ -126,7 +127,7 @@ def validate_manifest(manifest: Manifest) -> None:
                 f"the layout gives {expected.bytes} bytes at {expected.offset}"
             )
         last = tensor.name
-        cursor = _aligned(cursor + tensor.bytes)
+        cursor = aligned(cursor + tensor.bytes)
     if manifest.size != cursor:
         raise DecodeError(f"manifest: size {manifest.size}; the layout gives {cursor}")
 
@@ -220,15 +221,17 @@ def read_arrays(manifest: Manifest, buffer: memoryview) -> dict[str, Array]:
 
 
 def find_nonfinite(manifest: Manifest, buffer: memoryview, *, offset: int = 0) -> str | None:
-    """Name the first tensor that holds NaN or infinity, or None.
+    """Name the first tensor that holds NaN or infinity, or None; of encoded blocks, a scale that is none (P-47).
 
     Args:
-        manifest: validated.
+        manifest: validated, or a wire manifest.
         buffer: the canonical buffer, or a part of it that begins at a multiple of 64 bytes, such as a chunk.
         offset: where in the canonical buffer `buffer` begins, bytes.
     """
     view = buffer.cast("B")
     for tensor, low, high in tensors_between(manifest, offset, offset + view.nbytes):
+        if tensor.dtype == INT8X60 and not are_blocks_finite(view[low - offset : high - offset]):
+            return tensor.name
         exponent = EXPONENT_BITS.get(tensor.dtype)
         if exponent is None:
             continue
@@ -258,7 +261,7 @@ def _place(name: str, dtype: str, shape: tuple[int, ...], offset: int, error: ty
     return Tensor(name=name, dtype=dtype, shape=tuple(shape), offset=offset, bytes=length)
 
 
-def _aligned(offset: int) -> int:
+def aligned(offset: int) -> int:
     """The next multiple of 64 from `offset` on."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 

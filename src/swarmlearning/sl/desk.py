@@ -12,11 +12,14 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.records import Phase, Result, Training
+from swarmlearning.contracts.rounds import encoded_base
 from swarmlearning.errors import Unreachable
 from swarmlearning.merge.method import MergeMethod
-from swarmlearning.parameters.chunks import Commitment
+from swarmlearning.parameters.chunks import Commitment, chunk_count
 from swarmlearning.parameters.manifest import Manifest
+from swarmlearning.parameters.wire import Wire, wire_manifest
 from swarmlearning.sl.chunkfile import BufferChunks, ChunkFile, Chunks, scratch, scratch_descriptor
+from swarmlearning.sl.differences import Residual, new_residual
 from swarmlearning.sl.exchange import Pull, Shard, store_steps
 from swarmlearning.sl.journal import Journals
 from swarmlearning.sl.leaving import Farewell
@@ -62,9 +65,17 @@ class Offer:
 
     def __init__(self, buffer: memoryview, commitment: Commitment, secret: bytes) -> None:
         self.buffer = buffer
+        """The parameters, where they travel in full; else empty."""
         self.chunks: Chunks = BufferChunks(buffer)
+        """What was committed to."""
         self.commitment = commitment
         self.secret = secret
+        self.base = b""
+        """SHA-256 of the result that `chunks` are an encoded difference from; empty where parameters travel in full."""
+        self.residual: Residual | None = None
+        """What encoding has lost, until it is known whether the offer was merged."""
+        self.sent: int | None = None
+        """The round that it was last checked in to."""
 
 
 class MergedShard:
@@ -86,9 +97,17 @@ class MergedShard:
 class Fetched:
     """A result on its way to disk, and how far each of its shards is."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, manifest: Manifest, roots: tuple[bytes, ...], chunks: ChunkFile, part: Part | None) -> None:
+        self.manifest = manifest
+        """By which the shards' buffer is laid out."""
+        self.roots = roots
+        """Of the shards."""
+        self.chunks = chunks
+        """Takes their chunks: of the result itself, or of a difference."""
         self.part = part
-        """Takes the chunks of all shards."""
+        """The result's file, where the chunks are in that; None: they are of a difference."""
+        self.applied = 0
+        """How many steps (R-10) of applying it are done."""
         self.pulls: dict[int, Pull] = {}
         """By shard: what comes from others."""
         self.own: dict[int, int] = {}
@@ -99,11 +118,21 @@ class Fetched:
         return self.pulls[shard].done if shard in self.pulls else self.own.get(shard, 0)
 
     @property
+    def total(self) -> int:
+        """How many chunks the whole has."""
+        return chunk_count(self.manifest.size)
+
+    @property
+    def steps(self) -> int:
+        """R-10: how far it is."""
+        return self.applied + sum(pull.steps for pull in self.pulls.values())
+
+    @property
     def ready(self) -> int:
         """How many chunks of the whole, from the first on, are there."""
-        shards = len(self.part.record.roots)
+        shards = len(self.roots)
         # Of a shard that is complete the next one would be beyond the end.
-        return min([self.part.total, *(shard + self.done(shard) * shards for shard in range(shards))])
+        return min([self.total, *(shard + self.done(shard) * shards for shard in range(shards))])
 
 
 class MeasuredShard:
@@ -194,6 +223,11 @@ class Desk:
         """By round, shard."""
         self.fetched: dict[tuple[int, tuple[bytes, ...]], Fetched] = {}
         """By round, roots: merged shards on their way to disk."""
+        self.differences: dict[int, tuple[MergedShard, ...]] = {}
+        """By round: all merged shards of a difference that has been applied; served until the next result is final."""
+        self.residual: Residual | None = None
+        """R-42: what the encodings of this program's offers have lost, and no round has merged yet."""
+        self._encoded: tuple[Wire, Manifest] = ("float32", manifest)
         self.merging: dict[tuple[int, int], int] = {}
         """By round, shard: how many steps of merging it are done."""
         self.measured: dict[tuple[int, int], MeasuredShard] = {}
@@ -223,10 +257,32 @@ class Desk:
     def follow(self, record: Training) -> None:
         """A newer record: of the sync that is waited for it shows that its round has closed, or is agreed on."""
         self.training = record
+        self._settle_residual(record)
         if record.phase is Phase.MERGING and "offered" in self.stages and record.round is not None:
             self.reach("closed")
             if all(record.round.merged):
                 self.reach("agreed")
+
+    def _settle_residual(self, record: Training) -> None:
+        """R-42: what encoding our offer has lost counts from when a final round has the offer."""
+        offer, last = self.offer, record.last
+        if offer is None or offer.residual is None or offer.sent is None or last is None or record.run != self.run:
+            return
+        if last.round < offer.sent:
+            return
+        if last.round > offer.sent:
+            self.residual = None  # our SN was silent: the offer may have been merged, and may not count twice
+        elif self.node in last.contributors:
+            self.residual = offer.residual
+        offer.residual = None
+
+    def new_residual(self, travels: Manifest) -> Residual:
+        """Room for what encoding an offer loses.
+
+        Raises:
+            Broken: the disk has no room.
+        """
+        return new_residual(self._scratch_dir, self.manifest, travels)
 
     @property
     def size(self) -> int:
@@ -235,8 +291,20 @@ class Desk:
 
     @property
     def travels(self) -> Manifest:
-        """By which the buffers are laid out that contributors commit to, and that are pulled and merged."""
-        return self.manifest
+        """By which the buffers are laid out that contributors commit to, and that are pulled and merged.
+
+        That is as long as the open round is.
+        """
+        return self.encoded if self.training is not None and encoded_base(self.training) else self.manifest
+
+    @property
+    def encoded(self) -> Manifest:
+        """By which differences are laid out, where the settings say that they travel."""
+        settings = self.record.settings
+        wire = settings.wire if settings is not None else "float32"
+        if self._encoded[0] != wire:
+            self._encoded = wire, wire_manifest(self.manifest, wire)
+        return self._encoded[1]
 
     @property
     def record(self) -> Training:
@@ -307,7 +375,7 @@ class Desk:
         if shard == STORING:
             round_now = self.record.round
             fetched = self.fetched.get((round_, round_now.merged)) if round_now is not None else None
-            return sum(pull.steps for pull in fetched.pulls.values()) if fetched is not None else 0
+            return fetched.steps if fetched is not None else 0
         pulls = [pull for (number, part, _), (pull, _) in self.pulls.items() if (number, part.shard) == (round_, shard)]
         worked = self.measuring.get((round_, shard), 0) + self.merging.get((round_, shard), 0)
         return sum(pull.steps for pull in pulls) + worked + self._past_steps()
@@ -334,11 +402,22 @@ class Desk:
         own = self.merged.get((round_, number)) if run == self.run else None
         if own is not None:
             return own
+        kept = self.differences.get(round_, ()) if run == self.run else ()
+        if 0 <= number < len(kept):
+            return kept[number]
         result = self.store.get(self.contract, run, round_)
-        if result is None or not 0 <= number < len(result.record.roots):
+        if result is None or result.record.whole or not 0 <= number < len(result.record.roots):
             return None
         shard = Shard(size=self.size, shards=len(result.record.roots), shard=number)
         return MergedShard(shard, result.record.roots[number], result.leaves(number), result.chunks)
+
+    def whole_result(self, run: int, round_: int, number: int) -> MergedShard | None:
+        """E-11: the model that a merged difference gave, as one shard. May hash a whole model."""
+        result = self.store.get(self.contract, run, round_)
+        if result is None or not result.record.whole or number != 0:
+            return None
+        shard = Shard(size=self.size, shards=1, shard=0)
+        return MergedShard(shard, result.record.whole, result.leaves(0), result.chunks)
 
     def inherit(self, before: "Desk") -> None:
         """Go on with what an earlier program's desk promised and did: its offer stands until its round is over."""
@@ -347,6 +426,7 @@ class Desk:
             self.training = before.training
         if before.manifest == self.manifest:
             self.offer, self.pulls, self.merged = before.offer, before.pulls, before.merged
+            self.differences = before.differences
             self.measured = before.measured
 
     def tidy(self, record: Training) -> None:
@@ -363,3 +443,4 @@ class Desk:
         self.watched = {key: value for key, value in self.watched.items() if key[0] > upto}
         done = upto if here else upto - 1
         self.merged = {key: value for key, value in self.merged.items() if key[0] > done}
+        self.differences = {key: value for key, value in self.differences.items() if key >= upto}

@@ -64,6 +64,8 @@ class ResultRequest(Record, frozen=True, kw_only=True):
     round: int
     shard: int
     start: int
+    whole: bool = False
+    """Of a round whose shards are of a difference: the new model instead, as shard 0 of 1 (T-51)."""
 
 
 class ManifestRequest(Record, frozen=True, kw_only=True):
@@ -123,6 +125,11 @@ def merge_steps(shard: Shard, contributors: int) -> int:
 def store_steps(size: int, shards: int) -> int:
     """R-10: how many steps fetching all merged shards takes at most."""
     return sum(pull_steps(Shard(size=size, shards=shards, shard=shard), salted=False) for shard in range(shards))
+
+
+def apply_steps(size: int) -> int:
+    """R-10: how many steps applying a merged difference to a model of `size` bytes takes at most."""
+    return -(-chunk_count(size) // STEP_CHUNKS)
 
 
 def send_frames(

@@ -6,10 +6,19 @@ from typing import Final
 from swarmlearning.contracts.disputes import STORING
 from swarmlearning.contracts.messages import Here
 from swarmlearning.contracts.records import Round
+from swarmlearning.contracts.rounds import encoded_base
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused, Unreachable
 from swarmlearning.sl.desk import Desk, Watched, log
-from swarmlearning.sl.exchange import CALL_PROGRESS, Advance, ProgressRequest, Shard, merge_steps, store_steps
+from swarmlearning.sl.exchange import (
+    CALL_PROGRESS,
+    Advance,
+    ProgressRequest,
+    Shard,
+    apply_steps,
+    merge_steps,
+    store_steps,
+)
 from swarmlearning.sl.fetching import suspect
 from swarmlearning.sl.plan import GuardShard, GuardStore, TickLater
 from swarmlearning.sl.pulling import round_of
@@ -53,7 +62,10 @@ async def guard_store(desk: Desk, action: GuardStore) -> None:
         Unreachable: our SN does not answer.
     """
     round_ = round_of(desk, action.round)
-    gone = await _await_silence(desk, round_, STORING, action.suspect, store_steps(desk.size, round_.shards))
+    whole = store_steps(desk.travels.size, round_.shards)
+    if encoded_base(desk.record):
+        whole += apply_steps(desk.size)
+    gone = await _await_silence(desk, round_, STORING, action.suspect, whole)
     await suspect(desk, action.round, action.attempt, STORING, action.suspect, gone=gone)
 
 

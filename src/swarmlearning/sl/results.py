@@ -36,6 +36,8 @@ class StoredResult(Record, frozen=True, kw_only=True):
     size: int
     file: str
     """Plain file name in the directory."""
+    whole: bytes = b""
+    """Where `roots` are of a difference, the root of the canonical buffer as one shard; else empty."""
 
 
 def leaves_of(buffer: memoryview) -> bytes:
@@ -76,8 +78,8 @@ class OpenResult:
         return self._buffer
 
     def leaves(self, shard: int) -> bytes:
-        """Leaves of one shard."""
-        shards = len(self.record.roots)
+        """Leaves of one shard; of the whole, where the round's shards are of a difference."""
+        shards = 1 if self.record.whole else len(self.record.roots)
         if not self._leaves:
             chunk = self.chunks.source()
             whole = b"".join(merged_leaf(chunk(index)) for index in range(chunk_count(self.record.size)))

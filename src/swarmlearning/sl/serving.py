@@ -153,12 +153,13 @@ class ExchangeService:
                 await desk.changed.wait_for(is_there)
 
     async def _result(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
-        """E-6: a merged shard, to peers enrolled in the contract."""
+        """E-6, E-11: a merged shard, to peers enrolled in the contract."""
         request = decode(body, ResultRequest)
         desk = self._desk(caller, request.contract)
         self._require_enrolled(desk.record, caller)
         await _hold(desk, caller)
-        found = await desk.run_blocking(desk.merged_shard, request.run, request.round, request.shard)
+        find = desk.whole_result if request.whole else desk.merged_shard
+        found = await desk.run_blocking(find, request.run, request.round, request.shard)
         if found is None:
             raise Refused(f"round {request.round}, shard {request.shard}: not held here", code="not-found")
         start = _check_start(request.start, found.shard)

@@ -119,6 +119,11 @@ class ResultStore:
         """A stored result, or None."""
         return self._open.get((contract, run, round_))
 
+    def named(self, contract: ContractName, run: int, digest: bytes) -> OpenResult | None:
+        """The stored result of a run with a SHA-256, or None."""
+        known = list(self._open.items())
+        return next((r for key, r in known if key[:2] == (contract, run) and r.record.sha256 == digest), None)
+
     def keep_past(self, contract: ContractName) -> None:
         """Keep one result more: to merge a round anew needs the two before it, also once its result is here."""
         self._kept[contract] = KEEP + 1
@@ -142,13 +147,14 @@ class ResultStore:
         except OSError as error:
             raise self._no_room(record, error) from error
 
-    def finish(self, part: Part, expected: bytes = b"", leaves: Sequence[bytes] = ()) -> OpenResult:
+    def finish(self, part: Part, expected: bytes = b"", leaves: Sequence[bytes] = (), whole: bytes = b"") -> OpenResult:
         """Keep a result that is there; when this returns it survives a power cut. Older ones beyond the last two go.
 
         Args:
             part: all its chunks have been written.
             expected: its SHA-256, if the ledger has it.
             leaves: of each shard, if they are known.
+            whole: where the round's shards are of a difference, the root of the canonical buffer; `leaves` are its.
 
         Raises:
             VerificationError: the buffer is not the one that `expected` says; nothing is kept.
@@ -165,7 +171,7 @@ class ResultStore:
         which = sha256("\x00".join(map(str, key)).encode())
         stem = f"{self._prefix}-{which.hex()[:24]}"
         # By content: another attempt's result never overwrites a file that somebody reads.
-        record = replace(part.record, sha256=digest, file=f"{stem}-{digest.hex()[:16]}.bin")
+        record = replace(part.record, sha256=digest, file=f"{stem}-{digest.hex()[:16]}.bin", whole=whole)
         with self._lock:
             before = self._open.get(key)
             if before is not None and before.record == record:

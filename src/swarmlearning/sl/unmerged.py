@@ -11,7 +11,7 @@ from swarmlearning.contracts.records import PeerState, Result, RoundSummary
 from swarmlearning.errors import PeerError, Refused, Unreachable
 from swarmlearning.merge.rebase import rebase_model
 from swarmlearning.sl.desk import Desk, log
-from swarmlearning.sl.offering import promise
+from swarmlearning.sl.offering import prepare
 from swarmlearning.sl.plan import find_peer
 from swarmlearning.sl.program import Program
 from swarmlearning.sn.client import SnClient
@@ -67,7 +67,7 @@ async def carry_over(desk: Desk, program: Program, newest: Result) -> None:
     await _say_here(desk)
     into = await desk.run_blocking(desk.mapped_scratch)
     await desk.run_blocking(rebase_model, desk.manifest, stored.buffer, own, base.buffer, into)
-    offer = await promise(desk, into)
+    offer = await prepare(desk, into, newest, feeds_back=True)
     if program.demand is not demand or demand.outcome.done():
         return
     demand.offer, demand.based, demand.tried, demand.round = offer, newest.round, None, None
