@@ -13,11 +13,11 @@ SIM_SEEDS ?= 1000
 DEMO_STAMP := $(VENV)/.installed-demo$(if $(findstring pytorch,$(ARGS)),-torch)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all e2e fuzz lint fix bench docs clean
+.PHONY: help demo test test-all e2e fuzz lint fix bench bench-peers docs clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | test | test-all | e2e | fuzz | lint | fix | bench | docs | clean"
+	@echo "make demo | test | test-all | e2e | fuzz | lint | fix | bench | bench-peers | docs | clean"
 
 demo: $(DEMO_STAMP)
 	$(BIN)/swarm demo $(ARGS)
@@ -52,7 +52,12 @@ fix: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-all
 	$(BIN)/swarm bench merge --dtype float32 --dtype float64 --dtype bfloat16 --dtype float16 --dtype int64
 	$(BIN)/python benchmarks/transport.py
-	$(BIN)/python benchmarks/rounds.py
+	for size in 0.25 10 100; do $(BIN)/swarm bench round --megabytes $$size || exit 1; done
+
+# The same payloads through Flower, NVIDIA FLARE, p2pfl, hivemind and this project; the first time it fetches them, 7 GB
+# of disk. ARGS="--only ours,hivemind --sizes 10 --markdown" as `benchmarks/peers/run.py --help` says.
+bench-peers: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/peers/run.py $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs $(ARGS)

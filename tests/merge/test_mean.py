@@ -101,6 +101,21 @@ def test_g10_float32_follows_the_written_order_of_operations(given_: tuple[list[
         assert found[at].tobytes() == expected
 
 
+@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 1, 1], [3, 5], [1, 1, 1], [2, 5]], ids=str)
+def test_g10_g12_sums_of_weights_that_are_powers_of_two_are_divided_by_like_others(weights: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    for kind in (np.float32, np.float64):
+        blocks = [(rng.standard_normal(2000) * 3).astype(kind) for _ in weights]
+        blocks[0][:5] = np.finfo(kind).smallest_subnormal * np.arange(5)
+        found = merged(blocks, weights)
+        for at in range(len(found)):
+            values = [float(block[at]) for block in blocks]
+            base = values[0] if kind is np.float64 else 0.0
+            terms = [w * (base - v if kind is np.float64 else v) for v, w in zip(values, weights, strict=True)]
+            mean = list(itertools.accumulate(terms[1:] if kind is np.float64 else terms))[-1] / sum(weights)
+            assert found[at].tobytes() == np.array([base - mean if kind is np.float64 else mean], kind)[0].tobytes()
+
+
 @given(contributions([np.dtype(np.float64)]))
 @settings(deadline=None, max_examples=150)
 def test_g12_float64_follows_the_written_order_of_operations(given_: tuple[list[Array], list[int]]) -> None:

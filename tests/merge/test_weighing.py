@@ -115,6 +115,19 @@ def test_g76_a_minority_far_away_moves_the_geometric_median_within_the_others(ex
     assert np.linalg.norm(mixed(points, [1] * 10) - honest.mean(axis=0)) > 10.0 ** (exponent - 2)
 
 
+@pytest.mark.parametrize("exponent", [8, 12, 30, 140])
+def test_g76_conspirators_too_far_away_to_be_measured_are_left_out(exponent: int) -> None:
+    """Their distances to the honest are all the same number: nothing could be learned from them but noise."""
+    rng = np.random.default_rng(exponent)
+    honest = rng.standard_normal((6, 5))
+    points = np.concatenate([np.full((4, 5), 10.0**exponent), honest])
+    found = weigh("geomedian", points, [1] * 10)
+    assert found[:4] == [0] * 4
+    assert all(weight > MAX_WEIGHT_SUM // 100 for weight in found[4:])
+    near = np.concatenate([np.full((4, 5), 1e5), honest])
+    assert all(weight > 0 for weight in weigh("geomedian", near, [1] * 10))
+
+
 def test_g76_half_at_the_largest_distance_is_not_the_end_of_arithmetic() -> None:
     most = math.ldexp(1.0, 1000)
     matrix = np.full((4, 4), most)

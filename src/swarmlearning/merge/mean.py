@@ -17,8 +17,11 @@ import numpy as np
 from swarmlearning.errors import Broken
 from swarmlearning.merge.base import Float64, MergeMethod
 from swarmlearning.merge.quantile import merge_lower_median
+from swarmlearning.merge.scratch import scratch
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
 from swarmlearning.parameters.rounding import round_to_bfloat16
+
+_FLOAT64: Final = np.dtype(np.float64)
 
 _STEP: Final = 16384
 """Elements merged at a time: two float64 scratch arrays of 128 KiB stay in a core's second-level cache."""
@@ -66,7 +69,7 @@ def _steps(length: int) -> Iterator[slice]:
 def _merge_narrow(blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
     """Floats of at most 32 bits: products are exact in float64 and sums cannot overflow it."""
     total = float(sum(weights))
-    sums, terms = (np.empty(min(_STEP, len(out))) for _ in range(2))
+    sums, terms = scratch("mean", 2, min(_STEP, len(out)), _FLOAT64)
     for step in _steps(len(out)):
         acc, term = sums[: step.stop - step.start], terms[: step.stop - step.start]
         for position, (block, weight) in enumerate(zip(blocks, weights, strict=True)):
@@ -86,7 +89,7 @@ def _merge_narrow(blocks: Sequence[Array], weights: Sequence[int], out: Array) -
 def _merge_float64(blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
     """First - sum(weight * (first - value)) / sum(weight)."""
     total = float(sum(weights))
-    sums, terms = (np.empty(min(_STEP, len(out))) for _ in range(2))
+    sums, terms = scratch("mean", 2, min(_STEP, len(out)), _FLOAT64)
     for step in _steps(len(out)):
         acc, term = sums[: step.stop - step.start], terms[: step.stop - step.start]
         first = blocks[0][step]

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from swarmlearning.merge.programs import Program, quantile_program, run_program
+from swarmlearning.merge.scratch import scratch
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
 
 _STEP_BYTES: Final = 1 << 16
@@ -64,9 +65,9 @@ def ordered_steps(blocks: Sequence[Array], program: Program) -> Iterator[tuple[s
     """
     length, kind = len(blocks[0]), as_ordered(blocks[0][:0]).dtype
     size = step_length(program, kind.itemsize)
-    scratch = np.empty((program.registers - program.inputs, min(size, length)), kind)
+    room = scratch("quantile", program.registers - program.inputs, min(size, length), kind)
     for step in steps(length, size):
-        yield step, run_program(program, [as_ordered(block[step]) for block in blocks], scratch)
+        yield step, run_program(program, [as_ordered(block[step]) for block in blocks], room)
 
 
 def step_length(program: Program, width: int) -> int:

@@ -27,6 +27,7 @@ from swarmlearning.merge.quantile import (
     step_length,
     steps,
 )
+from swarmlearning.merge.scratch import scratch
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
 from swarmlearning.parameters.rounding import round_to_bfloat16
 
@@ -114,7 +115,7 @@ def _merge_packed(program: Program, blocks: Sequence[Array], weights: Sequence[i
     narrow = np.dtype(f"i{out.dtype.itemsize}")
     total, table = float(sum(weights)), np.array(weights, np.float64)
     size = min(step_length(program, wide.itemsize), len(out))
-    registers = np.empty((program.registers, size), wide)
+    registers = scratch("packed", program.registers, size, wide)
     for step in steps(len(out), size):
         length = step.stop - step.start
         inputs = [row[:length] for row in registers[: len(blocks)]]

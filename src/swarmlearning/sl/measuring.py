@@ -46,7 +46,7 @@ async def measure_and_commit(desk: Desk, action: MeasureShard) -> None:
         work = await pull_or_report(desk, action, shard, work_of)
         if work is None:
             return
-        measured = MeasuredShard(shard, work.result(), made_of)
+        measured = await desk.run_blocking(work.result, made_of)
     current = still_charged(desk, action)
     desk.measured[action.round, action.shard] = measured
     await desk.submitter.require(
@@ -95,8 +95,8 @@ class Measuring:
             self._distances = measure_shard(self._manifest, sources, self._shard.indices, step=self._note)
         self.done = upto
 
-    def result(self) -> bytes:
-        """The distances; see `merge.distances.measure_shard`."""
+    def result(self, made_of: tuple[bytes, ...]) -> MeasuredShard:
+        """The measured shard."""
         if not self.total:
             self.advance(0)  # a shard without a chunk: nothing was ever there to be worked on
-        return self._distances
+        return MeasuredShard(self._shard, self._distances, made_of)

@@ -103,6 +103,8 @@ async def pull_along(
     async def one(contributor: NodeId, pull: Pull) -> None:
         async with gate:
             await _pull_one(desk, action, pull, contributor, moved)
+        if all(other.complete for _, other in pulls):
+            desk.reach("pulled")
 
     def ready() -> int:
         return min((pull.done for _, pull in pulls), default=len(shard.indices))
