@@ -185,6 +185,7 @@ def test_r41_who_has_lost_the_newest_result_fetches_it_before_it_applies(tmp_pat
 
 
 def test_r43_who_has_stored_serves_the_encoded_shards_until_the_next_result_is_final(tmp_path: Path) -> None:
+    """R-43: the leader may be gone by then."""
     two = Two(tmp_path)
     action = two.merge()
     asyncio.run(store_and_say(two.desks[1], action))
