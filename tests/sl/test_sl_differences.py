@@ -1,4 +1,4 @@
-"""Steps of a round in which encoded differences travel (docs/spec/round.md, R-40 to R-44; exchange.md, E-11)."""
+"""Steps of a round in which encoded differences travel (docs/spec/round.md, R-40 to R-44; exchange.md, E-20)."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,7 @@ from test_sl_steps import FakeSn
 from swarmlearning.contracts.messages import MergeCommit, Stored
 from swarmlearning.contracts.records import Commit, Phase, Result, Round, Training
 from swarmlearning.encoding import encode, sha256
-from swarmlearning.errors import Broken, Refused
+from swarmlearning.errors import Broken, ConfigurationError, Refused
 from swarmlearning.parameters.chunks import chunk_count, commit, merged_root
 from swarmlearning.parameters.wire import apply_difference, encode_difference, reader, residual_size, wire_manifest
 from swarmlearning.sl.desk import Desk, Offer
@@ -35,6 +35,7 @@ from swarmlearning.sl.differences import Residual
 from swarmlearning.sl.exchange import STREAM_RESULT, ResultRequest, Shard
 from swarmlearning.sl.fetching import catch_up, store_and_say
 from swarmlearning.sl.merging import merge_and_commit
+from swarmlearning.sl.methods import complete
 from swarmlearning.sl.offering import prepare
 from swarmlearning.sl.plan import MergeShard, StoreResult
 from swarmlearning.sl.results import leaves_of
@@ -125,6 +126,26 @@ def final(two: Two, told: Stored, *, contributors: int = 2) -> Result:
     )
 
 
+def test_t50_a_method_that_needs_whole_results_is_refused_before_the_ledger_is_asked() -> None:
+    given_settings = replace(INT8, merge_method="fedavgm")
+    with pytest.raises(ConfigurationError, match="wire='int8' with merge method 'fedavgm', which needs whole results"):
+        complete(given_settings)
+    assert complete(replace(given_settings, wire="float32")).needs == "history"
+    assert complete(replace(INT8, merge_method="geomedian")).wire == "int8"
+
+
+def test_two_that_want_the_same_result_fetch_it_once(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    lost = desk_of(0, tmp_path / "lost", two.network, two.manifest, two.record)
+
+    async def go() -> None:
+        found = await asyncio.gather(catch_up(lost, two.last), catch_up(lost, two.last))
+        assert found[0] is found[1]
+
+    asyncio.run(go())
+    assert lost.bytes_received < 1.01 * two.manifest.size
+
+
 def test_r40_an_offer_is_the_encoded_difference_from_the_newest_result(tmp_path: Path) -> None:
     two = Two(tmp_path)
     offer = two.offer(two.desks[0], two.owns[0])
@@ -185,6 +206,7 @@ def test_r41_who_has_lost_the_newest_result_fetches_it_before_it_applies(tmp_pat
 
 
 def test_r43_who_has_stored_serves_the_encoded_shards_until_the_next_result_is_final(tmp_path: Path) -> None:
+    """R-43: the leader may be gone by then."""
     two = Two(tmp_path)
     action = two.merge()
     asyncio.run(store_and_say(two.desks[1], action))
@@ -204,7 +226,7 @@ def test_r43_who_has_stored_serves_the_encoded_shards_until_the_next_result_is_f
     assert two.desks[1].merged_shard(1, 1, 0) is None
 
 
-def test_e11_the_new_model_is_served_as_one_shard_and_not_as_the_rounds_own(tmp_path: Path) -> None:
+def test_e20_the_new_model_is_served_as_one_shard_and_not_as_the_rounds_own(tmp_path: Path) -> None:
     two = Two(tmp_path)
     action = two.merge()
     asyncio.run(store_and_say(two.desks[1], action))
@@ -364,7 +386,7 @@ def test_a_residual_is_read_back_as_it_was_written_and_a_full_disk_is_told(
         residual.append(b"x")
 
 
-def test_e11_a_request_for_the_whole_of_a_round_in_full_is_refused(tmp_path: Path) -> None:
+def test_e20_a_request_for_the_whole_of_a_round_in_full_is_refused(tmp_path: Path) -> None:
     two = Two(tmp_path)
 
     async def go() -> None:

@@ -210,6 +210,8 @@ class Desk:
         self._scratch_dir = scratch_dir
         self.training: Training | None = None
         self.changed = asyncio.Condition()
+        self.catching_up = asyncio.Lock()
+        """Held by whoever fetches a final result: two at a time would take each other's chunks for wrong ones."""
         self.run = 0
         """The run that our program has enrolled in; 0 before."""
         self.offer: Offer | None = None
@@ -412,7 +414,7 @@ class Desk:
         return MergedShard(shard, result.record.roots[number], result.leaves(number), result.chunks)
 
     def whole_result(self, run: int, round_: int, number: int) -> MergedShard | None:
-        """E-11: the model that a merged difference gave, as one shard. May hash a whole model."""
+        """E-20: the model that a merged difference gave, as one shard. May hash a whole model."""
         result = self.store.get(self.contract, run, round_)
         if result is None or not result.record.whole or number != 0:
             return None

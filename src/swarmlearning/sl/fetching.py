@@ -81,7 +81,7 @@ async def store_and_say(desk: Desk, action: StoreResult) -> None:
         sources = [shard_sources(round_, shard) for shard in range(round_.shards)]
         last, base = desk.record.last, None
         if last is not None and encoded_base(desk.record):
-            base = desk.stored(last) or await catch_up(desk, last)
+            base = await catch_up(desk, last)
         brought = await _bring(desk, _Wanted(action.round, action.roots, action.roots, base=base), sources)
         if isinstance(brought, _NotServed):
             await _suspect(desk, action, brought)
@@ -103,13 +103,18 @@ async def store_and_say(desk: Desk, action: StoreResult) -> None:
 
 
 async def catch_up(desk: Desk, result: Result) -> OpenResult:
-    """Fetch a final result from whoever holds it.
+    """Fetch a final result from whoever holds it, unless it is here.
 
     Raises:
         Unreachable: no holder serves it now; call again.
         VerificationError: the result is not the one on the ledger.
         Broken: the disk is full or damaged.
     """
+    async with desk.catching_up:
+        return desk.stored(result) or await _fetch_final(desk, result)
+
+
+async def _fetch_final(desk: Desk, result: Result) -> OpenResult:
     others = list(dict.fromkeys(n for n in (*result.holders, *result.participants) if n != desk.node))
     base = desk.store.named(desk.contract, desk.run, result.base) if result.base else None
     if base is not None:

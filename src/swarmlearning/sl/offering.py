@@ -103,7 +103,7 @@ async def prepare(desk: Desk, own: memoryview, newest: Result | None, *, feeds_b
     if newest is None or not encoded_base(desk.record):
         return await promise(desk, own)
     travels = desk.encoded
-    base = desk.stored(newest) or await catch_up(desk, newest)
+    base = await catch_up(desk, newest)
     into = await desk.run_blocking(desk.scratch, Shard(size=travels.size, shards=1, shard=0))
     after = await desk.run_blocking(desk.new_residual, travels) if feeds_back else None
     secret = desk.random_bytes(SECRET_BYTES)

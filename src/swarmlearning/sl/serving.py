@@ -153,7 +153,7 @@ class ExchangeService:
                 await desk.changed.wait_for(is_there)
 
     async def _result(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
-        """E-6, E-11: a merged shard, to peers enrolled in the contract."""
+        """E-6, E-20: a merged shard, to peers enrolled in the contract."""
         request = decode(body, ResultRequest)
         desk = self._desk(caller, request.contract)
         self._require_enrolled(desk.record, caller)
