@@ -65,16 +65,16 @@ def test_x3_a_stream_carries_frames_in_order_and_ends(connect: Connect, world: W
 @pytest.mark.parametrize(("count", "size"), [(0, 1), (300, 3), (10, 100_000)])
 def test_x3_a_short_stream_may_come_as_a_whole(connect: Connect, world: World, count: int, size: int) -> None:
     async def conversation(client: Client, to: Address, service: Talker) -> None:
-        got = await frames_of(client.stream(to, "count", f"{count} {size}".encode(), idle_s=10, whole=True))
+        got = await frames_of(client.stream(to, "count", f"{count} {size}".encode(), idle_s=10, expect=1000))
         assert got == [bytes([index % 256]) * size for index in range(count)]
-        assert await frames_of(client.stream(to, "reuse", b"", idle_s=10, whole=True))
+        assert await frames_of(client.stream(to, "reuse", b"", idle_s=10, expect=1000))
 
     talk(connect, world, conversation)
 
 
 def test_x5_a_stream_that_comes_as_a_whole_may_fail_too(connect: Connect, world: World) -> None:
     async def conversation(client: Client, to: Address, service: Talker) -> None:
-        stream = client.stream(to, "refuse", b"", idle_s=10, whole=True)
+        stream = client.stream(to, "refuse", b"", idle_s=10, expect=1000)
         assert bytes(await anext(stream)) == b"first"
         with pytest.raises(Refused) as refused:
             await anext(stream)

@@ -15,8 +15,8 @@ from transport_world import CLIENT, HOST, SERVER, Talker, World, over_tls
 from swarmlearning.errors import DecodeError, Refused, SwarmError, Unreachable
 from swarmlearning.transport import server as server_module
 from swarmlearning.transport.api import Address, Caller, Frame, Stream
-from swarmlearning.transport.client import HttpClient
-from swarmlearning.transport.server import ServerLimits
+from swarmlearning.transport.client import KEPT_CONNECTIONS, HttpClient
+from swarmlearning.transport.server import Server, ServerLimits
 from swarmlearning.transport.tls import Tls
 from swarmlearning.transport.wire import OK, Failure, encode_failure
 from swarmlearning.types import Endpoint
@@ -83,7 +83,7 @@ def test_x3_short_streams_share_a_connection(world: World) -> None:
     async def work() -> None:
         async with over_tls(world, Talker()) as (client, to):
             for _ in range(3):
-                assert [bytes(f) async for f in client.stream(to, "count", b"2 5", idle_s=10, whole=True)]
+                assert [bytes(f) async for f in client.stream(to, "count", b"2 5", idle_s=10, expect=1000)]
             assert await client.call(to, "echo", b"x", timeout_s=10) == b"x"
             assert isinstance(client, HttpClient)
             assert client._session is not None
@@ -97,7 +97,7 @@ def test_x4_a_stream_that_is_too_long_for_a_whole_is_refused(world: World) -> No
     async def work() -> None:
         async with over_tls(world, Talker()) as (client, to):
             with pytest.raises(Refused, match="does not fit into one reply") as refused:
-                [f async for f in client.stream(to, "count", b"11 100000", idle_s=10, whole=True)]
+                [f async for f in client.stream(to, "count", b"11 100000", idle_s=10, expect=1000)]
             assert refused.value.code == "too-large"
 
     run(work())
@@ -113,7 +113,7 @@ def test_x5_a_whole_that_is_cut_off_is_never_mistaken_for_one_that_ended(world: 
         try:
             async with answering(world, head + body[:cut]) as to:
                 with pytest.raises(DecodeError):
-                    [f async for f in client.stream(to, "count", b"", idle_s=10, whole=True)]
+                    [f async for f in client.stream(to, "count", b"", idle_s=10, expect=1000)]
         finally:
             await client.close()
 
@@ -123,21 +123,105 @@ def test_x5_a_whole_that_is_cut_off_is_never_mistaken_for_one_that_ended(world: 
 # --- what goes over the wire ------------------------------------------------------------------------------------
 
 
-def test_x3_any_http_tool_can_read_a_stream_whose_body_ends_with_its_connection(world: World) -> None:
+def test_x3_any_http_tool_can_read_a_stream(world: World) -> None:
     async def check() -> None:
         async with world.serving(Talker()) as (_, to):
             context = Tls(world.trust, world.source(CLIENT), world.clock).client(SERVER.id)
             reader, writer = await asyncio.open_connection(HOST, to.endpoint.port, ssl=context)
-            accept = b"Accept: application/vnd.swarm.frames\r\n"
-            writer.write(b"POST /v1/count HTTP/1.1\r\nHost: a\r\n" + accept + b"Content-Length: 3\r\n\r\n3 5")
+            ask = b"POST /v1/count HTTP/1.1\r\nHost: a\r\nAccept: application/vnd.swarm.frames\r\nContent-Length: 3\r\n"
+            expected = body_of(bytes(5), b"\x01" * 5, b"\x02" * 5)
+            for _ in range(2):  # in chunks, and the connection is there for the next request
+                writer.write(ask + b"\r\n3 5")
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+                assert b"\r\nTransfer-Encoding: chunked" in head
+                body = b""
+                while size := int(await reader.readline(), 16):
+                    body += await reader.readexactly(size)
+                    assert await reader.readline() == b"\r\n"
+                assert (await reader.readline(), body) == (b"\r\n", expected)
+            writer.write(ask + b"Connection: close\r\n\r\n3 5")
             head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"\r\nConnection: close" in head
             assert b"ransfer-Encoding" not in head
-            assert body == body_of(bytes(5), b"\x01" * 5, b"\x02" * 5)
+            assert body == expected
             writer.close()
 
     run(check())
+
+
+async def count(client: HttpClient, to: Address, size: int, expect: int | None) -> int:
+    """Have frames of a size streamed, and say how many connections are kept then."""
+    asked = client.stream(to, "count", f"3 {size}".encode(), idle_s=10, expect=expect)
+    assert [bytes(frame) async for frame in asked] == [bytes([index]) * size for index in range(3)]
+    return len(client._kept.get(to, []))
+
+
+def test_x3_middling_streams_leave_their_connection_to_the_next(world: World) -> None:
+    async def work() -> None:
+        async with over_tls(world, Talker()) as (client, to):
+            assert isinstance(client, HttpClient)
+            for _ in range(3):
+                assert await count(client, to, 500_000, 1_500_000) == 1
+            assert len(client._streams) == 1
+            # Two at a time: each has its own; both stay.
+            await asyncio.gather(*(count(client, to, 500_000, 1_500_000) for _ in range(2)))
+            assert len(client._kept[to]) == 2
+            # Of long ones, and where it is not known, the connection ends the body.
+            assert await count(client, to, 5, 1 << 30) == 2
+            assert await count(client, to, 5, None) == 2
+            await asyncio.gather(*(count(client, to, 500_000, 1_500_000) for _ in range(9)))
+            assert len(client._kept[to]) == KEPT_CONNECTIONS
+
+    run(work())
+
+
+def test_x3_a_stream_that_was_left_leaves_no_connection(world: World) -> None:
+    async def work() -> None:
+        async with over_tls(world, Talker()) as (client, to):
+            assert isinstance(client, HttpClient)
+            async with aclosing(
+                cast(
+                    "AsyncGenerator[memoryview, None]", client.stream(to, "count", b"9 70000", idle_s=9, expect=1 << 20)
+                )
+            ) as frames:
+                await anext(frames)
+            assert not client._kept.get(to)
+            with pytest.raises(Refused):
+                [f async for f in client.stream(to, "refuse", b"", idle_s=10, expect=1 << 20)]
+
+    run(work())
+
+
+def test_x3_a_kept_connection_that_its_server_has_closed_is_not_missed(world: World) -> None:
+    async def work() -> None:
+        talker = Talker()
+        client = world.client()
+        try:
+            async with world.serving(talker) as (_, to):
+                assert await count(client, to, 100_000, 1 << 20) == 1
+            again = Server(talker, world.trust, world.source(SERVER), clock=world.clock)
+            await again.start(HOST, to.endpoint.port)
+            assert await count(client, to, 100_000, 1 << 20) == 1
+            await again.stop()
+        finally:
+            await client.close()
+
+    run(work())
+
+
+def test_x8_a_kept_connection_is_not_used_once_its_server_does_not_count_any_more(world: World) -> None:
+    async def work() -> None:
+        async with over_tls(world, Talker()) as (client, to):
+            assert isinstance(client, HttpClient)
+            assert await count(client, to, 100_000, 1 << 20) == 1
+            (kept,) = client._streams
+            world.clock.offset_ms = 20 * 365 * 86_400_000
+            with pytest.raises(SwarmError):
+                await count(client, to, 100_000, 1 << 20)
+            assert kept.transport is None
+
+    run(work())
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])

@@ -145,11 +145,11 @@ class DrilledClient:
         return await self._client.call(to, method, body, timeout_s=timeout_s)
 
     async def stream(
-        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+        self, to: Address, method: str, body: bytes, *, idle_s: float, expect: int | None = None
     ) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
         await self._drills.require_answer(to, idle_s)
-        frames = self._client.stream(to, method, body, idle_s=idle_s, whole=whole)
+        frames = self._client.stream(to, method, body, idle_s=idle_s, expect=expect)
         async with contextlib.aclosing(frames):  # type: ignore[type-var]  # iterators of the seam have aclose
             async for frame in frames:
                 await self._drills.require_answer(to, idle_s)

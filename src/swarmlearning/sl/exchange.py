@@ -38,9 +38,6 @@ within half a lease: with the default lease, 50 KB/s."""
 LEAVES_FRAME: Final = 256 << 10
 """Bytes of leaves in a frame."""
 
-WHOLE_BYTES: Final = 320 << 10
-"""What is left of a shard and is no larger comes in one reply: as little as a frame, and without a handshake."""
-
 STEP_CHUNKS: Final = 256
 """Chunks merged in one step of progress: 16 MiB."""
 
@@ -231,7 +228,7 @@ class Pull:
         """
         if self.complete:
             return
-        frames = client.stream(source, method, encode(request), idle_s=idle_s, whole=self._left() <= WHOLE_BYTES)
+        frames = client.stream(source, method, encode(request), idle_s=idle_s, expect=self._left())
         async with contextlib.aclosing(frames):  # type: ignore[type-var]  # iterators of the seam have aclose
             verifier = await self._read_leaves(frames, step)
             async for frame in frames:
@@ -241,9 +238,11 @@ class Pull:
             raise VerificationError(f"{source.node} served {self.done} of {len(self._shard.indices)} chunks")
 
     def _left(self) -> int:
-        """Bytes that are still to come, about."""
-        chunks = (len(self._shard.indices) - self.done) * (CHUNK_BYTES + (SALT_BYTES if self._salted else 0))
-        return min(chunks, self._shard.size + len(self._shard.indices) * SALT_BYTES) + self._leaf_bytes
+        """Bytes that are still to come."""
+        indices = self._shard.indices[self.done :]
+        last = chunk_length(self._shard.size, indices[-1])
+        chunks = (len(indices) - 1) * CHUNK_BYTES + last + (len(indices) * SALT_BYTES if self._salted else 0)
+        return chunks + self._leaf_bytes
 
     @property
     def _leaf_bytes(self) -> int:

@@ -73,13 +73,13 @@ class Client(Protocol):
         ...
 
     def stream(
-        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+        self, to: Address, method: str, body: bytes, *, idle_s: float, expect: int | None = None
     ) -> AsyncIterator[memoryview]:
         """Send one request and yield the frames of its reply.
 
         A frame is valid until the next one is asked for. Close the iterator (`contextlib.aclosing`) to hang up.
-        `whole` asks for all frames in one reply of at most `MAX_BODY_BYTES`, within `idle_s`: a short stream costs no
-        handshake then.
+        `expect` is how many bytes will come, about, where that is known: a short stream costs no handshake then. One of
+        few hundred kilobytes comes in one reply, within `idle_s`.
 
         Raises:
             Unreachable: as for `call`, or no frame within `idle_s` seconds.

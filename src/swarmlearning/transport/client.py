@@ -41,6 +41,18 @@ T = TypeVar("T")
 IDLE_S: Final = 15.0
 """An unused connection is closed after this long: well before the server does it, which could cross a request."""
 
+WHOLE_BYTES: Final = 320 << 10
+"""A stream that is expected to be no longer is asked for as a whole: as much as a frame."""
+
+KEEP_BYTES: Final = 32 << 20
+"""A stream that is expected to be no longer leaves its connection to the next one: a handshake takes the processor
+about as long as 5 MB do, and that its bytes come in chunks as long as a hundredth of them."""
+
+CLOSE: Final = "Connection: close\r\n"
+
+KEPT_CONNECTIONS: Final = 4
+"""Connections kept for streams to one server, at most."""
+
 READ_BUFFER_BYTES: Final = 1 << 18
 """What aiohttp buffers of a reply before it stops reading."""
 
@@ -70,6 +82,8 @@ class HttpClient:
         self._tls = Tls(trust, source, clock)
         self._session: aiohttp.ClientSession | None = None
         self._streams: set[Inflow] = set()
+        self._kept: dict[Address, list[tuple[Inflow, float]]] = {}
+        """Connections of streams that are over, and since when."""
         self._closed = False
 
     async def call(self, to: Address, method: str, body: bytes, *, timeout_s: float) -> bytes:
@@ -88,14 +102,14 @@ class HttpClient:
             response.close()  # a reply read to its end has given its connection back already
 
     async def stream(
-        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+        self, to: Address, method: str, body: bytes, *, idle_s: float, expect: int | None = None
     ) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
         check_request(to, method, body)
         if self._closed:
             raise Closed("this client was closed")
         stage = Stage()
-        if whole:
+        if expect is not None and expect <= WHOLE_BYTES:
             asked = self._whole(to, method, body, stage)
             reply = await self._within(idle_s, to, f"reply to {method}", stage, asked)
             for part in cut_frames(reply, to.node):
@@ -103,7 +117,8 @@ class HttpClient:
                 yield part
             return
         what = f"frame of {method}"
-        inflow = await self._within(idle_s, to, what, stage, self._open(to, method, body, stage))
+        keep = expect is not None and expect <= KEEP_BYTES
+        inflow = await self._within(idle_s, to, what, stage, self._open(to, method, body, stage, keep=keep))
         try:
             frames = Frames(inflow, to.node)
             while True:
@@ -117,7 +132,14 @@ class HttpClient:
         except BaseException:  # whoever hangs up early is among them
             inflow.abort()
             raise
-        inflow.close()
+        if not inflow.rest_idle():
+            inflow.close()
+            return
+        kept = self._kept.setdefault(to, [])
+        kept.append((inflow, asyncio.get_running_loop().time()))
+        for old, _ in kept[:-KEPT_CONNECTIONS]:
+            old.close()
+        del kept[:-KEPT_CONNECTIONS]
 
     async def _whole(self, to: Address, method: str, body: bytes, stage: Stage) -> bytes:
         response = await self._post(to, method, body, ACCEPT_WHOLE, stage)
@@ -136,14 +158,46 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    async def _open(self, to: Address, method: str, body: bytes, stage: Stage) -> Inflow:
-        """Send a request for a stream on a connection of its own, which ends with it."""
-        inflow = await self._connect(to, stage)
+    async def _open(self, to: Address, method: str, body: bytes, stage: Stage, *, keep: bool) -> Inflow:
+        """Send a request for a stream, on a connection that serves nothing else meanwhile.
+
+        With `keep` it may have served another before, and may serve another afterwards.
+        """
+        before = self._take_kept(to) if keep else None
+        if before is not None:
+            try:
+                return await self._ask(before, to, method, body, stage, keep=True)
+            except ConnectionError:
+                before.abort()  # the server has closed it at the same moment, unheard
+        return await self._ask(await self._connect(to, stage), to, method, body, stage, keep=keep)
+
+    def _take_kept(self, to: Address) -> Inflow | None:
+        """A connection that a stream before this one has left, and that may still be used."""
+        self._tls.refresh()
+        kept, now = self._kept.get(to, []), asyncio.get_running_loop().time()
+        while kept:
+            inflow, since = kept.pop()
+            transport = inflow.transport
+            if transport is None:
+                continue
+            peer, version = peer_of(transport.get_extra_info)
+            try:
+                peer.recheck()
+            except VerificationError:
+                version = -1
+            if version == self._tls.version and now - since < IDLE_S:
+                inflow.wake()
+                return inflow
+            inflow.close()
+        return None
+
+    async def _ask(self, inflow: Inflow, to: Address, method: str, body: bytes, stage: Stage, *, keep: bool) -> Inflow:
         authority = _authority(to)
         head = (
             f"POST {PATH}{method} HTTP/1.1\r\n"
             f"Host: {authority if authority.isascii() else authority.encode('idna').decode('ascii')}\r\n"
-            f"Accept: {ACCEPT_FRAMES}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"Accept: {ACCEPT_FRAMES}\r\nContent-Length: {len(body)}\r\n"
+            f"{'' if keep else CLOSE}\r\n"
         )
         try:
             inflow.send(head.encode("ascii") + body)

@@ -246,10 +246,10 @@ class _MemoryClient:
         return bytes(reply)
 
     async def stream(
-        self, to: Address, method: str, body: bytes, *, idle_s: float, whole: bool = False
+        self, to: Address, method: str, body: bytes, *, idle_s: float, expect: int | None = None
     ) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
-        del whole  # there are no connections to be saved
+        del expect  # there are no connections to be saved
         self._check(to, method, body)
         pipe = Pipe()
         what = f"frame of {method}"

@@ -41,6 +41,8 @@ class Inflow(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
         self._ended = False
+        self._idle = False
+        """It waits for its next request."""
         self._error: Exception | None = None
         """Why nothing more will come, if that is not the end of the body."""
 
@@ -58,6 +60,9 @@ class Inflow(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes arrived."""
+        if self._idle:
+            self.abort()  # nobody has asked for anything
+            return
         if self._framing is not None:
             try:
                 nbytes = self._framing.take(self._buffer[self._filled : self._filled + nbytes])
@@ -82,6 +87,24 @@ class Inflow(asyncio.BufferedProtocol):
         self._connections.discard(self)
         if not self.lost.done():
             self.lost.set_result(None)
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The connection, for as long as it may be written to."""
+        return None if self._transport is None or self._transport.is_closing() else self._transport
+
+    def rest_idle(self) -> bool:
+        """Keep the connection for another request; whether that is possible. From now on it is closed if it speaks."""
+        body = self._framing
+        if self.transport is None or body is None or body.until_close or not body.ended or self._error is not None:
+            return False
+        self._idle, self._start, self._filled, self._limit = True, 0, 0, READ_BYTES
+        self._resume()
+        return True
+
+    def wake(self) -> None:
+        """Be ready for another request."""
+        self._idle, self._framing, self._ended = False, None, False
 
     def send(self, *parts: bytes) -> None:
         """Send a request.

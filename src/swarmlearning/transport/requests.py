@@ -115,7 +115,7 @@ class Requests:
             await flow.end(end)
             if isinstance(flow, Collected):
                 return await self._send(request, 200, bytes(flow.body), close=end.code == CERTIFICATE)
-            return Written()
+            return Written(request)
         if call is not None:
             return await self._call(request, method, call, caller, body)
         return await self._refuse(request, unknown_method(self._node, method, "stream" if wants_frames else "call"))
