@@ -11,8 +11,10 @@ from swarmlearning.contracts.records import Round, Training
 from swarmlearning.encoding import sha256
 from swarmlearning.types import NodeId
 
-SHARD_MIN_BYTES: Final = 8 << 20
-"""`topology=auto`: models smaller than this are merged by one leader, larger ones in shards."""
+SHARD_MIN_BYTES: Final = 2 << 20
+"""`topology=auto`: models smaller than this are merged by one leader, larger ones in shards.
+
+Measured (docs/benchmarks.md): of 1 MB one leader is faster, of 4 MB four are."""
 
 SHARD_MIN_PEERS: Final = 3
 """`topology=auto`: with fewer contributors one leader merges."""
