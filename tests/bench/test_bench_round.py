@@ -48,6 +48,8 @@ def test_a_round_is_measured_beside_the_floor(topology: str, shards: int) -> Non
         (["--megabytes", "0"], "--megabytes 0.0: expected 0.0001 to 16384"),
         (["--rounds", "0"], "--rounds 0: expected 1 to 1000"),
         (["--organisations", "5"], "--organisations 5: expected 1 to 4"),
+        (["--merge", "maen"], "did you mean 'mean'"),
+        (["--merge", "fedavgm", "--wire", "int8"], "needs whole results"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_starts(

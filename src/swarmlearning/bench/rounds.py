@@ -48,6 +48,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Size of the model, 10^6 bytes."""
     rounds: int
     settings: Settings
+    """With what follows from the merge method."""
+
+    @property
+    def size(self) -> int:
+        """Of the model, bytes."""
+        return round(self.megabytes * 1e6)
+
+    @property
+    def leaders(self) -> int:
+        """How many peers merge in a round."""
+        measured = self.settings.needs == "distances"
+        return count_shards(self.settings.topology, self.size, self.peers, self.peers, measured=measured)
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,12 +97,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     ledger: str
 
 
-def leaders_of(plan: Plan) -> int:
-    """How many peers merge in a round."""
-    size = round(plan.megabytes * 1e6)
-    return count_shards(plan.settings.topology, size, plan.peers, plan.peers)
-
-
 async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Measured:
     """Start a network, train, and measure.
 
@@ -112,9 +118,9 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
         memory = {f"program {k}": f.peak_rss_kb / 1000 for k, f in enumerate(figures)}
         memory |= {f"SL {k}": peak_rss_kb(sl.process.pid) / 1000 for k, sl in enumerate(network.sls)}
         memory |= {f"SN {k}": peak_rss_kb(sn.process.pid) / 1000 for k, sn in enumerate(network.sns)}
-    leaders = leaders_of(plan)
     tell("the floor: the same bytes over plain TLS sockets")
-    floor = await asyncio.to_thread(_measure_floor, plan, workdir, sites, leaders)
+    moved = _bytes_moved(figures)
+    floor = await asyncio.to_thread(_measure_floor, plan, workdir, sites, moved)
     ends = [max(f.answered_s[k] for f in figures) for k in range(WARM_UP + plan.rounds)]
     rounds = [after - before for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
     median = statistics.median(rounds)
@@ -124,14 +130,14 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
         phases=_phases(figures),
         floor_seconds=floor,
         ratio=median / floor,
-        bytes_moved=_bytes_moved(figures),
+        bytes_moved=moved,
         peak_rss_mb={name: round(value, 1) for name, value in memory.items()},
         peers=plan.peers,
         organisations=plan.organisations,
         megabytes=plan.megabytes,
         merge=plan.settings.merge_method,
         topology=plan.settings.topology,
-        shards=leaders,
+        shards=plan.leaders,
         wire=plan.settings.wire,
         witnesses=wanted_witnesses(plan.settings),
         ledger="embedded",
@@ -144,7 +150,7 @@ async def _train(plan: Plan, network: LocalNetwork) -> list[Figures]:
         task = Task(
             index=index,
             peers=plan.peers,
-            size=round(plan.megabytes * 1e6),
+            size=plan.size,
             rounds=WARM_UP + plan.rounds,
             contract=ContractName("bench"),
             settings=plan.settings,
@@ -187,12 +193,14 @@ def _bytes_moved(figures: Sequence[Figures]) -> int:
     return round(statistics.median(sum(f.bytes_sent[k] - f.bytes_sent[k - 1] for f in figures) for k in rounds))
 
 
-def _measure_floor(plan: Plan, workdir: Path, sites: Sequence[Site], leaders: int) -> float:
-    """Median seconds of the floor, with the certificates of the network that has just run."""
+def _measure_floor(plan: Plan, workdir: Path, sites: Sequence[Site], moved: int) -> float:
+    """Median seconds of the floor for as many bytes, with the certificates of the network that has just run."""
+    # Every peer's part but a leader's own goes to its leader, and every merged part to all but its leader.
+    size = moved // (2 * (plan.peers - 1)) // 4 * 4
     authorities = workdir / "authorities.pem"
     authorities.write_text("".join((workdir / s.domain / "ca" / "ca.cert.pem").read_text() for s in sites))
     pki = [(workdir / site.domain / "pki", number) for site in sites for number in range(site.sls)]
     identities = [(path / f"sl-{number}.cert.pem", path / f"sl-{number}.key.pem") for path, number in pki]
-    with Floor(round(plan.megabytes * 1e6) // 4 * 4, leaders, identities, authorities) as floor:
+    with Floor(size, plan.leaders, identities, authorities) as floor:
         floor.measure()  # fresh memory costs more than what is measured
         return statistics.median(floor.measure() for _ in range(FLOOR_ROUNDS))

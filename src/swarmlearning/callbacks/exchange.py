@@ -82,7 +82,7 @@ def _unlink(path: Path, descriptor: int, owner: int) -> None:
 
 
 def _allocate(descriptor: int, size: int) -> None:
-    """Reserve the blocks now: writing to a mapped hole on a full disk would kill the program with SIGBUS."""
+    """Reserve the blocks now, so that a full disk is an error before training, and not in the middle of it."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:

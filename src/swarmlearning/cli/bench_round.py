@@ -15,6 +15,7 @@ from swarmlearning.cli import examples
 from swarmlearning.contracts.records import Settings
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.local.network import prepare_workdir
+from swarmlearning.sl.methods import complete
 
 MAX_PEERS: Final = 64
 MAX_MEGABYTES: Final = 16_384.0
@@ -64,14 +65,16 @@ def round_(  # one parameter an option
         organisations=_within("--organisations", organisations or 1, 1, peers),
         megabytes=_within("--megabytes", megabytes, 0.0001, MAX_MEGABYTES),
         rounds=_within("--rounds", rounds, 1, MAX_ROUNDS),
-        settings=Settings(
-            sync_frequency=1,
-            start="merge",
-            checkin_mode="inactive",
-            merge_method=merge.lower(),
-            topology=topology,
-            wire=wire,
-            witnesses=-1 if witnesses is None else witnesses,
+        settings=complete(
+            Settings(
+                sync_frequency=1,
+                start="merge",
+                checkin_mode="inactive",
+                merge_method=merge,
+                topology=topology,
+                wire=wire,
+                witnesses=-1 if witnesses is None else witnesses,
+            )
         ),
     )
     console = Console(stderr=True)

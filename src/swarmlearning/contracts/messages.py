@@ -180,11 +180,8 @@ class Leave(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
-AnyMessage = (
-    RegisterNode
-    | RevokeCertificate
-    | CreateContract
-    | ResetContract
+TrainingMessage = (
+    ResetContract
     | Enrol
     | CheckIn
     | Tick
@@ -197,6 +194,9 @@ AnyMessage = (
     | Finish
     | Leave
 )
+"""What is said in a training contract."""
+
+AnyMessage = RegisterNode | RevokeCertificate | CreateContract | TrainingMessage
 
 
 class Payload(Record, frozen=True, kw_only=True):

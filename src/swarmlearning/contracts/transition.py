@@ -29,6 +29,7 @@ from swarmlearning.contracts.messages import (
     Stored,
     Suspect,
     Tick,
+    TrainingMessage,
     Tx,
     Unreachable,
 )
@@ -186,23 +187,7 @@ def _save(state: State, after: Training) -> Training:
     return after
 
 
-_TrainingMessage = (
-    ResetContract
-    | Enrol
-    | CheckIn
-    | Tick
-    | Measure
-    | MergeCommit
-    | Stored
-    | Unreachable
-    | Suspect
-    | Here
-    | Finish
-    | Leave
-)
-
-
-def _advance(before: Training, context: Context, message: _TrainingMessage) -> Training:
+def _advance(before: Training, context: Context, message: TrainingMessage) -> Training:
     """Hand a message to its rule."""
     allowed = {ResetContract: (Role.SL, Role.SN, Role.OPERATOR), Tick: (Role.SL, Role.SN)}
     membership.require_role(context, *allowed.get(type(message), (Role.SL,)))

@@ -4,6 +4,7 @@ Plug-ins derive from `MergeMethod` too. Does not: say which methods there are (`
 files. Spec: docs/spec/merging.md, G-1 to G-9.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
@@ -144,16 +145,21 @@ def decimal(millionths: int) -> str:
     return f"-{text}" if millionths < 0 else text
 
 
+def ratio_of(weights: Sequence[int]) -> list[int]:
+    """Weights in their smallest integers: only their ratio counts, to the last bit. One is above 0."""
+    divisor = math.gcd(*weights)
+    return [weight // divisor for weight in weights]
+
+
 def shrink_weights(weights: Sequence[int]) -> list[int]:
     """Weights in their smallest integers, scaled down if they exceed 2^29 in all; none becomes 0 that was not.
 
     Raises:
         Broken: no weight is above 0.
     """
-    divisor = np.gcd.reduce(np.array(weights, dtype=np.int64)) if len(weights) else 0
-    if not divisor:
+    if not any(weights):
         raise Broken("no contributor has a weight")
-    smallest = [weight // int(divisor) for weight in weights]
+    smallest = ratio_of(weights)
     total = sum(smallest)
     if total <= MAX_WEIGHT_SUM:
         return smallest

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from swarmlearning.errors import Broken
-from swarmlearning.merge.base import Float64, MergeMethod
+from swarmlearning.merge.base import Float64, MergeMethod, ratio_of
 from swarmlearning.merge.quantile import merge_lower_median
 from swarmlearning.merge.scratch import scratch
 from swarmlearning.parameters.dtypes import BFLOAT16, Array
@@ -46,9 +46,7 @@ class Mean(MergeMethod):
         if len(blocks) == 1:
             out[...] = blocks[0]
             return
-        # Equal weights, and weights scaled by any factor, must give the same bits: only their ratio counts.
-        divisor = math.gcd(*weights)
-        ratio = [weight // divisor for weight in weights]
+        ratio = ratio_of(weights)
         kind = out.dtype.kind
         # Overflow and invalid operations happen only where inputs are not finite, or are put right below.
         with np.errstate(all="ignore"):

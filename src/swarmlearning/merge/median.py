@@ -5,13 +5,12 @@ Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Toward
 Spec: docs/spec/merging.md, G-52 to G-54.
 """
 
-import math
 from collections.abc import Sequence
 
-from swarmlearning.merge.base import MergeMethod
+from swarmlearning.merge.base import MergeMethod, ratio_of
 from swarmlearning.merge.mean import Mean
-from swarmlearning.merge.quantile import make_zeros_positive, merge_lower_median, quantiles
-from swarmlearning.parameters.dtypes import BFLOAT16, Array
+from swarmlearning.merge.quantile import make_zeros_positive, merge_exactly, quantiles
+from swarmlearning.parameters.dtypes import Array
 
 
 class CoordMedian(MergeMethod):
@@ -21,13 +20,8 @@ class CoordMedian(MergeMethod):
 
     def merge_block(self, blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
         """Merge flat arrays of one type and length into `out`; see `MergeMethod.merge_block`."""
-        if len(blocks) == 1:
-            out[...] = blocks[0]
-            return
-        divisor = math.gcd(*weights)
-        ratio = [weight // divisor for weight in weights]
-        if not (out.dtype.kind == "f" or out.dtype == BFLOAT16):
-            merge_lower_median(blocks, ratio, out)
+        ratio = ratio_of(weights)
+        if merge_exactly(blocks, ratio, out):
             return
         total = sum(ratio)
         thresholds = (total // 2, total // 2 + 1) if total % 2 == 0 else (total // 2 + 1,)

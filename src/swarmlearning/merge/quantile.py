@@ -24,6 +24,17 @@ _CELLS: Final = 1 << 16
 _SIGN16: Final = np.int16(-0x8000)
 
 
+def merge_exactly(blocks: Sequence[Array], weights: Sequence[int], out: Array) -> bool:
+    """Merge a single contributor's elements (G-15), or integers and booleans (G-20, G-21); False: these are others."""
+    if len(blocks) == 1:
+        out[...] = blocks[0]
+    elif out.dtype.kind == "f" or out.dtype == BFLOAT16:
+        return False
+    else:
+        merge_lower_median(blocks, weights, out)
+    return True
+
+
 def merge_lower_median(blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
     """For each element the smallest value that, with all smaller ones, carries at least half of the weight.
 

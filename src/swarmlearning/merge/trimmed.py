@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from swarmlearning.merge.base import UNIT, Float64, MergeMethod, Option
+from swarmlearning.merge.base import UNIT, Float64, MergeMethod, Option, ratio_of
 from swarmlearning.merge.mean import Mean
 from swarmlearning.merge.programs import Program, run_program, sorting_program
 from swarmlearning.merge.quantile import (
@@ -22,7 +22,7 @@ from swarmlearning.merge.quantile import (
     from_integers,
     from_ordered,
     make_zeros_positive,
-    merge_lower_median,
+    merge_exactly,
     ordered_steps,
     step_length,
     steps,
@@ -50,13 +50,8 @@ class TrimmedMean(MergeMethod):
 
     def merge_block(self, blocks: Sequence[Array], weights: Sequence[int], out: Array) -> None:
         """Merge flat arrays of one type and length into `out`; see `MergeMethod.merge_block`."""
-        if len(blocks) == 1:
-            out[...] = blocks[0]
-            return
-        divisor = math.gcd(*weights)
-        ratio = [weight // divisor for weight in weights]
-        if not (out.dtype.kind == "f" or out.dtype == BFLOAT16):
-            merge_lower_median(blocks, ratio, out)
+        ratio = ratio_of(weights)
+        if merge_exactly(blocks, ratio, out):
             return
         trim = self.option("trim") or 0
         unit = UNIT // math.gcd(trim, UNIT)

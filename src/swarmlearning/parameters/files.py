@@ -12,8 +12,17 @@ from typing import Final
 import numpy as np
 
 from swarmlearning.errors import DecodeError, ModelMismatch, VerificationError
-from swarmlearning.parameters.dtypes import BFLOAT16, STORED, Array
-from swarmlearning.parameters.manifest import Manifest, Tensor, describe_difference, find_nonfinite, lay_out
+from swarmlearning.parameters.chunks import Buffer
+from swarmlearning.parameters.dtypes import STORED, Array
+from swarmlearning.parameters.manifest import (
+    Manifest,
+    Tensor,
+    as_native,
+    as_stored,
+    describe_difference,
+    find_nonfinite,
+    lay_out,
+)
 
 _BLOCK_BYTES: Final = 256 << 10
 """Looked at and written, or read and hashed, in one go: it stays in a core's caches."""
@@ -39,13 +48,13 @@ def write_file(manifest: Manifest, arrays: Mapping[str, Array], descriptor: int)
     if found != manifest:
         raise ModelMismatch(f"the model has changed since it was announced: {describe_difference(found, manifest)}")
     for tensor in manifest.tensors:
-        data = _stored_bytes(tensor, np.asarray(arrays[tensor.name]))
+        data = _stored_bytes(tensor, arrays[tensor.name])
         for at in range(0, len(data), _BLOCK_BYTES):
             block = data[at : at + _BLOCK_BYTES]
             bad = find_nonfinite(manifest, block, offset=tensor.offset + at)
             if bad is not None:
                 return bad
-            _write(descriptor, block, tensor.offset + at)
+            write_at(descriptor, block, tensor.offset + at)
     return None
 
 
@@ -75,7 +84,7 @@ def read_file(manifest: Manifest, descriptor: int, expected: bytes | None) -> di
             _read(descriptor, block, tensor.offset + at)
             if expected is not None:
                 digest.update(block)
-        arrays[tensor.name] = _native(tensor, stored)
+        arrays[tensor.name] = as_native(tensor.dtype, stored, copy=False)
     digest.update(_read(descriptor, bytearray(manifest.size - end), end))
     if expected is not None and not hmac.compare_digest(digest.digest(), expected):
         raise VerificationError(f"SHA-256 {digest.hexdigest()[:16]}…, expected {expected.hex()[:16]}…")
@@ -84,35 +93,44 @@ def read_file(manifest: Manifest, descriptor: int, expected: bytes | None) -> di
 
 def _stored_bytes(tensor: Tensor, array: Array) -> memoryview:
     """The tensor's elements as they are stored: where they stand, if they stand so, else a copy of this tensor."""
-    if array.dtype == BFLOAT16:
-        array = array.view(np.uint16)
-    elif array.dtype == np.bool_:
-        array = array.view(np.uint8)
-    flat = np.ascontiguousarray(array, STORED[tensor.dtype]).reshape(-1)
+    flat = np.ascontiguousarray(as_stored(array), STORED[tensor.dtype]).reshape(-1)
     return memoryview(flat.view(np.uint8).data)
 
 
-def _native(tensor: Tensor, stored: Array) -> Array:
-    match tensor.dtype:
-        case "bool":
-            return np.asarray(stored != 0)  # a byte other than 0 and 1 must not become a numpy bool
-        case "bfloat16":
-            return stored.astype(np.uint16, copy=False).view(BFLOAT16)
-        case _:
-            return stored.astype(stored.dtype.newbyteorder("="), copy=False)
-
-
-def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
-
-
 def _read(descriptor: int, into: bytearray | memoryview, offset: int) -> bytearray | memoryview:
-    rest = memoryview(into)
-    while rest:
-        received = os.preadv(descriptor, [rest], offset)
-        if not received:
-            raise DecodeError(f"the file ends at byte {offset}, within the model")
-        rest, offset = rest[received:], offset + received
+    got = read_at(descriptor, memoryview(into), offset)
+    if got < len(into):
+        raise DecodeError(f"the file ends at byte {offset + got}, within the model")
     return into
+
+
+def write_at(descriptor: int, data: Buffer, offset: int) -> None:
+    """Write all of `data` at a place of a file.
+
+    Raises:
+        OSError: the disk is full or damaged.
+    """
+    rest = memoryview(data)
+    while len(rest):
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def read_at(descriptor: int, into: memoryview, offset: int) -> int:
+    """Fill `into` from a place of a file; returns how many bytes it had, fewer where the file ends.
+
+    Raises:
+        OSError: the disk is damaged.
+    """
+    filled = 0
+    while filled < len(into):
+        if hasattr(os, "preadv"):
+            got = os.preadv(descriptor, [into[filled:]], offset + filled)
+        else:
+            data = os.pread(descriptor, len(into) - filled, offset + filled)
+            got = len(data)
+            into[filled : filled + got] = data
+        if not got:
+            break
+        filled += got
+    return filled

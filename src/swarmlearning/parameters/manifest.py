@@ -195,12 +195,7 @@ def write_arrays(manifest: Manifest, arrays: Mapping[str, Array], buffer: memory
     for tensor in manifest.tensors:
         target[end : tensor.offset] = bytes(tensor.offset - end)
         end = tensor.offset + tensor.bytes
-        array = np.asarray(arrays[tensor.name])
-        if array.dtype == BFLOAT16:
-            array = array.view(np.uint16)
-        elif array.dtype == np.bool_:
-            array = array.view(np.uint8)
-        np.copyto(_view(tensor, target), array, casting="equiv")
+        np.copyto(_view(tensor, target), as_stored(arrays[tensor.name]), casting="equiv")
     target[end:] = bytes(manifest.size - end)
 
 
@@ -217,7 +212,32 @@ def read_arrays(manifest: Manifest, buffer: memoryview) -> dict[str, Array]:
     source = buffer.cast("B")
     if source.nbytes != manifest.size:
         raise DecodeError(f"buffer of {source.nbytes} bytes; the manifest says {manifest.size}")
-    return {tensor.name: _read(tensor, source) for tensor in manifest.tensors}
+    return {t.name: as_native(t.dtype, _view(t, source), copy=True) for t in manifest.tensors}
+
+
+def as_stored(array: Array) -> Array:
+    """The same elements under a type that numpy stores them by, not copied: bfloat16 by its bits, bool as a byte."""
+    given = np.asarray(array)
+    if given.dtype == BFLOAT16:
+        return given.view(np.uint16)
+    return given.view(np.uint8) if given.dtype == np.bool_ else given
+
+
+def as_native(dtype: str, stored: Array, *, copy: bool) -> Array:
+    """Elements as numpy wants them, in native byte order and C order.
+
+    Args:
+        dtype: of the tensor.
+        stored: its elements as they stand in the canonical buffer.
+        copy: whether the result may not share memory with `stored`.
+    """
+    match dtype:
+        case "bool":
+            return np.asarray(stored != 0)  # a byte other than 0 and 1 must not become a numpy bool
+        case "bfloat16":
+            return stored.astype(np.uint16, order="C", copy=copy).view(BFLOAT16)
+        case _:
+            return stored.astype(stored.dtype.newbyteorder("="), order="C", copy=copy)
 
 
 def find_nonfinite(manifest: Manifest, buffer: memoryview, *, offset: int = 0) -> str | None:
@@ -277,15 +297,3 @@ def _view(tensor: Tensor, buffer: memoryview) -> Array:
     if not tensor.bytes:
         return np.empty(tensor.shape, stored)  # a view of no bytes cannot be had of an empty buffer
     return np.frombuffer(buffer, stored, tensor.bytes // stored.itemsize, tensor.offset).reshape(tensor.shape)
-
-
-def _read(tensor: Tensor, buffer: memoryview) -> Array:
-    """A copy of the tensor's elements, as numpy wants them."""
-    view = _view(tensor, buffer)
-    match tensor.dtype:
-        case "bool":
-            return np.asarray(view != 0)  # a byte other than 0 and 1 must not become a numpy bool
-        case "bfloat16":
-            return view.astype(np.uint16, order="C").view(BFLOAT16)
-        case _:
-            return view.astype(view.dtype.newbyteorder("="), order="C")

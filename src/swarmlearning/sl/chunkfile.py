@@ -14,6 +14,7 @@ from typing import Protocol
 
 from swarmlearning.errors import Broken
 from swarmlearning.merge.chunks import ChunkSource
+from swarmlearning.parameters import files
 from swarmlearning.parameters.chunks import CHUNK_BYTES, Buffer, chunk_length
 
 
@@ -91,13 +92,11 @@ class ChunkFile:
 
     def write(self, index: int, chunk: Buffer) -> None:
         """See `ChunkSink.write`."""
-        rest, place = memoryview(chunk), self._place(index)
-        if len(rest) != chunk_length(self._size, index):
-            raise Broken(f"chunk {index} has {len(rest)} bytes; expected {chunk_length(self._size, index)}")
+        place = self._place(index)
+        if len(chunk) != chunk_length(self._size, index):
+            raise Broken(f"chunk {index} has {len(chunk)} bytes; expected {chunk_length(self._size, index)}")
         try:
-            while len(rest):
-                written = os.pwrite(self._descriptor, rest, place)
-                rest, place = rest[written:], place + written
+            files.write_at(self._descriptor, chunk, place)
         except OSError as error:
             raise Broken(f"cannot write a chunk to the disk: {error.strerror}; free space there") from error
 
@@ -124,18 +123,12 @@ def read_at(descriptor: int, into: memoryview, place: int) -> None:
         Broken: the disk is damaged, or the file ends before.
     """
     try:
-        while len(into):
-            if hasattr(os, "preadv"):
-                got = os.preadv(descriptor, [into], place)
-            else:
-                data = os.pread(descriptor, len(into), place)
-                got = len(data)
-                into[:got] = data
-            if not got:
-                raise Broken(f"a file ends at byte {place}, {len(into)} before the end of what was written there")
-            into, place = into[got:], place + got
+        got = files.read_at(descriptor, into, place)
     except OSError as error:
         raise Broken(f"cannot read what was written to the disk: {error.strerror}; check it") from error
+    if got < len(into):
+        missing = len(into) - got
+        raise Broken(f"a file ends at byte {place + got}, {missing} before the end of what was written there")
 
 
 def allocate(descriptor: int, length: int) -> None:

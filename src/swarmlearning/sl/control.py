@@ -1,7 +1,7 @@
-"""The local door between an ML program and its SL: messages over a Unix socket, parameters in memory-mapped files.
+"""The local door between an ML program and its SL: messages over a Unix socket, parameters in files.
 
 A frame is a 4-byte big-endian length and a msgpack message. The ML program sends one request and reads replies until
-one that is not `Waiting`. Parameters never pass through the socket: both sides map files in the exchange directory
+one that is not `Waiting`. Parameters never pass through the socket: both sides have files in the exchange directory
 (`SWARM_EXCHANGE_DIR`, mode 0700, files 0600); messages name them by their plain file name. Spec: docs/spec/control.md.
 """
 

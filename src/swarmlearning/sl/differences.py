@@ -12,6 +12,7 @@ from pathlib import Path
 
 from swarmlearning.errors import Broken
 from swarmlearning.parameters.chunks import CHUNK_BYTES, Buffer, Commitment, leaf_hash, merged_leaf, root_of, salt
+from swarmlearning.parameters.files import write_at
 from swarmlearning.parameters.manifest import Manifest
 from swarmlearning.parameters.wire import ReadAt, apply_difference, encode_difference, residual_size
 from swarmlearning.sl.chunkfile import ChunkFile, ChunkSink, read_at, scratch_descriptor
@@ -37,13 +38,11 @@ class Residual:
         Raises:
             Broken: the disk is full or damaged.
         """
-        rest = memoryview(data)
         try:
-            while len(rest):
-                written = os.pwrite(self._descriptor, rest, self._end)
-                rest, self._end = rest[written:], self._end + written
+            write_at(self._descriptor, data, self._end)
         except OSError as error:
             raise Broken(f"cannot write a residual to the disk: {error.strerror}; free space there") from error
+        self._end += len(data)
 
     def reader(self) -> ReadAt:
         """Read from it; for one reader."""
