@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from swarmlearning.encoding import Record
+from swarmlearning.encoding import Record, sha256
 from swarmlearning.errors import InvalidName
 
 TrustDomain = NewType("TrustDomain", str)
@@ -33,6 +33,7 @@ MAX_NAME_BYTES: Final = 64
 """Longest part of a name (a label of a trust domain, a network, a node name)."""
 
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?")
+_PEER: Final = re.compile(r"[0-9a-f]{40}")
 _CONTRACT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 
 
@@ -169,6 +170,30 @@ class Endpoint(Record, frozen=True, kw_only=True):
         if not port.isascii() or not port.isdigit():
             raise InvalidName(f"address {text!r}: expected host:port with a port of 1-65535, got port {port!r}")
         return cls(host=host, port=int(port))
+
+
+class Validator(Record, frozen=True, kw_only=True):
+    """Who proposes blocks and votes on them for an organisation (CometBFT engine)."""
+
+    key: bytes
+    """Ed25519 public key with which it votes, 32 bytes."""
+    peer: str
+    """Its peer-to-peer identity: the first 20 bytes of the SHA-256 of its node key, as 40 hexadecimal digits."""
+    endpoint: Endpoint
+    """Where other validators reach it."""
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 32:
+            raise InvalidName(f"validator key of {len(self.key)} bytes: expected an Ed25519 public key of 32")
+        if not _PEER.fullmatch(self.peer):
+            raise InvalidName(f"validator's peer id {self.peer[:80]!r}: expected 40 hexadecimal digits in lower case")
+        if self.endpoint.via:
+            raise InvalidName("a validator is reached directly, not through another SN")
+
+    @property
+    def address(self) -> bytes:
+        """How votes and evidence name it, 20 bytes."""
+        return sha256(self.key)[:20]
 
 
 class Code(enum.IntEnum):

@@ -48,6 +48,6 @@ def test_tx10_the_recorded_blocks_alone_lead_to_the_recorded_state() -> None:
 
 def test_the_golden_story_is_carried_out() -> None:
     codes = [code for block in load()["blocks"] for code in block["codes"]]
-    # The suspect may not suspect itself, and the last to store comes when the round is final.
-    assert sorted(set(codes)) == [Code.OK, Code.NOT_ALLOWED, Code.STALE]
-    assert codes.count(Code.OK) == len(codes) - 2
+    # The last to store comes when the round is final; a suspect, if the draw makes it speak, may not suspect itself.
+    assert set(codes) <= {Code.OK, Code.NOT_ALLOWED, Code.STALE}
+    assert codes.count(Code.OK) >= len(codes) - 2

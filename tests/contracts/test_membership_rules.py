@@ -1,4 +1,6 @@
-"""Who is a member and whose key signs: docs/spec/membership.md, M-1 to M-7, each with its attack."""
+"""Who is a member and whose key signs: docs/spec/membership.md, M-1 to M-8, each with its attack."""
+
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,13 +21,13 @@ from chain_world import (
 
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.messages import CreateContract, Payload, RevokeCertificate, registration_bytes
-from swarmlearning.contracts.records import Organisation
+from swarmlearning.contracts.records import Genesis, Organisation
 from swarmlearning.encoding import encode, sha256
-from swarmlearning.errors import DecodeError
+from swarmlearning.errors import DecodeError, InvalidName
 from swarmlearning.identity.verify import fingerprint
-from swarmlearning.sn.application import decode_genesis
-from swarmlearning.sn.state import Overlay
-from swarmlearning.types import Code, ContractName, NodeId, NodeName, Role, TrustDomain
+from swarmlearning.sn.application import SwarmApplication, decode_genesis
+from swarmlearning.sn.state import Overlay, StateStore
+from swarmlearning.types import Code, ContractName, Endpoint, NodeId, NodeName, Role, TrustDomain, Validator
 
 replace = msgspec.structs.replace
 SL, SN, OPERATOR = member(0), member(0, Role.SN), member(0, Role.OPERATOR)
@@ -183,7 +185,7 @@ def test_m4_revocations_are_bounded_and_repeating_one_is_harmless(monkeypatch: p
     assert chain.do(SN, RevokeCertificate(fingerprint=sha256(b"c"))).code is Code.CONFLICT
 
 
-# --- M-5 to M-7 -----------------------------------------------------------------------------------------------------
+# --- M-5 to M-8 -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("via", ["x" * 50_000, SL.id, "spiffe://"])
@@ -224,3 +226,52 @@ def test_m7_a_sound_genesis_is_read() -> None:
 def test_m7_a_genesis_that_cannot_work_is_refused(change: dict[str, object], says: str) -> None:
     with pytest.raises(DecodeError, match=says):
         decode_genesis(encode(genesis_of(1, **change)))
+
+
+def voting(count: int, **change: object) -> Genesis:
+    """A genesis of `count` organisations that vote, with something else about their validators."""
+    there = Endpoint(host="127.0.0.1", port=26656)
+    members = tuple(
+        replace(o, validator=Validator(key=bytes([i]) * 32, peer=f"{i:040x}", endpoint=there))
+        for i, o in enumerate(genesis_of(count).organisations)
+    )
+    fields = {"ledger": "cometbft", "sentinel": "", "sentinel_key": b"", "organisations": members}
+    return genesis_of(count, **(fields | change))
+
+
+def test_m8_a_genesis_with_validators_is_read_and_tells_who_votes() -> None:
+    app = SwarmApplication(StateStore(None))
+    genesis = voting(4)
+    app.init(encode(genesis))
+    assert app.validators() == {o.domain: o.validator for o in genesis.organisations}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sentinel": genesis_of(1).sentinel}, "no sentinel"),
+        ({"organisations": genesis_of(2).organisations}, "has no validator"),
+        (
+            {"organisations": (voting(2).organisations[0], replace(voting(2).organisations[0], domain=OTHER.domain))},
+            "same",
+        ),
+        (
+            {"ledger": "embedded"} | {n: getattr(genesis_of(1), n) for n in ("sentinel", "sentinel_key")},
+            "no validators",
+        ),
+    ],
+)
+def test_m8_validators_and_a_sentinel_exclude_each_other_and_nobody_votes_twice(
+    change: dict[str, object], says: str
+) -> None:
+    with pytest.raises(DecodeError, match=says):
+        decode_genesis(encode(voting(2, **change)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": b"short"}, {"peer": "AB" * 20}, {"endpoint": Endpoint(host="h", port=1, via=SN.id)}]
+)
+def test_m8_a_malformed_validator_is_refused(change: dict[str, object]) -> None:
+    fields: dict[str, Any] = {"key": bytes(32), "peer": "0" * 40, "endpoint": Endpoint(host="h", port=1)}
+    with pytest.raises(InvalidName):
+        Validator(**(fields | change))

@@ -14,7 +14,7 @@ import msgspec
 from swarmlearning.encoding import Record, decode, encode, sha256
 from swarmlearning.errors import DecodeError, Refused, SwarmError
 from swarmlearning.identity.signing import SigningKey
-from swarmlearning.ledger.boundary import Applied, Header, Info, TxResult
+from swarmlearning.ledger.boundary import Applied, Header, Info, Misbehaviour, TxResult
 from swarmlearning.ledger.embedded import Block, BlockHeader, CrashPoint, EmbeddedConfig, EmbeddedLedger
 from swarmlearning.ledger.embedded.blocks import execution_header, hash_header, hash_txs, sign_block
 from swarmlearning.ledger.embedded.crash import HandoverPoint
@@ -31,7 +31,7 @@ from swarmlearning.ledger.embedded.wire import (
 )
 from swarmlearning.transport.api import Address, Call, Caller, Stream
 from swarmlearning.transport.memory import Faults, MemoryNetwork
-from swarmlearning.types import Code, Endpoint, NodeId, NodeName, Role, TrustDomain
+from swarmlearning.types import Code, Endpoint, NodeId, NodeName, Role, TrustDomain, Validator
 
 T = TypeVar("T")
 
@@ -106,6 +106,8 @@ class KvApplication:
         """Transactions that it proposes though nobody offered them."""
         self.wave = 0
         """So many transactions it expects to come together."""
+        self.members: dict[TrustDomain, Validator] = {}
+        """Who votes; stays as it is."""
         self.state: KvState | None = None
         if path is not None and path.exists():
             self.state = decode(path.read_bytes(), KvState, limit=1 << 30)
@@ -144,7 +146,7 @@ class KvApplication:
         self.calls.append(f"accept {header.height}")
         return self.refuse
 
-    def apply(self, header: Header, txs: Sequence[bytes]) -> Applied:
+    def apply(self, header: Header, txs: Sequence[bytes], misbehaviour: Sequence[Misbehaviour] = ()) -> Applied:
         assert self.state is not None
         assert header.height == self.state.height + 1
         self.calls.append(f"apply {header.height}")
@@ -170,6 +172,9 @@ class KvApplication:
         """`sn <node id>=<key in hex>` registers an SN."""
         parts = [tx[3:].split(b"=") for tx in self.log if tx.startswith(b"sn ")]
         return {NodeId(node.decode()): bytes.fromhex(key.decode()) for node, key in parts}
+
+    def validators(self) -> dict[TrustDomain, Validator]:
+        return self.members
 
     def query(self, path: str, argument: bytes) -> bytes:
         raise Refused("the test application answers no queries")

@@ -4,7 +4,7 @@ import enum
 from typing import Final, Literal
 
 from swarmlearning.encoding import Record
-from swarmlearning.types import ContractName, Endpoint, NodeId, Role, TrustDomain
+from swarmlearning.types import ContractName, Endpoint, NodeId, Role, TrustDomain, Validator
 
 MICRO: Final = 1_000_000
 """Metrics stand on the ledger as integers in millionths."""
@@ -31,6 +31,8 @@ class Organisation(Record, frozen=True, kw_only=True):
     roles: tuple[Role, ...] = (Role.SN, Role.SL, Role.SWOP, Role.OPERATOR, Role.AUDITOR)
     revoked: tuple[bytes, ...] = ()
     """SHA-256 of revoked leaf certificates (DER)."""
+    validator: Validator | None = None
+    """Who votes for it on blocks; None where a sentinel orders."""
 
 
 class Node(Record, frozen=True, kw_only=True):
@@ -53,10 +55,12 @@ class Genesis(Record, frozen=True, kw_only=True):
     version: int
     """Version of `transition` from height 1 on."""
     created_ms: int
+    ledger: Literal["embedded", "cometbft"] = "embedded"
+    """Who orders transactions: one sentinel, or the organisations' validators by more than two thirds."""
     sentinel: NodeId
-    """The SN that orders transactions (embedded engine)."""
+    """The SN that orders transactions; empty where validators do."""
     sentinel_key: bytes
-    """Ed25519 public key with which it signs block headers, 32 bytes."""
+    """Ed25519 public key with which it signs block headers, 32 bytes; empty where there is no sentinel."""
     organisations: tuple[Organisation, ...]
 
 

@@ -12,10 +12,10 @@ a crash, or after a block that was never committed, and must give the same answe
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from swarmlearning.encoding import Record
-from swarmlearning.types import Code, NodeId
+from swarmlearning.types import Code, NodeId, TrustDomain, Validator
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -26,7 +26,8 @@ class Header(Record, frozen=True, kw_only=True):
     time_ms: int
     """Block time, milliseconds since the epoch; never less than the previous block's."""
     previous_hash: bytes
-    """Hash of the previous block's header, 32 bytes (of the genesis for height 1); the source of draws."""
+    """The source of draws, 32 bytes, which nobody knew before the previous block was made: the hash of that block's
+    header where a sentinel orders (of the genesis for height 1), its `app_hash` where validators vote."""
     proposer: str
     """Node id of who proposed the block."""
 
@@ -48,6 +49,18 @@ class Event(Record, frozen=True, kw_only=True):
     body: bytes = b""
 
 
+class Misbehaviour(Record, frozen=True, kw_only=True):
+    """Evidence, verified by the engine, that a validator broke the rules of consensus."""
+
+    kind: Literal["duplicate_vote", "light_client_attack"]
+    address: bytes
+    """Of the validator: the first 20 bytes of the SHA-256 of its key."""
+    height: int
+    """When it happened."""
+    time_ms: int
+    """Of the block at that height, milliseconds since the epoch."""
+
+
 class Applied(Record, frozen=True, kw_only=True):
     """What executing a block gave."""
 
@@ -55,6 +68,8 @@ class Applied(Record, frozen=True, kw_only=True):
     app_hash: bytes
     """Merkle root over the whole state after the block, 32 bytes."""
     events: tuple[Event, ...]
+    validators: tuple[Validator, ...] | None = None
+    """All who vote after the block, if it changed them; None: as before."""
 
 
 class Info(Record, frozen=True, kw_only=True):
@@ -100,8 +115,8 @@ class Application(Protocol):
         """Return "" or why the block is refused; from committed state and the block alone, no clock, no policy."""
         ...
 
-    def apply(self, header: Header, txs: Sequence[bytes]) -> Applied:
-        """Execute a block on top of the committed state, in memory."""
+    def apply(self, header: Header, txs: Sequence[bytes], misbehaviour: Sequence[Misbehaviour] = ()) -> Applied:
+        """Execute a block on top of the committed state, in memory; `misbehaviour` came with it."""
         ...
 
     def commit(self) -> None:
@@ -118,6 +133,10 @@ class Application(Protocol):
 
     def voters(self) -> Mapping[NodeId, bytes]:
         """Whose majority decides who orders, by committed state: node id to Ed25519 public key, 32 bytes."""
+        ...
+
+    def validators(self) -> Mapping[TrustDomain, Validator]:
+        """Who proposes and votes with equal power, by committed state; empty where a sentinel orders."""
         ...
 
 

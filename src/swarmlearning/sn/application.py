@@ -24,9 +24,9 @@ from swarmlearning.contracts.waves import expects_more
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Broken, DecodeError, InvalidName, Refused, VerificationError
 from swarmlearning.identity.verify import verify_issuer
-from swarmlearning.ledger.boundary import Applied, Event, Header, Info, TxResult
+from swarmlearning.ledger.boundary import Applied, Event, Header, Info, Misbehaviour, TxResult
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeId, NodeName, Role, check_label
+from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeId, NodeName, Role, TrustDomain, Validator, check_label
 
 MAX_GAP_MS: Final = 60_000
 """TX-16: a gap between two blocks counts as at most this for deadlines, milliseconds."""
@@ -79,7 +79,9 @@ class SwarmApplication:
         overlay.put(membership.TIME_KEY, encode(BlockTime(time_ms=record.created_ms, elapsed_ms=0)))
         for organisation in record.organisations:
             overlay.put(membership.organisation_key(organisation.domain), encode(organisation))
-        default = Training(name=DEFAULT_CONTRACT, creator=NodeName.parse(record.sentinel).domain, created_height=0)
+        # Who may reset the default contract alone: whoever runs the sentinel; among validators the first by name.
+        creator = NodeName.parse(record.sentinel).domain if record.sentinel else record.organisations[0].domain
+        default = Training(name=DEFAULT_CONTRACT, creator=creator, created_height=0)
         overlay.put(membership.training_key(DEFAULT_CONTRACT), encode(default))
         self.store.commit(0, overlay.changes)
         self._genesis = record
@@ -143,7 +145,7 @@ class SwarmApplication:
                 return f"block {header.height}, transaction {index}: {rejected.log}"
         return ""
 
-    def apply(self, header: Header, txs: Sequence[bytes]) -> Applied:
+    def apply(self, header: Header, txs: Sequence[bytes], misbehaviour: Sequence[Misbehaviour] = ()) -> Applied:  # noqa: ARG002
         """TX-13, TX-14: execute a block on top of the committed state, in memory."""
         if header.height != self.store.height + 1:
             raise Broken(f"block {header.height} does not follow the committed height {self.store.height}")
@@ -211,6 +213,11 @@ class SwarmApplication:
                 found[membership.require_signer(state, node.key).node] = node.key
         return found
 
+    def validators(self) -> dict[TrustDomain, Validator]:
+        """M-8: who votes for each organisation."""
+        members = membership.list_organisations(Overlay(self.store))
+        return {member.domain: member.validator for member in members if member.validator is not None}
+
     def query(self, path: str, argument: bytes) -> bytes:
         """Committed value under `path/argument`; empty where there is none.
 
@@ -237,13 +244,14 @@ def decode_genesis(data: bytes) -> Genesis:
     try:
         for domain in domains:
             check_label("trust domain", domain)
-        sentinel = NodeName.parse(genesis.sentinel)
     except InvalidName as error:
         raise DecodeError(f"genesis: {error}") from error
-    if (sentinel.network, sentinel.role) != (genesis.network, Role.SN) or sentinel.domain not in domains:
-        raise DecodeError(f"genesis: sentinel {sentinel.id} is not an SN of a founding organisation")
-    if len(genesis.sentinel_key) != 32 or genesis.created_ms < 0:
-        raise DecodeError("genesis: expected a sentinel key of 32 bytes and a time after 1970")
+    if genesis.created_ms < 0:
+        raise DecodeError("genesis: expected a time after 1970")
+    if genesis.ledger == "embedded":
+        _check_sentinel(genesis)
+    else:
+        _check_validators(genesis)
     for organisation in genesis.organisations:
         if not organisation.issuers:
             raise DecodeError(f"genesis: {organisation.domain} has no CA certificate")
@@ -253,3 +261,30 @@ def decode_genesis(data: bytes) -> Genesis:
             except VerificationError as error:
                 raise DecodeError(f"genesis: {organisation.domain}: {error}") from error
     return genesis
+
+
+def _check_sentinel(genesis: Genesis) -> None:
+    try:
+        sentinel = NodeName.parse(genesis.sentinel)
+    except InvalidName as error:
+        raise DecodeError(f"genesis: {error}") from error
+    domains = {organisation.domain for organisation in genesis.organisations}
+    if (sentinel.network, sentinel.role) != (genesis.network, Role.SN) or sentinel.domain not in domains:
+        raise DecodeError(f"genesis: sentinel {sentinel.id} is not an SN of a founding organisation")
+    if len(genesis.sentinel_key) != 32:
+        raise DecodeError("genesis: expected a sentinel key of 32 bytes")
+    if any(organisation.validator for organisation in genesis.organisations):
+        raise DecodeError("genesis: where a sentinel orders there are no validators")
+
+
+def _check_validators(genesis: Genesis) -> None:
+    """M-8: each organisation votes through one validator, whose key and peer id are its own."""
+    if genesis.sentinel or genesis.sentinel_key:
+        raise DecodeError("genesis: where validators vote there is no sentinel")
+    found = [organisation.validator for organisation in genesis.organisations]
+    validators = [validator for validator in found if validator is not None]
+    if len(validators) != len(found):
+        missing = next(o.domain for o in genesis.organisations if o.validator is None)
+        raise DecodeError(f"genesis: {missing} has no validator")
+    if len({v.key for v in validators}) != len(found) or len({v.peer for v in validators}) != len(found):
+        raise DecodeError("genesis: two organisations have the same validator key or peer id")
