@@ -140,6 +140,67 @@ class Application(Protocol):
         ...
 
 
+class StoredBlock(Record, frozen=True, kw_only=True):
+    """A committed block and what came of its transactions, as any engine tells it."""
+
+    height: int
+    time_ms: int
+    hash: bytes
+    """Of the block's header, 32 bytes."""
+    proposer: str
+    """Node id or, where validators vote, the address in hexadecimal digits of who made it."""
+    txs: tuple[bytes, ...]
+    results: tuple[TxResult, ...]
+    """One for each transaction, in order; not under the block's hash."""
+
+
+class LedgerProof(Record, frozen=True, kw_only=True):
+    """What proves, to those who hold no ledger, that transactions are in a block."""
+
+    txs: tuple[bytes, ...]
+    """Those that are proven."""
+    body: bytes
+    """As the engine that orders here encodes and verifies it."""
+
+
+class LedgerArchive(Protocol):
+    """What has been committed: to be read, and to be proven to those who hold no ledger."""
+
+    @property
+    def height(self) -> int:
+        """Height of the last committed block; 0 before the first."""
+        ...
+
+    @property
+    def lowest(self) -> int:
+        """Height of the first block that is still kept."""
+        ...
+
+    async def stored(self, height: int) -> StoredBlock | None:
+        """The committed block of `height`; None if there is none (yet, or any more).
+
+        Raises:
+            SwarmError: it cannot be read.
+        """
+        ...
+
+    async def prove(self, height: int) -> LedgerProof | None:
+        """What proves a whole block; None if there is none (yet, or any more).
+
+        Raises:
+            SwarmError: it cannot be read.
+        """
+        ...
+
+    async def prove_tx(self, tx_hash: bytes) -> LedgerProof | None:
+        """What proves that the transaction with this SHA-256 is in a block; None if it is in none that is kept.
+
+        Raises:
+            SwarmError: it cannot be read.
+        """
+        ...
+
+
 class LedgerView(Protocol):
     """What an SN needs of a running engine, whichever it is."""
 

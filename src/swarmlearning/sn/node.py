@@ -120,7 +120,14 @@ class SnNode:
             peers=self._other_sns,
             locate=self._locate,
         )
-        service = SnService(node, self.app, self.ledger, system_clock, sentinel=lambda: self.ledger.sentinel)
+        service = SnService(
+            node,
+            self.app,
+            self.ledger,
+            system_clock,
+            sentinel=lambda: self.ledger.sentinel,
+            archive=self.ledger,
+        )
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
 
