@@ -116,10 +116,15 @@ class Driver:
             ),
         }
 
+    @property
+    def height(self) -> int:
+        """Of the last block that is committed here."""
+        return self._app.info().height
+
     def begin(self) -> None:
         """A child has connected: its life begins, and a block that was executed but not committed is forgotten."""
         self._pending = None
-        self._order = CallOrder(self._app.info().height)
+        self._order = CallOrder(self.height)
 
     def answer(self, request: pb.Request) -> pb.Response:
         """Carry out one call.

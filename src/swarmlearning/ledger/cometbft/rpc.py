@@ -47,9 +47,16 @@ class SyncInfo(msgspec.Struct, frozen=True):
     catching_up: bool
 
 
+class NodeInfo(msgspec.Struct, frozen=True):
+    """Who a CometBFT is to its peers."""
+
+    id: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """The child's state."""
 
+    node_info: NodeInfo
     sync_info: SyncInfo
 
     @property
@@ -58,12 +65,8 @@ class Status(msgspec.Struct, frozen=True):
         return int(self.sync_info.latest_block_height)
 
 
-class _NodeInfo(msgspec.Struct, frozen=True):
-    id: str
-
-
 class _Peer(msgspec.Struct, frozen=True):
-    node_info: _NodeInfo
+    node_info: NodeInfo
 
 
 class _NetInfo(msgspec.Struct, frozen=True):

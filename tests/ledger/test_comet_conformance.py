@@ -1,0 +1,15 @@
+"""The engine on CometBFT keeps what every engine promises (docs/spec/ledger-cometbft.md: B-7, B-8, B-13)."""
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from comet_support import CometSwarm, needs_cometbft
+from ledger_conformance import LedgerConformance, Swarm
+
+
+@needs_cometbft
+class TestCometLedger(LedgerConformance):
+    spare = 4
+
+    def swarm(self, size: int, directory: Path) -> AbstractAsyncContextManager[Swarm]:
+        return CometSwarm(size, directory)
