@@ -123,6 +123,8 @@ class CometLedger:
         """
         parts = self._opened()
         self._waiting.check_running()
+        if parts.child is not None:
+            await parts.child.start()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._waiting.end())

@@ -6,49 +6,22 @@ import os
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import msgspec
-import pytest
+from cometbft_support import BINARY
 from ledger_support import GENESIS, NETWORK, START_MS, Died, KvApplication, sn
 
-from swarmlearning.errors import ConfigurationError
 from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour
 from swarmlearning.ledger.cometbft import CometConfig, CometLedger, CrashPoint
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.binary import find_binary
 from swarmlearning.ledger.cometbft.home import load_or_create_keys
 from swarmlearning.ledger.cometbft.parts import HOME, Parts
 from swarmlearning.types import Endpoint, TrustDomain, Validator
 
 LIMIT_S = 30.0
-
-
-def _look_for_binary() -> Path | None:
-    candidates = [os.environ.get("SWARM_COMETBFT")]
-    try:
-        gopath = subprocess.run(["go", "env", "GOPATH"], capture_output=True, text=True, timeout=20).stdout.strip()
-        candidates.append(f"{gopath}/bin/cometbft")
-    except (OSError, subprocess.TimeoutExpired):
-        candidates.append(str(Path.home() / "go" / "bin" / "cometbft"))
-    for candidate in candidates:
-        if candidate and Path(candidate).is_file():
-            return Path(candidate)
-    try:
-        return find_binary(None)
-    except ConfigurationError:
-        return None
-
-
-BINARY = _look_for_binary()
-"""The real `cometbft`, None where there is none."""
-
-needs_cometbft = pytest.mark.skipif(
-    BINARY is None, reason="no cometbft in PATH, SWARM_COMETBFT or GOPATH/bin: go install ...cometbft@v0.40.0"
-)
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from comet_support import LIMIT_S, CometSwarm, VotingApplication, eventually, needs_cometbft
+from cometbft_support import needs_cometbft
+from cometbft_swarm import LIMIT_S, CometSwarm, VotingApplication, eventually
 from ledger_support import KvApplication
 
 from swarmlearning.errors import Broken, SwarmError

@@ -3,7 +3,8 @@
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from comet_support import CometSwarm, needs_cometbft
+from cometbft_support import needs_cometbft
+from cometbft_swarm import CometSwarm
 from ledger_conformance import LedgerConformance, Swarm
 
 
