@@ -171,9 +171,12 @@ class LedgerArchive(Protocol):
         """Height of the last committed block; 0 before the first."""
         ...
 
-    @property
-    def lowest(self) -> int:
-        """Height of the first block that is still kept."""
+    async def lowest(self) -> int:
+        """Height of the first block that is still kept.
+
+        Raises:
+            SwarmError: it cannot be found out.
+        """
         ...
 
     async def stored(self, height: int) -> StoredBlock | None:

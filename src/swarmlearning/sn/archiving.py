@@ -55,7 +55,7 @@ class Archiving:
         self._admit(caller, *HISTORIANS)
         first = decode(body, BlocksRequest).first
         with self._admitted(caller):
-            lowest, last = self._archive.lowest, self._archive.height
+            lowest, last = await self._archive.lowest(), self._archive.height
             if first < lowest:
                 raise Refused(f"blocks from {first} on: this SN keeps those from {lowest} on", code="not-found")
             for height in range(first, last + 1):
@@ -76,7 +76,8 @@ class Archiving:
                 missing = f"transaction {request.tx.hex()} is in no block that this SN keeps"
             else:
                 proof = await self._archive.prove(request.height)
-                missing = f"block {request.height}: this SN has {self._archive.lowest} to {self._archive.height}"
+                lowest = await self._archive.lowest()
+                missing = f"block {request.height}: this SN has {lowest} to {self._archive.height}"
             if proof is None:
                 raise Refused(missing, code="not-found")
             registrations = [await self._prove_registration(signer) for signer in _signers(proof.txs)]

@@ -6,7 +6,7 @@ it follows from its own bytes, and from the registration of its signer's key, wh
 Does not: say whether a transaction was carried out, which a header does not tell, or whether it may have been revoked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -106,11 +106,12 @@ def verify_file(data: bytes, genesis: Genesis, handovers: Sequence[bytes] = ()) 
     if file.ledger != genesis.ledger:
         raise VerificationError(f"the proof is of the ledger {file.ledger!r}, the genesis names {genesis.ledger!r}")
     anchor = anchor_of(genesis, handovers)
-    block = _verify(file.proof, anchor)
+    verify = _verifier(file.ledger)
+    block = verify(file.proof, anchor)
     signers = {_open(tx, genesis)[0] for tx in block.txs}
     registrations: dict[bytes, Registration] = {}
     for proof in file.registrations:
-        proven = _verify(proof, anchor)
+        proven = verify(proof, anchor)
         for tx in proven.txs:
             key = registered_key(tx)
             if key not in signers or key in registrations:
@@ -123,8 +124,13 @@ def verify_file(data: bytes, genesis: Genesis, handovers: Sequence[bytes] = ()) 
     return Verified(block=block, txs=tuple(_read_tx(tx, genesis, registrations) for tx in block.txs))
 
 
-def _verify(proof: bytes, anchor: Anchor) -> Proven:
-    return embedded.verify_proof(proof, anchor)
+def _verifier(ledger: Literal["embedded", "cometbft"]) -> Callable[[bytes, Anchor], Proven]:
+    if ledger == "embedded":
+        return embedded.verify_proof
+    # Only where it is needed: the room of that engine needs a package that others can do without.
+    from swarmlearning.ledger.cometbft import proofs as cometbft
+
+    return cometbft.verify_proof
 
 
 def _open(tx: bytes, genesis: Genesis) -> tuple[bytes, AnyMessage]:

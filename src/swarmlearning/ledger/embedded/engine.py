@@ -209,8 +209,7 @@ class EmbeddedLedger:
         """
         return self._chain.read(height)
 
-    @property
-    def lowest(self) -> int:
+    async def lowest(self) -> int:
         """Height of the first block that is kept: of this engine all are."""
         return 1
 
