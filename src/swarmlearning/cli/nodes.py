@@ -119,9 +119,8 @@ def sn(
                 group.create_task(node.run())
                 await node.register()
                 _write_ready(ready_file, ports)
-                role = "sentinel" if node.is_sentinel else "follower"
                 where = f"API {host_ip}:{ports['api']}, P2P {host_ip}:{ports['p2p']}"
-                _say(f"{role} {_name(node.credential.node)} ready: {where}")
+                _say(f"{node.part} {_name(node.credential.node)} ready: {where}")
 
         await _until_signalled(work(), node.stop)
 
