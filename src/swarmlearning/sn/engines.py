@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -21,6 +21,9 @@ from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Address, Call, Client
 from swarmlearning.transport.discover import discover
 from swarmlearning.types import Endpoint, NodeId, NodeName, Role
+
+if TYPE_CHECKING:
+    from swarmlearning.ledger.cometbft.engine import CometLedger
 
 LOCATE_S: Final = 10.0
 """How long a handshake with the sentinel may take, seconds."""
@@ -138,3 +141,51 @@ def open_embedded(parts: Parts, sentinel: Endpoint | None) -> EmbeddedLedger:
         peers=others,
         locate=locate,
     )
+
+
+# --- CometBFT ---------------------------------------------------------------------------------------------------
+
+
+class CometOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator says about CometBFT."""
+
+    binary: Path | None = None
+    """The program; None: `SWARM_COMETBFT`, else it is searched for."""
+    abci: str = ""
+    """Attach mode: where we listen for a CometBFT that somebody else starts; empty: we start one."""
+    rpc: str = ""
+    """Attach mode: its RPC."""
+    retain_blocks: int = 0
+    """How many of the newest blocks are kept; 0: all."""
+
+
+def open_cometbft(parts: Parts, options: CometOptions, listen: Endpoint) -> "CometLedger":
+    """The engine on CometBFT, whose peers reach it at `listen`.
+
+    Raises:
+        ConfigurationError: protobuf is not installed, the network has a sentinel, or only one of `abci` and `rpc` is
+            given.
+    """
+    genesis = parts.genesis
+    if bool(options.abci) != bool(options.rpc):
+        raise ConfigurationError("a CometBFT that runs elsewhere needs both: --cometbft-abci and --cometbft-rpc")
+    # It brings protobuf, an extra, with it.
+    from swarmlearning.ledger.cometbft.config import Attach, CometConfig
+    from swarmlearning.ledger.cometbft.engine import CometLedger
+
+    attach = Attach(abci=options.abci, rpc=options.rpc) if options.abci else None
+    members = (organisation.validator for organisation in genesis.organisations)
+    config = CometConfig(
+        network=genesis.network,
+        genesis=parts.data,
+        genesis_time_ms=genesis.created_ms,
+        initial=tuple(member for member in members if member is not None),
+        data_dir=parts.directory,
+        node=parts.node.id,
+        listen=listen,
+        external=listen,
+        binary=options.binary,
+        attach=attach,
+        retain_blocks=options.retain_blocks,
+    )
+    return CometLedger(config, parts.app)

@@ -1,9 +1,10 @@
 """The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts import membership
@@ -16,7 +17,7 @@ from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.ledger.boundary import Event
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
-from swarmlearning.sn.engines import Engine, Parts, open_embedded
+from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
 from swarmlearning.transport.api import Call, Stream
@@ -38,7 +39,12 @@ class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_port: int
     p2p_port: int
     sentinel: Endpoint | None
-    """Peer-to-peer port of the sentinel, or of an SN that knows it; None on the sentinel itself."""
+    """Peer-to-peer port of the sentinel, or of an SN that knows it; None on the sentinel itself, and where validators
+    vote."""
+    ledger: Literal["embedded", "cometbft"] | None = None
+    """The engine that the operator expects; None: whichever the genesis names."""
+    cometbft: CometOptions = CometOptions()
+    """Of a network on CometBFT."""
 
 
 class _Calls:
@@ -94,10 +100,36 @@ class SnNode:
             trust=self._trust,
             identity=identity,
         )
-        self.ledger: Engine = open_embedded(parts, config.sentinel)
+        self.ledger = self._open_engine(parts)
         service = SnService(node, self.app, self.ledger, system_clock, sentinel=lambda: self.ledger.sentinel)
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
+
+    def _open_engine(self, parts: Parts) -> Engine:
+        """The engine that the genesis names.
+
+        Raises:
+            ConfigurationError: the options are the other engine's.
+        """
+        config, genesis = self.config, self.genesis
+        if config.ledger not in (None, genesis.ledger):
+            raise ConfigurationError(
+                f"--ledger {config.ledger}: network {genesis.network} was founded with the ledger {genesis.ledger}"
+            )
+        if genesis.ledger == "embedded":
+            if replace(config.cometbft, binary=None) != CometOptions():
+                raise ConfigurationError(
+                    f"network {genesis.network} has the embedded ledger: it takes no option of CometBFT's"
+                )
+            return open_embedded(parts, config.sentinel)
+        if config.sentinel is not None:
+            raise ConfigurationError(
+                f"network {genesis.network} runs on CometBFT, nobody is its sentinel: leave --sentinel out"
+            )
+        if not config.p2p_port:
+            raise ConfigurationError("CometBFT needs a peer-to-peer port that others know, not 0")
+        listen = Endpoint(host=config.host, port=config.p2p_port)
+        return open_cometbft(parts, config.cometbft, listen)
 
     @property
     def part(self) -> str:
@@ -129,7 +161,9 @@ class SnNode:
         """
         await self.ledger.start()
         self._refresh_trust()
-        p2p = await self._p2p.start(self.config.host, self.config.p2p_port)
+        p2p = self.config.p2p_port
+        if self.ledger.calls:
+            p2p = await self._p2p.start(self.config.host, p2p)
         api = await self._api.start(self.config.host, self.config.api_port)
         self._endpoint = Endpoint(host=self.config.host, port=p2p)
         return {"api": api, "p2p": p2p}
