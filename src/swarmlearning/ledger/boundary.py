@@ -12,7 +12,7 @@ a crash, or after a block that was never committed, and must give the same answe
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from swarmlearning.encoding import Record
 from swarmlearning.types import Code, NodeId, TrustDomain, Validator
@@ -163,8 +163,9 @@ class LedgerProof(Record, frozen=True, kw_only=True):
     """As the engine that orders here encodes and verifies it."""
 
 
+@runtime_checkable
 class LedgerArchive(Protocol):
-    """What has been committed: to be read, and to be proven to those who hold no ledger."""
+    """What has been committed: to be read, and to be proven to those who hold no ledger. An engine may be one."""
 
     @property
     def height(self) -> int:
