@@ -1,13 +1,24 @@
 """`swarm bench ledger`: real SNs, and figures that fit each other; not how fast anything is."""
 
 import os
+import subprocess
+import sys
 import time
 
 import msgspec
 import pytest
 from click.testing import CliRunner
+from cometbft_support import needs_cometbft
 
-from swarmlearning.bench.ledger import EACH_CONTRACT, WARM_UP, Measured, cpu_seconds, deal_peers, rank_latencies
+from swarmlearning.bench.ledger import (
+    EACH_CONTRACT,
+    WARM_UP,
+    Measured,
+    cpu_seconds,
+    deal_peers,
+    list_processes,
+    rank_latencies,
+)
 from swarmlearning.cli.main import main, swarm
 
 KEYS = {"latency_ms", "throughput_tps", "start_seconds", "enrol_tps", "floor_ms", "ledger", "validators", "peers"}
@@ -54,6 +65,33 @@ def test_processor_time_is_that_of_the_process() -> None:
         sum(range(100_000))
     assert 0.3 < cpu_seconds(os.getpid()) - before < 2.0
     assert cpu_seconds(2**22 + 1) == 0.0
+
+
+def test_what_a_process_has_started_is_counted_with_it() -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as parent:
+        try:
+            limit = time.monotonic() + 20
+            while len(list_processes(parent.pid)) < 2:
+                assert time.monotonic() < limit, "the child is not found"
+            assert list_processes(parent.pid)[0] == parent.pid
+            assert set(list_processes(parent.pid)) < set(list_processes(os.getpid()))
+        finally:
+            assert parent.stdin is not None
+            parent.stdin.write(b"\n")
+            parent.stdin.close()
+    assert list_processes(2**22 + 1) == [2**22 + 1]
+
+
+@pytest.mark.e2e
+@needs_cometbft
+def test_validators_are_measured_likewise() -> None:
+    arguments = ["bench", "ledger", "--ledger", "cometbft", "--validators", "4", "--transactions", "4", "--peers", "2"]
+    ended = CliRunner().invoke(swarm, [*arguments, "--json"], catch_exceptions=False)
+    measured = msgspec.json.decode(ended.stdout, type=Measured)
+    assert (measured.ledger, measured.validators) == ("cometbft", 4)
+    assert measured.latency_ms.median > 0
+    assert min(measured.sn_rss_mb) > 80, "a validator's memory counts with its SN's"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ the block is committed there. Beside it the floor in the same run: a round trip 
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import secrets
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -39,7 +40,7 @@ from swarmlearning.local.genesis import load_genesis
 from swarmlearning.local.network import NETWORK, LocalNetwork, Site
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.client import HttpClient
-from swarmlearning.types import ContractName, Endpoint, NodeName, Role, TrustDomain
+from swarmlearning.types import ContractName, Endpoint, LedgerKind, NodeName, Role, TrustDomain
 
 WARM_UP: Final = 20
 """First check-ins that are not counted: connections are opened."""
@@ -58,7 +59,7 @@ _HOME: Final = Endpoint(host="127.0.0.1", port=30305)
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be measured."""
 
-    ledger: Literal["embedded", "cometbft"]
+    ledger: LedgerKind
     validators: int
     """Organisations, each with an SN."""
     transactions: int
@@ -97,13 +98,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     enrol_tps: float
     """Registrations and enrolments a second, `in_flight` at a time."""
     cpu_ms_per_tx: float
-    """Processor time of all SNs together, a check-in, while throughput was measured; 0 where it is not known."""
+    """Processor time of all SNs and their validators together, a check-in, while throughput was measured; 0 where it is
+    not known."""
     record_bytes: int
     """Of the largest training's record, which every check-in changes."""
     sn_rss_mb: list[float]
-    """Peak resident memory of each SN."""
+    """Peak resident memory of each SN, with its validator."""
     floor_ms: Floor
-    ledger: str
+    ledger: LedgerKind
     validators: int
     transactions: int
     peers: int
@@ -136,12 +138,10 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
         Broken: the ledger refused what it should carry out.
     """
     sites = [Site(domain=TrustDomain(f"org-{k}.example"), sls=0) for k in range(plan.validators)]
-    # `Any`: what engine-specific options a local network has is its own matter.
-    options: dict[str, Any] = {} if plan.ledger == "embedded" else {"ledger": plan.ledger}
     tell(f"starting {plan.validators} SNs")
     began = time.monotonic()
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(LocalNetwork(sites, workdir, say=tell, **options))
+        network = await stack.enter_async_context(LocalNetwork(sites, workdir, ledger=plan.ledger, say=tell))
         started = time.monotonic() - began
         tell(f"enrolling {plan.peers} peers")
         clients = [await _connect(network, index, stack) for index in range(plan.validators)]
@@ -151,9 +151,9 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
         floor = await _measure_floor(clients[0], workdir)
         latencies = await _one_after_another(peers, plan.transactions)
         tell(f"{plan.transactions} check-ins, {IN_FLIGHT} at a time")
-        before = sum(cpu_seconds(sn.process.pid) for sn in network.sns)
+        before = sum(cpu_seconds(pid) for sn in network.sns for pid in list_processes(sn.process.pid))
         seconds = await _all_at_once(peers, plan.transactions)
-        cpu_s = sum(cpu_seconds(sn.process.pid) for sn in network.sns) - before
+        cpu_s = sum(cpu_seconds(pid) for sn in network.sns for pid in list_processes(sn.process.pid)) - before
         record = await clients[0].training(peers[0].contract)
         return Measured(
             latency_ms=rank_latencies([value for some in latencies for value in some]),
@@ -163,7 +163,9 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
             enrol_tps=round(enrolled, 1),
             cpu_ms_per_tx=round(cpu_s * 1000 / plan.transactions, 2),
             record_bytes=len(encode(record)),
-            sn_rss_mb=[round(peak_rss_kb(sn.process.pid) / 1000, 1) for sn in network.sns],
+            sn_rss_mb=[
+                round(sum(peak_rss_kb(pid) for pid in list_processes(sn.process.pid)) / 1000, 1) for sn in network.sns
+            ],
             floor_ms=floor,
             ledger=plan.ledger,
             validators=plan.validators,
@@ -337,3 +339,13 @@ def cpu_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def list_processes(pid: int) -> list[int]:
+    """A process and what it has started, as far as the system tells (Linux)."""
+    found = [pid]
+    for each in found:
+        for path in Path(f"/proc/{each}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in path.read_text(encoding="ascii").split()]
+    return found

@@ -1,10 +1,9 @@
 """`swarm bench ledger`: how long a transaction takes to be final, and how many are in a second."""
 
 import asyncio
-import inspect
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import msgspec
@@ -13,8 +12,9 @@ from rich.table import Table
 
 from swarmlearning.bench.ledger import Measured, Plan, measure
 from swarmlearning.cli import examples
-from swarmlearning.errors import NotYetAvailable
-from swarmlearning.local.network import LocalNetwork, prepare_workdir
+from swarmlearning.cli.ledger_option import ledger_option
+from swarmlearning.local.network import prepare_workdir
+from swarmlearning.types import LedgerKind
 
 MAX_VALIDATORS: Final = 16
 MAX_PEERS: Final = 4_000
@@ -23,7 +23,7 @@ MAX_PEERS: Final = 4_000
 @click.command(
     epilog=examples("swarm bench ledger --ledger embedded", "swarm bench ledger --validators 4 --peers 1000 --json")
 )
-@click.option("--ledger", type=click.Choice(("embedded", "cometbft")), default="embedded", show_default=True)
+@ledger_option
 @click.option(
     "--validators",
     type=click.IntRange(1, MAX_VALIDATORS),
@@ -43,7 +43,7 @@ MAX_PEERS: Final = 4_000
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ledger(
-    ledger: Any,  # noqa: ANN401  # click has checked the choice
+    ledger: LedgerKind,
     validators: int,
     transactions: int,
     peers: int,
@@ -54,8 +54,6 @@ def ledger(
     Latency is from the submission at an organisation's own SN to the answer that the transaction is in a block which
     is committed there. All SNs and made-up peers share this machine's cores and disk.
     """
-    if ledger != "embedded" and "ledger" not in inspect.signature(LocalNetwork).parameters:
-        raise NotYetAvailable(f"--ledger {ledger} for a network on one machine arrives in a later release")
     plan = Plan(ledger=ledger, validators=validators, transactions=transactions, peers=peers)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as directory:
