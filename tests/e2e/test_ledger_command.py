@@ -66,7 +66,7 @@ def test_pf9_what_is_exported_is_proven_and_what_is_proven_is_verified_offline(
     assert refused.stdout == ""
 
 
-def test_a8_a_node_that_may_not_read_all_is_told_so_and_leaves_no_file(network: LocalNetwork, tmp_path: Path) -> None:
+def test_a10_a_node_that_may_not_read_all_is_told_so_and_leaves_no_file(network: LocalNetwork, tmp_path: Path) -> None:
     out = tmp_path / "history.jsonl"
     pki = network.workdir / A / "pki"
     command = [sys.executable, "-m", "swarmlearning", "ledger", "export", "--out", str(out)]

@@ -1,4 +1,4 @@
-"""What an SN tells of its past, and proofs in files (docs/spec/proofs.md; docs/spec/access.md, A-8, A-9)."""
+"""What an SN tells of its past, and proofs in files (docs/spec/proofs.md; docs/spec/access.md, A-10, A-11)."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ def kept() -> tuple[Genesis, bytes, bytes, bytes]:
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a8_sns_operators_and_auditors_of_the_own_organisation_read_all_blocks(role: Role) -> None:
+def test_a10_sns_operators_and_auditors_of_the_own_organisation_read_all_blocks(role: Role) -> None:
     async def work() -> None:
         async with Registry.open() as registry:
             await story_of(registry)
@@ -86,7 +86,7 @@ def test_a8_sns_operators_and_auditors_of_the_own_organisation_read_all_blocks(r
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a9_every_role_of_the_own_organisation_gets_proofs(role: Role) -> None:
+def test_a11_every_role_of_the_own_organisation_gets_proofs(role: Role) -> None:
     async def work() -> None:
         async with Registry.open() as registry:
             tx = (await registry.register(SL))[0]
@@ -101,7 +101,7 @@ def test_a9_every_role_of_the_own_organisation_gets_proofs(role: Role) -> None:
     run(work())
 
 
-def test_a8_blocks_come_from_the_height_that_was_asked_for_to_the_last() -> None:
+def test_a10_blocks_come_from_the_height_that_was_asked_for_to_the_last() -> None:
     async def work() -> None:
         async with Registry.open() as registry:
             client = registry.client(OPERATOR)
@@ -116,7 +116,7 @@ def test_a8_blocks_come_from_the_height_that_was_asked_for_to_the_last() -> None
     run(work())
 
 
-def test_a8_one_node_has_two_exports_at_a_time_and_others_are_not_kept_from_theirs() -> None:
+def test_a10_one_node_has_two_exports_at_a_time_and_others_are_not_kept_from_theirs() -> None:
     async def work() -> None:
         async with Registry.open() as registry:
             await story_of(registry)
@@ -145,7 +145,7 @@ def test_a8_one_node_has_two_exports_at_a_time_and_others_are_not_kept_from_thei
         ProofRequest(tx=bytes(31), height=1),
     ],
 )
-def test_a9_a_proof_is_of_one_transaction_or_one_block(request_: ProofRequest) -> None:
+def test_a11_a_proof_is_of_one_transaction_or_one_block(request_: ProofRequest) -> None:
     async def work() -> None:
         async with Registry.open() as registry:
             await registry.register(SL)
@@ -156,7 +156,7 @@ def test_a9_a_proof_is_of_one_transaction_or_one_block(request_: ProofRequest) -
     run(work())
 
 
-def test_a9_what_is_not_there_is_refused_by_name() -> None:
+def test_a11_what_is_not_there_is_refused_by_name() -> None:
     async def work() -> None:
         async with Registry.open() as registry:
             await registry.register(SL)

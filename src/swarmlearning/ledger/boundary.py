@@ -231,3 +231,49 @@ class LedgerView(Protocol):
     async def wait_height(self, above: int) -> int:
         """Wait until the committed height exceeds `above`, and return it."""
         ...
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """The application's state after a block, as one node offers it to another that starts empty."""
+
+    height: int
+    format: int
+    """How its chunks are made; one that is not known is refused."""
+    chunks: int
+    hash: bytes
+    """Of all of it, 32 bytes: the same on every node that has the same state."""
+    metadata: bytes
+    """For the application: what it needs to verify the chunks."""
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """What became of an offered snapshot, or of one chunk of it."""
+
+    answer: Literal["accept", "retry", "reject", "reject_format", "abort"]
+    """Go on; ask another node for this chunk; take another snapshot; one of another format; none at all."""
+    reason: str = ""
+    """For people: what was expected, what was got."""
+
+
+class Snapshots(Protocol):
+    """What an engine that catches up by snapshots asks of the application; another one need not know of it.
+
+    A restoring is `offer {apply}`; nothing of it is kept before the last chunk has come and the state that they make
+    has the app hash that the engine has verified.
+    """
+
+    def available(self) -> Sequence[Snapshot]:
+        """Those that this node can give, the newest first."""
+        ...
+
+    def load(self, height: int, format_: int, chunk: int) -> bytes | None:
+        """A chunk of one of them; None if it is not there (any more)."""
+        ...
+
+    def offer(self, snapshot: Snapshot, app_hash: bytes) -> Verdict:
+        """Begin to restore `snapshot`, or refuse it; `app_hash` is the state's that validators signed."""
+        ...
+
+    def apply(self, chunk: int, data: bytes) -> Verdict:
+        """Take the chunk of this number, from 0, of the snapshot that was accepted last."""
+        ...

@@ -1,6 +1,6 @@
 """What an SN tells of its ledger's past: all blocks, and proofs for those who hold no ledger.
 
-Who may ask what: docs/spec/access.md, A-8 and A-9. What a proof is: docs/spec/proofs.md.
+Who may ask what: docs/spec/access.md, A-10 and A-11. What a proof is: docs/spec/proofs.md.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class Archiving:
         return {STREAM_BLOCKS: self._blocks, STREAM_PROOF: self._proof}
 
     async def _blocks(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
-        """A-8: every block from a height to the one that was the last when it was asked for."""
+        """A-10: every block from a height to the one that was the last when it was asked for."""
         self._admit(caller, *HISTORIANS)
         first = decode(body, BlocksRequest).first
         with self._admitted(caller):
@@ -65,7 +65,7 @@ class Archiving:
                 yield encode(block)
 
     async def _proof(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
-        """A-9: the proof of a transaction or a block, and of the registrations of who signed what is in it."""
+        """A-11: the proof of a transaction or a block, and of the registrations of who signed what is in it."""
         self._admit(caller, *Role)
         request = decode(body, ProofRequest)
         if (len(request.tx), request.height > 0) not in ((32, False), (0, True)):
