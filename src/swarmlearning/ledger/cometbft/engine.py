@@ -1,4 +1,4 @@
-"""The engine on CometBFT: validators propose and vote, this node's child process takes part, and drives the application.
+"""The engine on CometBFT: validators propose and vote; this node's child takes part, and drives the application.
 
 Life: `start`, then `run` as a task for as long as the node lives, then `stop`. An engine that halted (another outcome
 than the other validators', a damaged disk, an application that failed) says why to everyone who waits.
@@ -23,6 +23,7 @@ from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.transport.api import Call
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
+
 
 class CometLedger:
     """One node's ledger engine; a `LedgerView`.
