@@ -21,6 +21,7 @@ from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.transport.api import Call
+from swarmlearning.types import NodeId
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
@@ -46,6 +47,11 @@ class CometLedger:
     def height(self) -> int:
         """Height of the last block that is committed here; 0 before the first."""
         return self._app.info().height
+
+    @property
+    def sentinel(self) -> NodeId:
+        """Nobody: validators vote."""
+        return NodeId("")
 
     @property
     def transactions(self) -> int:

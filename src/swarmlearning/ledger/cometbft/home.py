@@ -34,6 +34,9 @@ from swarmlearning.types import Endpoint, Validator
 
 T = TypeVar("T")
 
+HOME: Final = "cometbft"
+"""The home's name within an SN's data directory."""
+
 POWER: Final = 10
 """Voting power of every validator: organisations are equal."""
 
