@@ -1,6 +1,6 @@
 """What an SN's API says: requests and replies. Who may ask what: docs/spec/access.md."""
 
-from typing import Final
+from typing import Final, Literal
 
 from swarmlearning.contracts.records import Node, Organisation
 from swarmlearning.encoding import Record
@@ -23,7 +23,11 @@ class Status(Record, frozen=True, kw_only=True):
 
     node: NodeId
     network: str
+    ledger: Literal["embedded", "cometbft"] = "embedded"
     sentinel: NodeId
+    """Who orders; empty where validators vote."""
+    validators: int = 0
+    """How many vote; 0 where a sentinel orders."""
     height: int
     transactions: int
     """Carried out since height 1."""

@@ -1,0 +1,127 @@
+"""What a started engine consists of, made and ended together: its file, its socket, the child and who watches it.
+
+Does not: know lives beyond one start (`engine`).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from swarmlearning.encoding import sha256
+from swarmlearning.ledger.boundary import Application
+from swarmlearning.ledger.cometbft.binary import find_binary
+from swarmlearning.ledger.cometbft.child import Child
+from swarmlearning.ledger.cometbft.config import Attach, CometConfig
+from swarmlearning.ledger.cometbft.crash import Crash
+from swarmlearning.ledger.cometbft.driver import Driver
+from swarmlearning.ledger.cometbft.home import load_or_create_keys, write_home
+from swarmlearning.ledger.cometbft.rpc import Rpc
+from swarmlearning.ledger.cometbft.server import MAX_SOCKET_PATH, AbciServer
+from swarmlearning.ledger.cometbft.store import OrderedStore
+from swarmlearning.ledger.cometbft.submitting import Submitter
+from swarmlearning.ledger.cometbft.watch import Watch
+from swarmlearning.ledger.waiting import Waiting
+
+HOME: Final = "cometbft"
+"""The child's home within the data directory."""
+
+LOG: Final = "cometbft.log"
+"""The child's log within the data directory."""
+
+
+class Parts:
+    """The parts of a started engine.
+
+    Args:
+        config: who and where.
+        app: the application, initialised.
+        store: the engine's own file, open; closed with the other parts.
+        waiting: everyone who waits.
+        crash: raises where a test wants the node to die.
+        members_changed: called when who votes has changed.
+        failed: told of what ends the engine.
+
+    Raises:
+        ConfigurationError: there is no usable `cometbft`, or its home is another network's.
+    """
+
+    def __init__(
+        self,
+        config: CometConfig,
+        app: Application,
+        store: OrderedStore,
+        waiting: Waiting,
+        crash: Crash,
+        members_changed: Callable[[], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self._app = app
+        self._waiting = waiting
+        self._temporary: Path | None = None
+        self.store = store
+        self.child: Child | None = None
+        where = config.attach or self._make_child()
+        self._where = where
+        self.rpc = Rpc(where.rpc)
+        self.driver = Driver(config, app, store, waiting, crash, members_changed)
+        self.server = AbciServer(where.abci, self._begin, self.driver.answer, failed)
+        self.watch = Watch(self.rpc, app.validators, self._stalled, config.watch_every_s)
+        self.submitter = Submitter(config, self.driver, store, self.rpc, waiting, lambda: self.problem)
+        self.write_home()
+
+    @property
+    def problem(self) -> str:
+        """What keeps blocks from being made here, for people; "" while nothing does."""
+        return (self.child.problem if self.child is not None else "") or self.watch.sight.problem
+
+    def write_home(self) -> None:
+        """Write what the child reads at its next start."""
+        if self.child is None:
+            return
+        config, home = self._config, self._config.data_dir / HOME
+        own = load_or_create_keys(home)
+        write_home(
+            home,
+            chain_id=config.network,
+            genesis_time_ms=config.genesis_time_ms,
+            app_state=sha256(config.genesis),
+            initial=config.initial,
+            peers=[member for member in self._app.validators().values() if member.peer != own.peer],
+            listen=config.listen,
+            external=config.external,
+            abci=self._where.abci,
+            rpc=self._where.rpc,
+        )
+
+    async def stop(self) -> None:
+        """End the child, and close everything."""
+        if self.child is not None:
+            await self.child.stop()
+        await self.server.stop()
+        await self.rpc.close()
+        self.store.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _make_child(self) -> Attach:
+        """Prepare the child, and say where it and we listen for each other."""
+        home = self._config.data_dir / HOME
+        self.child = Child(find_binary(self._config.binary), home, self._config.data_dir / LOG)
+        sockets = home / "run"
+        if len(os.fsencode(sockets.absolute() / "abci.sock")) > MAX_SOCKET_PATH:
+            sockets = self._temporary = Path(tempfile.mkdtemp(prefix="swarm-"))
+        return Attach(abci=f"unix://{sockets.absolute()}/abci.sock", rpc=f"unix://{sockets.absolute()}/rpc.sock")
+
+    def _begin(self) -> None:
+        self.driver.begin()
+        self.watch.forget()
+
+    def _stalled(self) -> str:
+        waited_s = self.submitter.waiting_s
+        if waited_s < self._config.stalled_after_s:
+            return ""
+        return f"a transaction waits for a block for {waited_s:.0f} s: too few validators vote, or none proposes it"
