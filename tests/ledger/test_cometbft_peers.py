@@ -3,8 +3,11 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from cometbft_support import needs_cometbft
 from cometbft_swarm import LIMIT_S, CometSwarm, domain, eventually
+
+from swarmlearning.errors import Unreachable, WaitExpired
 
 pytestmark = needs_cometbft
 
@@ -17,7 +20,10 @@ def admission(swarm: CometSwarm, index: int) -> bytes:
 
 async def connected(swarm: CometSwarm, index: int) -> set[int]:
     """The nodes to whom a node's child is connected."""
-    peers = await swarm.nodes[index].parts.rpc.peers()
+    try:
+        peers = await swarm.nodes[index].parts.rpc.peers()
+    except Unreachable:
+        return set()
     return {node.index for node in swarm.nodes if node.validator.peer in peers}
 
 
@@ -38,7 +44,6 @@ def test_b21_a_stranger_is_refused_an_admitted_member_votes_an_expelled_one_is_c
                 assert node.recorder.queries[path] == 1
                 assert 3 not in await connected(swarm, node.index)
             assert swarm.ledger(3).height == 0
-            assert "1 of 3" not in swarm.ledger(3).problem
 
             # Admitted: let in, level with the others, and asked for its vote.
             await swarm.ledger(0).submit(b"a=1", timeout_s=LIMIT_S)
@@ -71,14 +76,8 @@ def test_b24_too_few_validators_are_said_to_be_the_problem_and_who_is_missing(tm
             await swarm.kill(1)
             await eventually(lambda: "1 of 2 validators" in swarm.ledger(0).problem, "the other one is missed")
             assert f"missing: {domain(1)}" in swarm.ledger(0).problem
-            try:
+            with pytest.raises(WaitExpired, match="1 of 2 validators are connected here, 2 must be"):
                 await swarm.ledger(0).submit(b"a=1", timeout_s=0.5)
-            except TimeoutError:
-                raise
-            except Exception as error:
-                assert "1 of 2 validators are connected here, 2 must be" in str(error)  # noqa: PT017
-            else:
-                raise AssertionError("one validator of two ordered a transaction")
             await swarm.start(1)
             height, _ = await swarm.ledger(0).submit(b"a=1", timeout_s=LIMIT_S)
             assert height > 1
