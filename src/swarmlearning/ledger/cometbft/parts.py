@@ -121,7 +121,7 @@ class Parts:
             self._look_now.clear()
 
     async def _cut_off(self, strangers: frozenset[str]) -> None:
-        """Peers are asked about only when they connect; who is expelled afterwards stays until the child starts anew."""
+        """Peers are asked about only when they connect; who is expelled later stays until the child starts anew."""
         names = ", ".join(sorted(strangers))
         if self.child is None:
             _LOG.warning("CometBFT is connected to %s, no validator's any more: start it anew", names)

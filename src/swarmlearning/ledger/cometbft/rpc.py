@@ -168,7 +168,8 @@ class Rpc:
         except TimeoutError as error:
             raise Unreachable(f"CometBFT did not answer {method} at {self._shown} within {_CALL_S:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+            why = getattr(cause, "strerror", None) or str(error)
             raise Unreachable(f"CometBFT cannot be asked at {self._shown}: {why}") from error
         if len(data) > MAX_REPLY_BYTES:
             raise DecodeError(f"CometBFT's answer to {method}: more than {MAX_REPLY_BYTES} bytes")
