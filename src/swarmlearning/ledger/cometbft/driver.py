@@ -12,8 +12,10 @@ Single-threaded: every call is answered whole before the next one. Does not: rea
 docs/spec/ledger-cometbft.md, sections 2 to 4.
 """
 
+import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal
 
@@ -43,6 +45,9 @@ ENGINE: Final = "engine"
 
 ORDERED: Final = 1
 """The engine's code for a transaction that is in a block already."""
+
+OLD_S: Final = 2.0
+"""How long after a block the votes for it are too old to date the next one, seconds."""
 
 _TX_OVERHEAD: Final = 5
 """Most bytes that a block needs for a transaction besides the transaction itself."""
@@ -91,6 +96,10 @@ class Driver:
         self._crash = crash
         self._members_changed = members_changed
         self._pending: Pending | None = None
+        self._committed_s = -math.inf
+        """When the last block was committed here, by the loop's clock."""
+        self._refreshed = False
+        """Whether we have proposed an empty block for the sake of the time since the last one that was not empty."""
         self._order = CallOrder(app.info().height)
         self._answers: dict[str, Callable[[Any], pb.Response]] = {
             "echo": _echo,
@@ -201,11 +210,22 @@ class Driver:
         self._order.decide("PrepareProposal", request.height)
         offered = [tx for tx in dict.fromkeys(request.txs) if self._store.find(sha256(tx)) is None][:MAX_BLOCK_TXS]
         room = request.max_tx_bytes - _TX_OVERHEAD * len(offered)
-        chosen = self._app.propose(offered, max(room, 0))
+        chosen = [] if offered and self._time_is_old() else self._app.propose(offered, max(room, 0))
         sizes = itertools.accumulate(len(tx) + _TX_OVERHEAD for tx in chosen)
         fit = [tx for tx, size in zip(chosen, sizes, strict=True) if size <= request.max_tx_bytes][:MAX_BLOCK_TXS]
         self._crash(CrashPoint.AFTER_PREPARE)
         return pb.Response(prepare_proposal=pb.ResponsePrepareProposal(txs=fit))
+
+    def _time_is_old(self) -> bool:
+        """B-26: whether a block proposed now would bear a time long past, and an empty one should come before it.
+
+        A block's time is that of the votes for the block before it, and where nothing happens none are cast. At most
+        once between two blocks with transactions: if all takes long here, that is no reason to make no progress.
+        """
+        if self._refreshed or asyncio.get_running_loop().time() - self._committed_s < OLD_S:
+            return False
+        self._refreshed = True
+        return True
 
     def _process(self, request: pb.RequestProcessProposal) -> pb.Response:
         self._crash(CrashPoint.BEFORE_PROCESS)
@@ -280,6 +300,8 @@ class Driver:
         self._store.write(pending.height, pending.applied.app_hash, pending.txs, pending.applied.results)
         self._crash(CrashPoint.AFTER_STORED)
         self._app.commit()
+        self._committed_s = asyncio.get_running_loop().time()
+        self._refreshed = self._refreshed and not pending.txs
         self._crash(CrashPoint.AFTER_COMMIT)
         for tx, result in zip(pending.txs, pending.applied.results, strict=True):
             self._waiting.tell(sha256(tx), self._store.find(sha256(tx)) or (pending.height, result))
