@@ -24,6 +24,7 @@ from swarmlearning.transport.api import Call
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
+
 class CometLedger:
     """One node's ledger engine; a `LedgerView`.
 

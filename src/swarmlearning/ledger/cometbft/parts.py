@@ -17,16 +17,13 @@ from swarmlearning.ledger.cometbft.child import Child
 from swarmlearning.ledger.cometbft.config import Attach, CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash
 from swarmlearning.ledger.cometbft.driver import Driver
-from swarmlearning.ledger.cometbft.home import load_or_create_keys, write_home
+from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys, write_home
 from swarmlearning.ledger.cometbft.rpc import Rpc
 from swarmlearning.ledger.cometbft.server import MAX_SOCKET_PATH, AbciServer
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.cometbft.submitting import Submitter
 from swarmlearning.ledger.cometbft.watch import Watch
 from swarmlearning.ledger.waiting import Waiting
-
-HOME: Final = "cometbft"
-"""The child's home within the data directory."""
 
 LOG: Final = "cometbft.log"
 """The child's log within the data directory."""
