@@ -17,7 +17,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -101,28 +101,23 @@ class Driver:
         self._refreshed = False
         """Whether we have proposed an empty block for the sake of the time since the last one that was not empty."""
         self._order = CallOrder(app.info().height)
-        self._answers: dict[str, Callable[[pb.Request], pb.Response]] = {
-            "echo": lambda request: pb.Response(echo=pb.ResponseEcho(message=request.echo.message)),
-            "flush": lambda request: pb.Response(flush=pb.ResponseFlush()),
-            "info": lambda request: self._info(),
-            "query": lambda request: self._query(request.query),
-            "check_tx": lambda request: self._check(request.check_tx),
-            "init_chain": lambda request: self._init_chain(request.init_chain),
-            "prepare_proposal": lambda request: self._prepare(request.prepare_proposal),
-            "process_proposal": lambda request: self._process(request.process_proposal),
-            "extend_vote": lambda request: self._extend(request.extend_vote),
-            "verify_vote_extension": lambda request: self._verify_extension(request.verify_vote_extension),
-            "finalize_block": lambda request: self._finalize(request.finalize_block),
-            "commit": lambda request: self._commit(),
-            # Snapshots: none are offered, none are taken.
-            "list_snapshots": lambda request: pb.Response(list_snapshots=pb.ResponseListSnapshots()),
-            "load_snapshot_chunk": lambda request: pb.Response(load_snapshot_chunk=pb.ResponseLoadSnapshotChunk()),
-            "offer_snapshot": lambda request: pb.Response(
-                offer_snapshot=pb.ResponseOfferSnapshot(result=pb.OFFER_REJECT)
-            ),
-            "apply_snapshot_chunk": lambda request: pb.Response(
-                apply_snapshot_chunk=pb.ResponseApplySnapshotChunk(result=pb.CHUNK_ABORT)
-            ),
+        self._answers: dict[str, Callable[[Any], pb.Response]] = {
+            "echo": _echo,
+            "flush": _flush,
+            "info": self._info,
+            "query": self._query,
+            "check_tx": self._check,
+            "init_chain": self._init_chain,
+            "prepare_proposal": self._prepare,
+            "process_proposal": self._process,
+            "extend_vote": self._extend,
+            "verify_vote_extension": self._verify_extension,
+            "finalize_block": self._finalize,
+            "commit": self._commit,
+            "list_snapshots": _list_snapshots,
+            "load_snapshot_chunk": _load_snapshot_chunk,
+            "offer_snapshot": _offer_snapshot,
+            "apply_snapshot_chunk": _apply_snapshot_chunk,
         }
 
     @property
@@ -146,11 +141,11 @@ class Driver:
         kind = request.WhichOneof("value")
         if kind is None:
             raise DecodeError("ABCI: a request of an unknown kind: expected CometBFT 0.38 to 0.40")
-        return self._answers[kind](request)
+        return self._answers[kind](getattr(request, kind))
 
     # --- handshake --------------------------------------------------------------------------------------------
 
-    def _info(self) -> pb.Response:
+    def _info(self, _: pb.RequestInfo) -> pb.Response:
         self._crash(CrashPoint.BEFORE_INFO)
         self._order.info()
         info = self._app.info()
@@ -296,7 +291,7 @@ class Driver:
             )
         )
 
-    def _commit(self) -> pb.Response:
+    def _commit(self, _: pb.RequestCommit) -> pb.Response:
         self._crash(CrashPoint.BEFORE_COMMIT)
         self._order.commit()
         pending, self._pending = self._pending, None
@@ -342,6 +337,33 @@ class Driver:
         if kind == "id" and value not in self.allowed_peers:
             return _queried(1, f"peer {value[:40]} is no validator's")
         return _queried(0, "")
+
+
+# --- what needs no state -----------------------------------------------------------------------------------------
+
+
+def _echo(request: pb.RequestEcho) -> pb.Response:
+    return pb.Response(echo=pb.ResponseEcho(message=request.message))
+
+
+def _flush(_: pb.RequestFlush) -> pb.Response:
+    return pb.Response(flush=pb.ResponseFlush())
+
+
+def _list_snapshots(_: pb.RequestListSnapshots) -> pb.Response:
+    return pb.Response(list_snapshots=pb.ResponseListSnapshots())
+
+
+def _load_snapshot_chunk(_: pb.RequestLoadSnapshotChunk) -> pb.Response:
+    return pb.Response(load_snapshot_chunk=pb.ResponseLoadSnapshotChunk())
+
+
+def _offer_snapshot(_: pb.RequestOfferSnapshot) -> pb.Response:
+    return pb.Response(offer_snapshot=pb.ResponseOfferSnapshot(result=pb.OFFER_REJECT))
+
+
+def _apply_snapshot_chunk(_: pb.RequestApplySnapshotChunk) -> pb.Response:
+    return pb.Response(apply_snapshot_chunk=pb.ResponseApplySnapshotChunk(result=pb.CHUNK_ABORT))
 
 
 def _keys(members: Iterable[Validator]) -> set[bytes]:
