@@ -55,6 +55,11 @@ def show_figure(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.4f}"
 
 
+def show_option(value: float) -> str:
+    """An option of a merge method: it is a number of millionths, so that six digits say it all."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
 def show_count(value: int | None, total: int | None) -> str:
     """`3/10`, or what of it is known."""
     if value is None and total is None:
@@ -158,7 +163,10 @@ def _heading(report: ContractReport) -> Iterator[tuple[str, str]]:
     yield "phase", report.phase.value + (f", round {report.round}{attempt}" if report.round is not None else "")
     yield ("ended" if report.phase is Phase.COMPLETED else "waiting"), report.waits_for
     if report.sync_frequency is not None:
-        yield "merging", _describe_merging(report)
+        yield "merging", describe_merging(report)
+        yield "exchange", describe_exchange(report)
+        if report.method_source:
+            yield "plug-in", report.method_source
     if report.target is not None:
         yield "target", _describe_target(report)
     if report.newest_model:
@@ -167,8 +175,11 @@ def _heading(report: ContractReport) -> Iterator[tuple[str, str]]:
         yield "model", report.newest_model
 
 
-def _describe_merging(report: ContractReport) -> str:
-    text = f"{report.merge_method} of at least {report.min_peers} peers, every {report.interval} batches"
+def describe_merging(report: ContractReport) -> str:
+    """How a contract's rounds are merged: method, options, of how many, how often."""
+    options = ", ".join(f"{name} {show_option(value)}" for name, value in report.merge_options.items())
+    method = f"{report.merge_method} ({options})" if options else report.merge_method
+    text = f"{method} of at least {report.min_peers} peers, every {report.interval} batches"
     adaptive = report.adaptive
     if adaptive is None:
         return text
@@ -176,6 +187,12 @@ def _describe_merging(report: ContractReport) -> str:
         f"{text} now (adaptive: {adaptive.shortest} to {adaptive.longest} batches, by {adaptive.factor_percent} %, "
         f"began with {report.sync_frequency})"
     )
+
+
+def describe_exchange(report: ContractReport) -> str:
+    """How parameters travel between a contract's peers, who merges them, and who checks that."""
+    witnesses = "1 witness" if report.witnesses == 1 else f"{report.witnesses or 'no'} witnesses"
+    return f"wire {report.wire}, topology {report.topology}, {witnesses}"
 
 
 def _describe_target(report: ContractReport) -> str:
