@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmlearning.cli.status_report import ContractLine, ContractReport, NetworkReport, PeerReport, RoundReport
-from swarmlearning.contracts.records import PeerState, Phase
-from swarmlearning.types import short_name
+from swarmlearning.contracts.records import MICRO, PeerState, Phase
+from swarmlearning.types import decimal, short_name
 
 UNKNOWN: Final = "-"
 
@@ -53,11 +53,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 def show_figure(value: float | None) -> str:
     """A loss or metric."""
     return UNKNOWN if value is None else f"{value:.4f}"
-
-
-def show_option(value: float) -> str:
-    """An option of a merge method: it is a number of millionths, so that six digits say it all."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def show_count(value: int | None, total: int | None) -> str:
@@ -177,7 +172,7 @@ def _heading(report: ContractReport) -> Iterator[tuple[str, str]]:
 
 def describe_merging(report: ContractReport) -> str:
     """How a contract's rounds are merged: method, options, of how many, how often."""
-    options = ", ".join(f"{name} {show_option(value)}" for name, value in report.merge_options.items())
+    options = ", ".join(f"{name} {decimal(round(value * MICRO))}" for name, value in report.merge_options.items())
     method = f"{report.merge_method} ({options})" if options else report.merge_method
     text = f"{method} of at least {report.min_peers} peers, every {report.interval} batches"
     adaptive = report.adaptive
