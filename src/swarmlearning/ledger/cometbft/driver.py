@@ -212,8 +212,7 @@ class Driver:
         self._crash(CrashPoint.BEFORE_PREPARE)
         self._order.decide("PrepareProposal", request.height)
         offered = [tx for tx in dict.fromkeys(request.txs) if self._store.find(sha256(tx)) is None][:MAX_BLOCK_TXS]
-        room = request.max_tx_bytes - _TX_OVERHEAD * len(offered)
-        chosen = [] if offered and self._time_is_old() else self._app.propose(offered, max(room, 0))
+        chosen = [] if offered and self._time_is_old() else self._app.propose(offered, request.max_tx_bytes)
         sizes = itertools.accumulate(len(tx) + _TX_OVERHEAD for tx in chosen)
         fit = [tx for tx, size in zip(chosen, sizes, strict=True) if size <= request.max_tx_bytes][:MAX_BLOCK_TXS]
         self._crash(CrashPoint.AFTER_PREPARE)
