@@ -78,3 +78,8 @@ def test_a_program_that_fails_or_is_none_is_refused(nowhere: Path) -> None:
 def test_the_installed_program_is_of_an_accepted_release() -> None:
     major, minor = read_version(cometbft()).removeprefix("v").split(".")[:2]
     assert (int(major), int(minor)) in ACCEPTED
+
+
+def test_make_cometbft_installs_the_release_that_errors_name() -> None:
+    makefile = Path(__file__).parents[2] / "Makefile"
+    assert f"\n\t{INSTALL}\n" in makefile.read_text()

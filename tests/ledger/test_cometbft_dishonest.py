@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cometbft_support import needs_cometbft
 from cometbft_swarm import LIMIT_S, CometSwarm, VotingApplication
@@ -30,12 +32,16 @@ def corrupt(swarm: CometSwarm, call: str, lie: Callable[[pb.Request, pb.Response
     answers = swarm.nodes[LIAR].parts.driver._answers
     honest, heights = answers[call], []
 
-    def lying(request: pb.Request) -> pb.Response:
-        heights.append(getattr(request, call).height)
-        return lie(request, honest(request))
+    def lying(message: Any) -> pb.Response:
+        heights.append(message.height)
+        return lie(pb.Request(**{call: message}), honest(message))
 
     answers[call] = lying
     return heights
+
+
+def _has_lied(heights: list[int], _: int) -> bool:
+    return bool(heights)
 
 
 async def order(swarm: CometSwarm, start: int, until: Callable[[int], bool]) -> list[bytes]:
@@ -53,22 +59,18 @@ async def order(swarm: CometSwarm, start: int, until: Callable[[int], bool]) -> 
 def test_b25_what_a_dishonest_validator_proposes_is_outvoted_and_the_others_go_on(tmp_path: Path) -> None:
     async def work() -> None:
         async with CometSwarm(4, tmp_path, make_app=Strict) as swarm:
-            proposals = {
-                "malformed": lambda txs: [*txs, b"nonsense"],
-                "twice": lambda txs: [*txs, *txs, b"x=1", b"x=1"],
-                "old": lambda txs: [b"n=0", *txs],
-                "huge": lambda txs: [b"x=" + b"1" * (65 << 10), *txs],
-            }
+            # Malformed, twice in a block, in a block before, too large.
+            additions = ([b"nonsense"], [b"x=1", b"x=1"], [b"n=0"], [b"x=" + b"1" * (65 << 10)])
             expected = await order(swarm, 0, lambda count: count == 1)
-            for propose in proposals.values():
+            for added in additions:
 
-                def lie(request: pb.Request, _: pb.Response, propose: Callable[..., object] = propose) -> pb.Response:
-                    txs = propose(list(request.prepare_proposal.txs))
+                def lie(request: pb.Request, _: pb.Response, added: list[bytes] = added) -> pb.Response:
+                    txs = [*request.prepare_proposal.txs, *added]
                     return pb.Response(prepare_proposal=pb.ResponsePrepareProposal(txs=txs))
 
                 lied = corrupt(swarm, "prepare_proposal", lie)
                 # It is its turn in one of four blocks.
-                expected += await order(swarm, len(expected), lambda _, lied=lied: bool(lied))
+                expected += await order(swarm, len(expected), partial(_has_lied, lied))
             await swarm.settle(*HONEST)
             for index in HONEST:
                 assert swarm.log(index) == expected

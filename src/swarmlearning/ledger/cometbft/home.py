@@ -7,7 +7,7 @@
     HOME/data/priv_validator_state.json    what the key has signed last, so that it never signs twice
     HOME/data/                             else: CometBFT's own
 
-Does not read the founding file, nor start anything. Spec: docs/spec/cometbft.md, section Home.
+Does not read the founding file, nor start anything. Spec: docs/spec/ledger-cometbft.md.
 """
 
 import base64
@@ -35,7 +35,7 @@ from swarmlearning.types import Endpoint, Validator
 T = TypeVar("T")
 
 HOME: Final = "cometbft"
-"""The home's name within an SN's data directory."""
+"""The home within an SN's data directory."""
 
 POWER: Final = 10
 """Voting power of every validator: organisations are equal."""
@@ -338,7 +338,8 @@ filter_peers = true
 laddr = {_text(rpc)}
 grpc_laddr = ""
 pprof_laddr = ""
-unsafe = false
+# Lets the engine have it dial members anew; nobody else reaches this RPC.
+unsafe = true
 max_open_connections = 64
 
 [p2p]
