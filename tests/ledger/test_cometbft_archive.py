@@ -30,7 +30,9 @@ def anchor(swarm: CometSwarm) -> Anchor:
 
 def archive(swarm: CometSwarm, index: int) -> CometArchive:
     parts, ledger = swarm.nodes[index].parts, swarm.ledger(index)
-    return CometArchive(NETWORK, first_members(anchor(swarm)), parts.rpc.call, lambda: ledger.height, parts.store.find)
+    return CometArchive(
+        NETWORK, first_members(swarm.members.values()), parts.rpc.call, lambda: ledger.height, parts.store.find
+    )
 
 
 def test_pf12_what_four_validators_ordered_is_exported_and_proven_also_after_one_left(tmp_path: Path) -> None:

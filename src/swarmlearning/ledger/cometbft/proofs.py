@@ -25,6 +25,7 @@ from swarmlearning.ledger.cometbft.headers import (
     vote_bytes,
 )
 from swarmlearning.ledger.proofs import MAX_PROOF_BYTES, Anchor, Content, Proven, Whole, verify_content
+from swarmlearning.types import Validator
 
 POWER: Final = 10
 """Voting power of every validator of a genesis."""
@@ -54,9 +55,9 @@ class CometProof(Record, frozen=True, kw_only=True):
     content: Content
 
 
-def first_members(anchor: Anchor) -> tuple[Member, ...]:
-    """The validators that the genesis names, in CometBFT's order."""
-    return order_members([Member(key=validator.key, power=POWER) for _, validator in anchor.validators])
+def first_members(validators: Iterable[Validator]) -> tuple[Member, ...]:
+    """The validators that a genesis names, in CometBFT's order."""
+    return order_members([Member(key=validator.key, power=POWER) for validator in validators])
 
 
 def verify_proof(data: bytes, anchor: Anchor) -> Proven:
@@ -67,7 +68,7 @@ def verify_proof(data: bytes, anchor: Anchor) -> Proven:
         VerificationError: it does not hold; says what was expected.
     """
     proof = decode(data, CometProof, limit=MAX_PROOF_BYTES)
-    known, height = first_members(anchor), 0
+    known, height = first_members(validator for _, validator in anchor.validators), 0
     for link in proof.links:
         verify_link(link, known, height, anchor.network)
         known, height = link.next_members or link.members, link.header.height
