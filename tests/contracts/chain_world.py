@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from msgspec.structs import replace
 
 from swarmlearning.contracts.messages import (
     TX_DOMAIN,
@@ -23,7 +24,7 @@ from swarmlearning.contracts.messages import (
 from swarmlearning.contracts.records import Genesis, Organisation
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.identity.signing import SigningKey
-from swarmlearning.ledger.boundary import Applied, Header, TxResult
+from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, TxResult
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import StateStore
 from swarmlearning.types import Endpoint, NodeName, Role, TrustDomain
@@ -140,22 +141,32 @@ class Chain:
             proposer=member(0, Role.SN).id,
         )
 
-    def apply(self, *txs: bytes, step_ms: int = 1000) -> list[TxResult]:
-        """One block, applied and committed."""
+    def apply(
+        self, *txs: bytes, step_ms: int = 1000, misbehaviour: Sequence[Misbehaviour] = (), proposer: str = ""
+    ) -> list[TxResult]:
+        """One block, applied and committed, whatever is in it: also what no correct node would accept."""
         header = self.header(step_ms)
-        assert self.app.accept(header, txs) == ""
-        applied = self.app.apply(header, txs)
+        if proposer:
+            header = replace(header, proposer=proposer)
+        applied = self.app.apply(header, txs, misbehaviour)
         self.app.commit()
         self.time_ms = header.time_ms
         self.blocks.append((header, list(txs), applied))
         return list(applied.results)
+
+    def order(self, *txs: bytes, step_ms: int = 1000) -> list[TxResult]:
+        """One block as correct nodes make it: proposed, accepted, applied, committed."""
+        chosen = self.app.propose(txs, 1 << 20)
+        assert self.app.accept(self.header(step_ms), chosen) == ""
+        return self.apply(*chosen, step_ms=step_ms)
 
     def do(self, name: NodeName, message: AnyMessage, *, salt: str = "", step_ms: int = 1000) -> TxResult:
         """One message in a block of its own."""
         return self.apply(self.sign(name, message, salt=salt), step_ms=step_ms)[0]
 
     def register(self, *names: NodeName) -> None:
-        results = self.apply(*(self.sign(name, registration(name)) for name in names))
+        results = self.order(*(self.sign(name, registration(name)) for name in names))
+        assert len(results) == len(names)
         assert all(result.code == 0 for result in results), results
 
 
