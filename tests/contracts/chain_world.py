@@ -27,7 +27,7 @@ from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, TxResult
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import StateStore
-from swarmlearning.types import Endpoint, NodeName, Role, TrustDomain
+from swarmlearning.types import Endpoint, NodeName, Role, TrustDomain, Validator
 
 NETWORK = "heart"
 START_MS = 1_800_000_000_000
@@ -60,9 +60,9 @@ def certificate(name: NodeName, issuer: str, *, serial: int = 7, from_ms: int = 
     return builder.sign(private(f"ca {issuer}"), None).public_bytes(Encoding.DER)
 
 
-def authority(domain: str) -> bytes:
+def authority(domain: str, *, serial: int = 1) -> bytes:
     builder = (
-        _builder(domain, domain, START_MS - DAY_MS, 1000, 1)
+        _builder(domain, domain, START_MS - DAY_MS, 1000, serial)
         .public_key(private(f"ca {domain}").public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(
@@ -98,6 +98,21 @@ def genesis_of(members: int, **changes: object) -> Genesis:
     return Genesis(**{**fields, **changes})  # type: ignore[arg-type]  # a test may say anything
 
 
+def validator_of(index: int, salt: str = "") -> Validator:
+    """A validator for organisation `index`."""
+    key = private(f"validator {index} {salt}").public_key().public_bytes_raw()
+    peer = sha256(f"peer {index} {salt}".encode())[:20].hex()
+    return Validator(key=key, peer=peer, endpoint=Endpoint(host=f"v{index}.example", port=26656))
+
+
+def voting_genesis(members: int) -> Genesis:
+    """A genesis of organisations whose validators order."""
+    organisations = tuple(
+        replace(o, validator=validator_of(i)) for i, o in enumerate(genesis_of(members).organisations)
+    )
+    return genesis_of(members, ledger="cometbft", sentinel="", sentinel_key=b"", organisations=organisations)
+
+
 def registration(name: NodeName, leaf: bytes | None = None, *, salt: str = "", via: str = "") -> RegisterNode:
     key = key_of(name, salt)
     return RegisterNode(
@@ -111,8 +126,8 @@ def registration(name: NodeName, leaf: bytes | None = None, *, salt: str = "", v
 class Chain:
     """An application and the blocks it was given."""
 
-    def __init__(self, organisations: int = 2, path: Path | None = None) -> None:
-        self.genesis = encode(genesis_of(organisations))
+    def __init__(self, organisations: int = 2, path: Path | None = None, *, voting: bool = False) -> None:
+        self.genesis = encode(voting_genesis(organisations) if voting else genesis_of(organisations))
         self.app = SwarmApplication(StateStore(path))
         if not self.app.info().initialised:
             self.app.init(self.genesis)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from swarmlearning.cli.governance import COMMANDS as GOVERNANCE
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.pem import read_certificates
@@ -191,3 +192,7 @@ def _show(progress: Progress, file: Path) -> None:
         click.echo(f"{state}: send {file} to the new sentinel, to apply it")
     else:
         click.echo(f"{state}: send {file} on; not yet signed by {', '.join(missing)}")
+
+
+for _command in GOVERNANCE:
+    network.add_command(_command)

@@ -57,6 +57,14 @@ def list_open(state: State) -> list[Proposal]:
     return [proposal for proposal in found if proposal is not None]
 
 
+def list_proposals(state: State) -> list[Proposal]:
+    """All that are kept: the open ones, then the closed ones, the newest of each first."""
+    docket = load_docket(state)
+    numbers = (*reversed(docket.open), *reversed(docket.closed))
+    found = (load_proposal(state, number) for number in numbers)
+    return [proposal for proposal in found if proposal is not None]
+
+
 # --- counting -------------------------------------------------------------------------------------------------------
 
 

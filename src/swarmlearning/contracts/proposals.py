@@ -207,3 +207,15 @@ class Offence(Record, frozen=True, kw_only=True):
     recorded_height: int
     """Of the block that brought the evidence."""
     recorded_ms: int
+
+
+_DEEDS: Final = {
+    "duplicate_vote": "signed two different votes",
+    "light_client_attack": "signed a chain that is not this one",
+}
+
+
+def describe_offence(offence: Offence) -> str:
+    """What a validator is accused of, in a few words."""
+    who = offence.domain or f"an organisation that nobody knows any more ({offence.address.hex()})"
+    return f"the validator of {who} {_DEEDS[offence.kind]} at height {offence.height}"
