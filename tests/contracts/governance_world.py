@@ -1,4 +1,4 @@
-"""Organisations that vote on who belongs to them, over real, signed transactions. Organisation `n` speaks as `op(n)`."""
+"""Organisations that vote on who belongs to them, over signed transactions. Organisation `n` speaks as `op(n)`."""
 
 from chain_world import Chain, authority, member, validator_of
 

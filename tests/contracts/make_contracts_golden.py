@@ -54,8 +54,8 @@ from swarmlearning.contracts.records import Manifested, Progress, Settings, Trai
 from swarmlearning.contracts.transition import VERSION
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.identity.verify import fingerprint
-from swarmlearning.parameters.chunks import result_root
 from swarmlearning.ledger.boundary import Misbehaviour
+from swarmlearning.parameters.chunks import result_root
 from swarmlearning.sn.state import Overlay
 from swarmlearning.types import ContractName, Endpoint, NodeName, Role
 

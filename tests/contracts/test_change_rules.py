@@ -27,7 +27,6 @@ from swarmlearning.ledger.boundary import Event, Misbehaviour
 from swarmlearning.sn.state import Overlay
 from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, NodeId, Role, TrustDomain, Validator
 
-
 LEAVE = LeaveNetwork()
 
 

@@ -1,4 +1,4 @@
-"""What may stand in a block and what may wait for one: docs/spec/transactions.md, TX-18 to TX-20, each with its attack."""
+"""What may stand in a block and what may wait for one: transactions.md, TX-18 to TX-20, each with its attack."""
 
 import asyncio
 import random
@@ -245,7 +245,12 @@ def test_tx20_what_nothing_is_heard_of_is_given_up(monkeypatch: pytest.MonkeyPat
 
 def test_tx20_strangers_take_no_room_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[bytes] = []
-    monkeypatch.setattr(WaitingBook, "enter", lambda _self, _domain, tx, _height: entered.append(tx) or True)
+
+    def enter(_self: WaitingBook, _domain: str, tx: bytes, _height: int) -> bool:
+        entered.append(tx)
+        return True
+
+    monkeypatch.setattr(WaitingBook, "enter", enter)
     chain = OFFERED.chain
     assert all(chain.app.check(tx).code is not Code.OK for tx in OFFERED.bad)
     assert entered == []
