@@ -13,11 +13,11 @@ SIM_SEEDS ?= 1000
 DEMO_STAMP := $(VENV)/.installed-demo$(if $(findstring pytorch,$(ARGS)),-torch)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all e2e fuzz lint fix bench bench-peers docs clean
+.PHONY: help demo test test-all e2e fuzz lint fix bench bench-peers docs cometbft clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | test | test-all | e2e | fuzz | lint | fix | bench | bench-peers | docs | clean"
+	@echo "make demo | test | test-all | e2e | fuzz | lint | fix | bench | bench-peers | docs | cometbft | clean"
 
 demo: $(DEMO_STAMP)
 	$(BIN)/swarm demo $(ARGS)
@@ -62,6 +62,12 @@ bench-peers: $(VENV)/.installed-all
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs $(ARGS)
 	@echo "build/docs/index.html"
+
+# The program that the CometBFT engine runs, as a Go module like any other; `swarm` finds it where this puts it.
+cometbft:
+	@command -v go >/dev/null || { echo "Go is not installed, which cometbft is built with: see https://go.dev/doc/install; without it the engine's tests are skipped" >&2; exit 1; }
+	go install github.com/cometbft/cometbft/cmd/cometbft@v0.40.0
+	@echo "$$(go env GOPATH)/bin/cometbft, version $$($$(go env GOPATH)/bin/cometbft version)"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "identity": BASE,
     "parameters": BASE,
     "transport": BASE | {"identity"},
-    "ledger": BASE | {"transport.api", "transport.carrying", "identity.signing"},
+    "ledger": BASE | {"transport.api", "transport.carrying", "identity.signing", "identity.files"},
     "merge": BASE | {"parameters"},
     "contracts": BASE | {"identity", "parameters.chunks"},
     "sn": BASE | CORE - {"merge", "parameters"},

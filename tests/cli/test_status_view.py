@@ -132,14 +132,16 @@ def test_a_window_that_is_too_small_says_what_it_leaves_out(height: int) -> None
 def test_a_network_and_contracts_in_short() -> None:
     sn = NodeId("spiffe://org0.example/heart/sn/sn0")
     network = NetworkReport(
-        sn=sn, address="10.0.0.1:30304", network="heart", version="0.1.0", height=12, transactions=13, sentinel=sn,
-        last_block_ms=1_000_000, asked_ms=1_012_000, problem="",
+        sn=sn, address="10.0.0.1:30304", network="heart", version="0.1.0", height=12, transactions=13,
+        ledger="embedded", sentinel=sn, validators=0, last_block_ms=1_000_000, asked_ms=1_012_000, problem="",
     )  # fmt: skip
     assert draw(draw_network(network), 80) == [
         "network    heart (sentinel: itself)",
         "SN         sn0@org0.example at 10.0.0.1:30304, version 0.1.0",
         "height     12; last block 12 s ago; 13 transactions",
     ]
+    voted = replace(network, ledger="cometbft", sentinel=NodeId(""), validators=4)
+    assert draw(draw_network(voted), 80)[0] == "network    heart (cometbft, 4 validators)"
     stuck = draw(draw_network(replace(network, problem="the sentinel does not answer")), 80)
     assert stuck[3:] == ["WARNING    the ledger stands still here: the sentinel does not answer"]
     accused = replace(network, offences=("the validator of b.example signed two different votes at height 9",))

@@ -25,7 +25,7 @@ from swarmlearning.encoding import sha256
 from swarmlearning.identity.verify import fingerprint
 from swarmlearning.ledger.boundary import Event, Misbehaviour
 from swarmlearning.sn.state import Overlay
-from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, NodeId, Role, TrustDomain, Validator
+from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, NodeId, Role, TrustDomain, Validator
 
 LEAVE = LeaveNetwork()
 
@@ -229,6 +229,11 @@ def test_m13_who_has_given_up_many_keys_waits_until_no_evidence_can_come(monkeyp
     chain.do(op(0), RevokeCertificate(fingerprint=sha256(b"x")), step_ms=3 * proposals.DAY_MS)
     assert parliament.rotate(1, "c").code is Code.OK
     assert len(list(chain.app.store.keys("validator/"))) == 4 + 1, "all in office, and the one just given up"
+
+
+def test_m5_a_validators_address_misleads_no_terminal() -> None:
+    there = replace(validator_of(9), endpoint=Endpoint(host="v\u202e.example", port=1))
+    assert Parliament(4, voting=True).refusal(0, replace(admission(9), validator=there)).code is Code.MALFORMED
 
 
 def test_m13_where_a_sentinel_orders_there_are_no_validators() -> None:

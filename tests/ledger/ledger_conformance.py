@@ -1,6 +1,7 @@
 """What every ledger engine promises, whichever it is. Subclass `LedgerConformance` and say how to make a swarm.
 
-The tests see an engine only as a `LedgerView`, and its order only through the application that it drives.
+The tests see an engine only as a `LedgerView`, and its order only through the application that it drives. An engine may
+make blocks without transactions, of its own accord, but not for ever.
 """
 
 import asyncio
@@ -44,6 +45,9 @@ class Swarm(Protocol):
 
 class LedgerConformance:
     """The promises."""
+
+    spare = 2
+    """The smallest network that goes on while its last node is away."""
 
     def swarm(self, size: int, directory: Path) -> AbstractAsyncContextManager[Swarm]:
         """A swarm of `size` running nodes that keep their data under `directory`."""
@@ -107,8 +111,8 @@ class LedgerConformance:
             async with self.swarm(2, tmp_path) as swarm:
                 height, result = await swarm.ledger(submitter).submit(b"nonsense", timeout_s=LIMIT_S)
                 assert (height, result.code) == (0, Code.MALFORMED)
-                assert swarm.ledger(0).height == 0
-                await swarm.ledger(0).submit(b"a=1", timeout_s=LIMIT_S)
+                height, _ = await swarm.ledger(0).submit(b"a=1", timeout_s=LIMIT_S)
+                assert height >= 1
                 assert swarm.log(0) == [b"a=1"]
 
         self.run(work())
@@ -117,12 +121,13 @@ class LedgerConformance:
     def test_wait_height_wakes_when_a_block_is_committed(self, node: int, tmp_path: Path) -> None:
         async def work() -> None:
             async with self.swarm(2, tmp_path) as swarm:
-                waiting = asyncio.ensure_future(swarm.ledger(node).wait_height(0))
+                before = swarm.ledger(node).height
+                waiting = asyncio.ensure_future(swarm.ledger(node).wait_height(before))
                 await asyncio.sleep(0.01)
                 assert not waiting.done()
                 height, _ = await swarm.ledger(0).submit(b"a=1", timeout_s=LIMIT_S)
-                assert await asyncio.wait_for(waiting, LIMIT_S) == height
-                assert await swarm.ledger(node).wait_height(height - 1) == height
+                assert await asyncio.wait_for(waiting, LIMIT_S) == height == before + 1
+                assert await swarm.ledger(node).wait_height(height - 1) >= height
 
         self.run(work())
 
@@ -138,23 +143,26 @@ class LedgerConformance:
                     await swarm.kill(node)
                 for node in (0, 1):
                     await swarm.start(node)
-                    assert swarm.ledger(node).height == before
+                    assert swarm.ledger(node).height >= before
                     assert swarm.log(node) == txs
                 await swarm.ledger(1).submit(b"after=1", timeout_s=LIMIT_S)
+                assert swarm.log(1) == [*txs, b"after=1"]
+                await self.settle(swarm)
                 assert swarm.log(0) == [*txs, b"after=1"]
 
         self.run(work())
 
     def test_a_node_that_was_away_catches_up(self, tmp_path: Path) -> None:
         async def work() -> None:
-            async with self.swarm(2, tmp_path) as swarm:
-                await swarm.ledger(1).submit(b"before=1", timeout_s=LIMIT_S)
-                await swarm.kill(1)
+            async with self.swarm(self.spare, tmp_path) as swarm:
+                last = self.spare - 1
+                await swarm.ledger(last).submit(b"before=1", timeout_s=LIMIT_S)
+                await swarm.kill(last)
                 txs = [b"n=%d" % i for i in range(10)]
                 for tx in txs:
                     await swarm.ledger(0).submit(tx, timeout_s=LIMIT_S)
-                await swarm.start(1)
+                await swarm.start(last)
                 await self.settle(swarm)
-                assert swarm.log(1) == [b"before=1", *txs]
+                assert swarm.log(last) == [b"before=1", *txs]
 
         self.run(work())

@@ -23,8 +23,8 @@ from ledger_support import (
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import Broken, Closed, ConfigurationError, VerificationError, WaitExpired
 from swarmlearning.identity.signing import SigningKey
+from swarmlearning.ledger.backoff import Backoff
 from swarmlearning.ledger.boundary import TxResult
-from swarmlearning.ledger.embedded.backoff import Backoff
 from swarmlearning.ledger.embedded.wire import BLOCKS, HANDOVERS, SUBMIT, BlocksReply, SubmitReply
 from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.transport.memory import NoFaults

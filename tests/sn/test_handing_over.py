@@ -20,6 +20,7 @@ from swarmlearning.identity.verify import fingerprint
 from swarmlearning.ledger.embedded import EmbeddedLedger
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.client import sign_message
+from swarmlearning.sn.engines import embedded_config
 from swarmlearning.sn.handing_over import (
     StoppedSn,
     apply_handover,
@@ -29,7 +30,6 @@ from swarmlearning.sn.handing_over import (
     save_handover,
     sign_handover,
 )
-from swarmlearning.sn.node import ledger_config
 from swarmlearning.sn.state import StateStore
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import Code, Role
@@ -90,7 +90,7 @@ class Hospitals:
 
     def open_sentinel(self) -> tuple[EmbeddedLedger, StateStore]:
         store = StateStore(self.sn(0).data / "state.sqlite")
-        config = ledger_config(self.genesis, encode(self.genesis), self.sn(0).data, SNS[0].id, None)
+        config = embedded_config(self.genesis, encode(self.genesis), self.sn(0).data, SNS[0].id, None)
         client = MemoryNetwork().client(SNS[0])
         app = SwarmApplication(store)
         # The chain's clock, so that certificates are valid.

@@ -11,7 +11,7 @@ import click
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import ask_sn, open_submitter, sign_key_option, sn_option
-from swarmlearning.cli.governance_view import describe_proposals, explain_proposal, load_card, report_proposals
+from swarmlearning.cli.governance_view import describe_proposals, explain_proposal, report_proposals
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.messages import LeaveNetwork, Propose, RotateValidator, Vote, Withdraw
 from swarmlearning.contracts.proposals import (
@@ -36,9 +36,10 @@ from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.verify import fingerprint, read_node
 from swarmlearning.local.genesis import parse_organisations
+from swarmlearning.local.validators import load_card
 from swarmlearning.sn.api import Governance
 from swarmlearning.sn.client import SnClient, Submitter
-from swarmlearning.types import Role, TrustDomain, check_label
+from swarmlearning.types import Role, TrustDomain, Validator, check_label
 
 R = TypeVar("R")
 
@@ -105,7 +106,7 @@ def propose() -> None:
     metavar="DOMAIN=CA.pem",
     help="Its trust domain and the CA that issues its certificates; repeat for each CA. Compare fingerprints first.",
 )
-@click.option("--validator", type=_FILE, help="Its validator's card (JSON), where validators order.")
+@click.option("--validator", type=_FILE, help="Card of its validator (swarm network keys), where validators order.")
 @click.option("--roles", help="What its nodes may be, such as sn,sl; default: everything.")
 def admit(organisations: tuple[str, ...], validator: Path | None, roles: str | None, **common: Any) -> None:  # noqa: ANN401
     """Propose a new member."""
@@ -117,7 +118,7 @@ def admit(organisations: tuple[str, ...], validator: Path | None, roles: str | N
         domain=domain,
         issuers=tuple(sorted(set(issuers))),
         roles=parse_roles(roles) if roles else tuple(Role),
-        validator=load_card(validator, domain) if validator is not None else None,
+        validator=load_validator(validator, domain) if validator is not None else None,
     )
     _make_proposal(change, **common)
 
@@ -168,11 +169,11 @@ def issuers(domain: str, certificates: tuple[Path, ...], **common: Any) -> None:
 @propose.command("validator")
 @_proposing
 @click.argument("domain")
-@click.argument("card", type=_FILE, metavar="CARD.json")
+@click.argument("card", type=_FILE, metavar="CARD")
 def replace_validator(domain: str, card: Path, **common: Any) -> None:  # noqa: ANN401
     """Propose that another validator votes for DOMAIN."""
     name = _domain(domain)
-    _make_proposal(ReplaceValidator(domain=name, validator=load_card(card, name)), **common)
+    _make_proposal(ReplaceValidator(domain=name, validator=load_validator(card, name)), **common)
 
 
 @click.command(epilog=examples(f"swarm network vote {_SN} 3 yes"))
@@ -225,14 +226,14 @@ def leave(identity: PemSource, sn: str, sign_key: str | None, yes: bool) -> None
 
 @click.command()
 @_signing
-@click.argument("card", type=_FILE, metavar="CARD.json")
+@click.argument("card", type=_FILE, metavar="CARD")
 def rotate(identity: PemSource, sn: str, sign_key: str | None, card: Path) -> None:
     """Let another validator vote for the own organisation, alone.
 
     The validator of the card must run, and follow, before: from two blocks later on the old one does not count.
     """
     own = identity.load(system_clock()).node.domain
-    validator = load_card(card, own)
+    validator = load_validator(card, own)
 
     async def question(_client: SnClient, submitter: Submitter) -> list[str]:
         await submitter.require(RotateValidator(validator=validator))
@@ -259,6 +260,18 @@ def parse_roles(text: str) -> tuple[Role, ...]:
     if not given or given - known:
         raise ConfigurationError(f"roles {text!r}: expected some of {', '.join(Role)}, with commas between them")
     return tuple(role for role in Role if role.value in given)
+
+
+def load_validator(path: Path, domain: TrustDomain) -> Validator:
+    """The validator on the card that `domain` handed in (swarm network keys).
+
+    Raises:
+        ConfigurationError: it is no card, or another organisation's.
+    """
+    card = load_card(path)
+    if card.domain != domain:
+        raise ConfigurationError(f"{path} is the card of {card.domain}, not of {domain}")
+    return card.validator
 
 
 def _domain(text: str) -> TrustDomain:

@@ -1,10 +1,7 @@
-"""What `swarm network proposals` and its kin show, and the card of a validator that they read. Asks nobody.
+"""What `swarm network proposals` and its kin show. Asks nobody.
 
 Texts that members set are made printable here, once.
 """
-
-from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -20,15 +17,9 @@ from swarmlearning.contracts.proposals import (
     describe_change,
     describe_offence,
 )
-from swarmlearning.encoding import from_json
-from swarmlearning.errors import ConfigurationError, DecodeError, InvalidName
-from swarmlearning.identity.files import read_file
 from swarmlearning.identity.verify import fingerprint
 from swarmlearning.sn.api import Governance
-from swarmlearning.types import Endpoint, TrustDomain, Validator
-
-P2P_PORT: Final = 26656
-"""Where a validator listens whose card names no port."""
+from swarmlearning.types import TrustDomain
 
 
 class ProposalReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,34 +159,3 @@ def describe_proposals(found: Governance, *, everything: bool) -> list[str]:
     if closed:
         lines.append(f"{closed} more not shown" + ("" if everything else "; --all shows the closed ones"))
     return [*lines, *(f"{describe_offence(o)} ({show_time(o.time_ms)})" for o in found.offences)]
-
-
-# --- the card of a validator ----------------------------------------------------------------------------------------
-
-
-class _Card(msgspec.Struct, frozen=True, kw_only=True):
-    domain: str
-    key: str
-    peer: str
-    endpoint: str | Endpoint
-
-
-def load_card(path: Path, domain: TrustDomain) -> Validator:
-    """Read the card that a validator's organisation hands out: JSON with `domain`, `key` (hex), `peer`, `endpoint`.
-
-    Raises:
-        ConfigurationError: it is no such card, or another organisation's.
-        IdentityError: it cannot be read.
-    """
-    try:
-        card = from_json(read_file(path, "validator card"), _Card, f"validator card {path}")
-        where = card.endpoint
-        endpoint = Endpoint.parse(where, P2P_PORT) if isinstance(where, str) else where
-        validator = Validator(key=bytes.fromhex(card.key), peer=card.peer, endpoint=endpoint)
-    except (DecodeError, InvalidName, ValueError) as error:
-        raise ConfigurationError(
-            f"{path} is no validator card: expected JSON with domain, key, peer and endpoint ({error})"
-        ) from error
-    if card.domain != domain:
-        raise ConfigurationError(f"{path} is the card of {make_printable(card.domain)}, not of {domain}")
-    return validator

@@ -32,7 +32,7 @@ COMMANDS: Final = {
     "contract": Entry("swarmlearning.cli.contract:contract", "Look at training contracts; start a run anew."),
     "demo": Entry("swarmlearning.cli.demo:demo", "See hospitals train one model together, on this machine."),
     "doctor": Entry("swarmlearning.cli.doctor:doctor", "Look for what does not work, and say what to do."),
-    "network": Entry("swarmlearning.cli.network:network", "Found a network, and look at it."),
+    "network": Entry("swarmlearning.cli.network:network", "Found a network, join it, and look at it."),
     "rehearse": Entry("swarmlearning.cli.rehearse:rehearse", "Rehearse a training, with faults, before it begins."),
     "run": Entry("swarmlearning.cli.run:run", "Try your own training script in a throw-away swarm."),
     "sl": Entry("swarmlearning.cli.nodes:sl", "Run a Swarm Learning node, beside one ML program."),

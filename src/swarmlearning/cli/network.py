@@ -1,49 +1,83 @@
-"""`swarm network`: found a network, look at its founding file, and replace a lost sentinel."""
+"""`swarm network`: found a network, join it, look at its founding file, and replace a lost sentinel."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Literal
 
 import click
 
+from swarmlearning.cli import examples
 from swarmlearning.cli.governance import COMMANDS as GOVERNANCE
+from swarmlearning.cli.handover import handover
 from swarmlearning.clock import system_clock
+from swarmlearning.contracts.records import Genesis
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.signing import SigningKey
+from swarmlearning.identity.source import CERT_VARIABLE
 from swarmlearning.local.genesis import (
     create_genesis,
     describe_genesis,
+    describe_tolerance,
     genesis_fingerprint,
     load_genesis,
     parse_organisations,
     read_public_key,
     save_genesis,
 )
-from swarmlearning.sn.handing_over import (
-    Progress,
-    StoppedSn,
-    apply_handover,
-    describe_handover,
-    load_handover,
-    propose_handover,
-    read_standing,
-    sign_handover,
-)
-from swarmlearning.types import NodeId, NodeName, short_name
-
-R = TypeVar("R")
+from swarmlearning.local.joining import join_network
+from swarmlearning.local.validators import create_voting_genesis, load_card, make_card, save_card
+from swarmlearning.types import SN_P2P_PORT
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_DATA = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group()
 def network() -> None:
-    """Found a network, look at the file that it was founded with, or replace a lost sentinel."""
+    """Found a network, join it, decide who belongs to it, look at its founding file, or replace a lost sentinel."""
 
 
-@network.command()
+for _command in (handover, *GOVERNANCE):
+    network.add_command(_command)
+
+
+@network.command(
+    epilog=examples(
+        "swarm network keys --data sn --domain a.example --p2p 192.0.2.1:30303 --out a.validator.json",
+    )
+)
+@click.option("--data", required=True, type=_DATA, metavar="DIR", help="Data directory of this organisation's SN.")
+@click.option("--domain", required=True, help="The organisation's trust domain, such as hospital-a.example.")
+@click.option(
+    "--p2p",
+    required=True,
+    metavar="HOST[:PORT]",
+    help=f"Where the other organisations' SNs reach this one; default port {SN_P2P_PORT}.",
+)
+@click.option("--out", required=True, type=_FILE, help="Where to write the card, such as a.validator.json.")
+@click.option("--force", is_flag=True, help="Replace a card. Keys are never replaced.")
+def keys(data: Path, domain: str, p2p: str, out: Path, force: bool) -> None:
+    """Make an organisation's keys for a network on CometBFT, and the card that it hands in.
+
+    The card is public. The keys stay in DIR/cometbft; started in two places at once they would sign twice, and the
+    others would hold that against the organisation.
+    """
+    directory = data.expanduser().absolute()
+    card = make_card(directory, domain, p2p)
+    save_card(out, card, force=force)
+    validator = card.validator
+    click.echo(f"{card.domain} votes with {validator.key.hex()}, as peer {validator.peer} at {validator.endpoint}")
+    click.echo(f"  card  {out}   for whoever puts the founding file together")
+    click.echo(f"  keys  {directory / 'cometbft'}   keep them secret, and run them in one place only")
+
+
+@network.command(
+    epilog=examples(
+        "swarm network create --name heart --organisation a.example=a.ca.pem --sentinel-cert sn.cert.pem "
+        "--sign-key sn.sign.pem --out genesis.bin",
+    )
+)
 @click.option("--name", required=True, help="The network's name, a part of every node's identity.")
 @click.option(
     "--organisation",
@@ -53,26 +87,89 @@ def network() -> None:
     metavar="DOMAIN=CA.pem",
     help="A founding organisation: its trust domain and the CA that issues its certificates. Repeat for each.",
 )
-@click.option("--sentinel-cert", required=True, type=_FILE, help="Certificate of the SN that orders transactions.")
-@click.option("--sentinel-key-public", type=_FILE, help="The sentinel's public signing key (Ed25519, PEM).")
-@click.option("--sign-key", type=_FILE, help="Instead, on the sentinel itself: its signing key; made if there is none.")
+@click.option(
+    "--ledger",
+    type=click.Choice(["embedded", "cometbft"]),
+    default="embedded",
+    show_default=True,
+    help="Who orders transactions: one sentinel, or the organisations' validators by more than two thirds.",
+)
+@click.option("--sentinel-cert", type=_FILE, help="embedded: certificate of the SN that orders transactions.")
+@click.option("--sentinel-key-public", type=_FILE, help="embedded: its public signing key (Ed25519, PEM).")
+@click.option("--sign-key", type=_FILE, help="embedded, on the sentinel itself: its signing key; made if missing.")
+@click.option(
+    "--validator",
+    "cards",
+    multiple=True,
+    type=_FILE,
+    metavar="CARD.json",
+    help="cometbft: an organisation's card (swarm network keys). Repeat for each.",
+)
+@click.option(
+    "--no-fault-tolerance", is_flag=True, help="cometbft: fewer than 4 organisations, none of which may fail."
+)
 @click.option("--out", required=True, type=_FILE, help="Where to write the founding file, such as genesis.bin.")
 @click.option("--force", is_flag=True, help="Replace a founding file. SNs started with the old one cannot follow.")
 def create(
+    *,
     name: str,
     organisations: tuple[str, ...],
-    sentinel_cert: Path,
+    ledger: Literal["embedded", "cometbft"],
+    sentinel_cert: Path | None,
     sentinel_key_public: Path | None,
     sign_key: Path | None,
+    cards: tuple[Path, ...],
+    no_fault_tolerance: bool,
     out: Path,
     force: bool,
 ) -> None:
-    """Write the founding file of a network with the embedded ledger.
+    """Write the founding file of a network.
 
     Every organisation gets the same file and compares its fingerprint with the others', over the telephone say,
-    before it starts its SN with it.
+    before it joins with it.
     """
+    of_sentinel = {
+        "--sentinel-cert": sentinel_cert,
+        "--sentinel-key-public": sentinel_key_public,
+        "--sign-key": sign_key,
+    }
+    if ledger == "cometbft":
+        _refuse("cometbft, where nobody is the sentinel", of_sentinel)
+        genesis = create_voting_genesis(
+            network=name,
+            organisations=parse_organisations(organisations),
+            cards=[load_card(card) for card in cards],
+            now_ms=system_clock(),
+            no_fault_tolerance=no_fault_tolerance,
+        )
+    else:
+        _refuse(
+            "embedded, where no validators vote", {"--validator": cards, "--no-fault-tolerance": no_fault_tolerance}
+        )
+        genesis = _with_sentinel(name, organisations, sentinel_cert, sentinel_key_public, sign_key)
+    save_genesis(out, genesis, force=force)
+    click.echo(f"{out}: fingerprint {genesis_fingerprint(genesis).hex()}")
+    if ledger == "cometbft":
+        click.echo(f"validators: {describe_tolerance(len(genesis.organisations))}")
+
+
+def _refuse(ledger: str, options: Mapping[str, object]) -> None:
+    """Stop where options of the other engine are given: they would have no effect."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigurationError(f"{', '.join(given)}: not with the ledger {ledger}; leave it out")
+
+
+def _with_sentinel(
+    name: str,
+    organisations: tuple[str, ...],
+    sentinel_cert: Path | None,
+    sentinel_key_public: Path | None,
+    sign_key: Path | None,
+) -> Genesis:
     members = parse_organisations(organisations)
+    if sentinel_cert is None:
+        raise ConfigurationError("give the certificate of the SN that orders transactions, with --sentinel-cert")
     certificates = read_certificates(sentinel_cert, "sentinel certificate")
     if sentinel_key_public is not None and sign_key is None:
         key = read_public_key(sentinel_key_public)
@@ -80,15 +177,13 @@ def create(
         key = SigningKey.load_or_create(sign_key).public
     else:
         raise ConfigurationError("give the sentinel's key by either --sentinel-key-public or --sign-key")
-    genesis = create_genesis(
+    return create_genesis(
         network=name,
         organisations=members,
         sentinel_certificate=certificates[0],
         sentinel_key=key,
         now_ms=system_clock(),
     )
-    save_genesis(out, genesis, force=force)
-    click.echo(f"{out}: fingerprint {genesis_fingerprint(genesis).hex()}")
 
 
 @network.command()
@@ -98,101 +193,26 @@ def show(genesis: Path) -> None:
     click.echo(describe_genesis(load_genesis(genesis)))
 
 
-@network.group()
-def handover() -> None:
-    """Replace a sentinel that is lost for good, with the signatures of a majority of the SNs.
+@network.command(epilog=examples("swarm network join --data sn --genesis genesis.bin --cert certs/sn.cert.pem"))
+@click.option("--data", required=True, type=_DATA, metavar="DIR", help="Data directory of this organisation's SN.")
+@click.option("--genesis", required=True, type=_FILE, help="The network's founding file.")
+@click.option(
+    "--cert",
+    envvar=CERT_VARIABLE,
+    show_envvar=True,
+    type=_FILE,
+    help="Certificate of the SN; on CometBFT the keys in DIR will do.",
+)
+def join(data: Path, genesis: Path, cert: Path | None) -> None:
+    """Prepare the data directory of an SN for a network that its organisation founded with others.
 
-    All remaining SNs are stopped; the one with the highest block proposes; each adds its signature to the file that
-    goes round; the new sentinel applies it and is started without --sentinel, all others with --sentinel and its
-    address. See docs/how-to/replace-the-sentinel.md.
+    Makes sure that the founding file means this organisation, and on CometBFT these keys, puts it into DIR, and says
+    what to do next. Nothing is started, and nobody is asked.
     """
-
-
-def _stopped_sn(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options that name a stopped SN's files, which `command` gets as `stopped`."""
-
-    # `Any`: click passes whatever other options the command has.
-    @functools.wraps(command)
-    def with_sn(*args: Any, data: Path, genesis: Path, sign_key: Path | None, **others: Any) -> R:  # noqa: ANN401
-        directory = data.expanduser().absolute()
-        key = sign_key if sign_key is not None else directory / "signing.key"
-        return command(*args, stopped=StoppedSn(data=directory, genesis=genesis, sign_key=key), **others)
-
-    decorated: Callable[..., R] = with_sn
-    for option in (
-        click.option("--sign-key", type=_FILE, help="Its Ed25519 key; default DIR/signing.key."),
-        click.option("--genesis", required=True, type=_FILE, help="The network's founding file."),
-        click.option(
-            "--data",
-            required=True,
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="Data directory of this SN, which must not run.",
-        ),
-    ):
-        decorated = option(decorated)
-    return decorated
-
-
-@handover.command()
-@_stopped_sn
-def standing(stopped: StoppedSn) -> None:
-    """Show where a stopped SN stands: the one with the highest block is to propose."""
-    click.echo(read_standing(stopped))
-
-
-@handover.command()
-@_stopped_sn
-@click.option("--to", "sentinel", metavar="NODE", help="Node id of the new sentinel; default: this SN.")
-@click.option("--number", type=click.IntRange(1), help="Number of the handover; default: the next one.")
-@click.option("--out", required=True, type=_FILE, help="Where to write the proposal, such as handover.bin.")
-def propose(stopped: StoppedSn, sentinel: str | None, number: int | None, out: Path) -> None:
-    """Propose a new sentinel from this SN's next block on, and sign the proposal."""
-    chosen: NodeId | None = NodeName.parse(sentinel).id if sentinel is not None else None
-    _show(propose_handover(stopped, chosen, number, out), out)
-
-
-@handover.command()
-@click.argument("file", type=_FILE)
-@_stopped_sn
-def sign(file: Path, stopped: StoppedSn) -> None:
-    """Add this SN's signature to a proposal.
-
-    Refused where this SN has another block at that height, stands higher (then it is to propose), or signed another
-    handover of that number. From then on this SN takes no block of the old sentinel beyond the proposal's.
-    """
-    _show(sign_handover(stopped, file), file)
-
-
-@handover.command()
-@click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
-@_stopped_sn
-def apply(files: tuple[Path, ...], stopped: StoppedSn) -> None:
-    """Go by a handover that a majority signed, at the new sentinel; several copies' signatures are counted together."""
-    done = apply_handover(stopped, files).signed.handover
-    click.echo(
-        f"from block {done.height + 1} on {short_name(NodeId(done.sentinel))} orders: start that SN without "
-        "--sentinel, all others with --sentinel and its address"
-    )
-
-
-@handover.command("show")
-@click.argument("file", type=_FILE)
-def show_handover(file: Path) -> None:
-    """Show what a handover's file says; nothing in it is verified."""
-    click.echo(describe_handover(load_handover(file)))
-
-
-def _show(progress: Progress, file: Path) -> None:
-    click.echo(describe_handover(progress.signed))
-    needed = len(progress.voters) // 2 + 1
-    missing = [short_name(node) for node in progress.voters if node not in progress.signers]
-    state = f"{len(progress.signers)} of {len(progress.voters)} SNs have signed, {needed} are needed"
-    if progress.has_majority:
-        click.echo(f"{state}: send {file} to the new sentinel, to apply it")
-    else:
-        click.echo(f"{state}: send {file} on; not yet signed by {', '.join(missing)}")
-
-
-for _command in GOVERNANCE:
-    network.add_command(_command)
+    directory = data.expanduser().absolute()
+    certificate = None if cert is None else read_certificates(cert, "certificate")[0]
+    joined = join_network(directory, genesis, certificate, system_clock())
+    click.echo(f"{joined.domain} joins {joined.genesis.network}: {joined.part}")
+    click.echo(f"  founding file  {directory / 'genesis.bin'}, ledger {joined.genesis.ledger}")
+    click.echo(f"  fingerprint    {genesis_fingerprint(joined.genesis).hex()}   compare it with the other founders'")
+    click.echo(f"  next           {joined.command} --cert FILE --key FILE --cacert FILE")

@@ -18,7 +18,7 @@ from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.source import PemSource
-from swarmlearning.types import SL_PORT, SN_API_PORT, SN_P2P_PORT, Endpoint, NodeName
+from swarmlearning.types import SL_PORT, SN_API_PORT, SN_P2P_PORT, Endpoint, LedgerKind, NodeName
 
 PORT = click.IntRange(0, 65535)
 """0: one that is free."""
@@ -83,6 +83,23 @@ async def _until_signalled(work: Coroutine[Any, Any, None], stop: Callable[[], A
 @click.option("--sn-p2p-port", type=PORT, default=SN_P2P_PORT, show_default=True, help="For other organisations' SNs.")
 @click.option("--sign-key", metavar="FILE", help="Ed25519 key of this SN; default DIR/signing.key, made if missing.")
 @click.option("--sentinel", metavar="HOST:PORT", help="Peer-to-peer port of the sentinel; not on the sentinel itself.")
+@click.option(
+    "--ledger",
+    type=click.Choice(["embedded", "cometbft"]),
+    help="Engine that this network is expected to have; default: what the founding file says.",
+)
+@click.option(
+    "--cometbft",
+    envvar="SWARM_COMETBFT",
+    show_envvar=True,
+    metavar="FILE",
+    help="The cometbft program; default: searched for on PATH and where `go install` puts it.",
+)
+@click.option(
+    "--cometbft-abci", metavar="ADDRESS", help="A CometBFT that runs elsewhere: its proxy_app; none is started."
+)
+@click.option("--cometbft-rpc", metavar="ADDRESS", help="A CometBFT that runs elsewhere: its RPC, on this machine.")
+@click.option("--keep-blocks", type=click.IntRange(0), default=0, help="CometBFT: newest blocks to keep; default: all.")
 @click.option("--ready-file", metavar="FILE", help="Written when the SN is ready, with its ports, as JSON.")
 def sn(
     identity: PemSource,
@@ -93,9 +110,15 @@ def sn(
     sn_p2p_port: int,
     sign_key: str | None,
     sentinel: str | None,
+    ledger: LedgerKind | None,
+    cometbft: str | None,
+    cometbft_abci: str | None,
+    cometbft_rpc: str | None,
+    keep_blocks: int,
     ready_file: str | None,
 ) -> None:
     """Run a network node (SN): a replica of the ledger, and the API for this organisation's nodes."""
+    from swarmlearning.sn.engines import CometOptions
     from swarmlearning.sn.node import SnConfig, SnNode
 
     _set_up_logging()
@@ -108,6 +131,13 @@ def sn(
         api_port=sn_api_port,
         p2p_port=sn_p2p_port,
         sentinel=Endpoint.parse(sentinel, SN_P2P_PORT) if sentinel else None,
+        ledger=ledger,
+        cometbft=CometOptions(
+            binary=Path(cometbft) if cometbft else None,
+            abci=cometbft_abci or "",
+            rpc=cometbft_rpc or "",
+            retain_blocks=keep_blocks,
+        ),
     )
 
     async def main() -> None:
@@ -119,9 +149,8 @@ def sn(
                 group.create_task(node.run())
                 await node.register()
                 _write_ready(ready_file, ports)
-                role = "sentinel" if node.is_sentinel else "follower"
                 where = f"API {host_ip}:{ports['api']}, P2P {host_ip}:{ports['p2p']}"
-                _say(f"{role} {_name(node.credential.node)} ready: {where}")
+                _say(f"{node.part} {_name(node.credential.node)} ready: {where}")
 
         await _until_signalled(work(), node.stop)
 

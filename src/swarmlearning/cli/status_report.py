@@ -37,7 +37,10 @@ class NetworkReport(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     height: int
     transactions: int
+    ledger: str
     sentinel: NodeId
+    """Who orders; empty where validators vote."""
+    validators: int
     last_block_ms: int
     """Milliseconds since the epoch; an idle network makes no blocks."""
     asked_ms: int
@@ -203,7 +206,9 @@ def report_network(status: Status, address: str, asked_ms: int) -> NetworkReport
         version=make_printable(status.version),
         height=status.height,
         transactions=status.transactions,
+        ledger=status.ledger,
         sentinel=status.sentinel,
+        validators=status.validators,
         last_block_ms=status.time_ms,
         asked_ms=asked_ms,
         problem=make_printable(status.problem),

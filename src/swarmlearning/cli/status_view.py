@@ -104,10 +104,13 @@ def show_age(network: NetworkReport) -> str:
 
 def draw_network(network: NetworkReport) -> Table:
     """The network in short."""
-    sentinel = "itself" if network.sentinel == network.sn else short_name(network.sentinel)
+    if network.ledger == "embedded":
+        order = f"sentinel: {'itself' if network.sentinel == network.sn else short_name(network.sentinel)}"
+    else:
+        order = f"{network.ledger}, {network.validators} validators"
     height = f"{network.height}; {show_age(network)}; {network.transactions} transactions"
     lines = [
-        ("network", f"{network.network} (sentinel: {sentinel})"),
+        ("network", f"{network.network} ({order})"),
         ("SN", f"{short_name(network.sn)} at {network.address}, version {network.version}"),
         ("height", height),
     ]

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.context import Context, Rejected, State
+from swarmlearning.contracts.limits import check_endpoint
 from swarmlearning.contracts.proposals import (
     EVIDENCE_BLOCKS,
     EVIDENCE_MS,
@@ -61,9 +62,12 @@ def _is_past(seat: Seat, context: Context) -> bool:
 def check_validator(state: State, context: Context, domain: TrustDomain, validator: Validator) -> None:
     """M-13: a validator's key was never anybody's, its peer id is nobody else's, and `domain` has not had too many.
 
+    Its address follows M-5.
+
     Raises:
         Rejected: one of these does not hold.
     """
+    check_endpoint(validator.endpoint)
     seat = load_seat(state, validator.address)
     if seat is not None:
         state_of = "is" if seat.retired_height is None else "was"

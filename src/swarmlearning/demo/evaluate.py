@@ -164,7 +164,8 @@ def _score_site(
 
 def _score_pooled(run: DemoRun, learner: Learner, exam: _Exam, seed: int, measure: Measure) -> Score:
     batches = RECIPES[run.dataset].batches * len(run.sites)
-    learner.reset(seed_draw(seed, "pooled"))
+    draw = seed_draw(seed, "pooled")
+    learner.reset(draw, draw)
     learner.train(exam.pooled_train, -(-len(exam.pooled_train) // batches))
     return score_predictions(exam.pooled_test.labels, learner.predict(exam.pooled_test.inputs), measure)
 

@@ -123,7 +123,8 @@ def prepare_split(split: Split, statistics: Statistics) -> Cohort:
 def _run_seed(assignment: Assignment, seed: int, source: _Source, learner: Learner) -> None:
     cohort = source.alone()
     batch_size = assignment.recipe.batch_size(len(cohort.train))
-    learner.reset(seed_draw(seed, "alone", assignment.site))
+    draw = seed_draw(seed, "alone", assignment.site)
+    learner.reset(draw, draw)
     learner.train(cohort.train, batch_size)
     alone = learner.weights()
 
@@ -131,7 +132,9 @@ def _run_seed(assignment: Assignment, seed: int, source: _Source, learner: Learn
     plan = SwarmPlan(contract=contract_name(assignment.dataset, seed), peers=len(HOSPITALS[assignment.dataset]))
     statistics = None if source.split is None else _agree_statistics(source.split.train, plan)
     cohort = source.agreed(statistics)
-    learner.reset(seed_draw(seed, "swarm", assignment.site))
+    # All start from the same parameters: whose it is that the swarm draws (T-21) then makes no difference, and a seed
+    # always ends with the same model.
+    learner.reset(seed_draw(seed, "swarm"), seed_draw(seed, "swarm", assignment.site))
     swarmed = learner.train_swarm(cohort.train, cohort.watch, batch_size, plan)
     seconds = time.monotonic() - begun
 

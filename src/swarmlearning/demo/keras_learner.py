@@ -38,14 +38,14 @@ class KerasLearner:
         self._fresh_optimizer = [_read_variable(variable) for variable in self._model.optimizer.variables]
         self._recipe = recipe
 
-    def reset(self, seed: Sequence[int]) -> None:
+    def reset(self, start: Sequence[int], shuffle: Sequence[int]) -> None:
         """See `Learner`."""
-        random = np.random.Generator(np.random.PCG64(list(seed)))
+        random = np.random.Generator(np.random.PCG64(list(start)))
         self._model.set_weights([_draw_weight(variable.shape, random) for variable in self._model.weights])
         for variable, value in zip(self._model.optimizer.variables, self._fresh_optimizer, strict=True):
             variable.assign(value)
         # Keras shuffles the batches by its global generator.
-        keras.utils.set_random_seed(int(random.integers(1 << 31)))
+        keras.utils.set_random_seed(int(np.random.Generator(np.random.PCG64(list(shuffle))).integers(1 << 31)))
 
     def train(self, examples: Examples, batch_size: int) -> None:
         """See `Learner`."""

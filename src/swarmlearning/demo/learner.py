@@ -43,8 +43,8 @@ class Swarmed:
 class Learner(Protocol):
     """One network with its optimiser; compiled once, used for all seeds."""
 
-    def reset(self, seed: Sequence[int]) -> None:
-        """Fresh weights drawn from `seed`, a fresh optimiser."""
+    def reset(self, start: Sequence[int], shuffle: Sequence[int]) -> None:
+        """Fresh weights drawn from the seed `start`, a fresh optimiser; batches in an order drawn from `shuffle`."""
         ...
 
     def train(self, examples: Examples, batch_size: int) -> None:

@@ -34,17 +34,17 @@ class TorchLearner:
         self._model = torch.nn.Sequential(*layers)
         self._recipe = recipe
         self._loss = torch.nn.BCEWithLogitsLoss(reduction="none")
-        self.reset((0,))
+        self.reset((0,), (0,))
 
-    def reset(self, seed: Sequence[int]) -> None:
+    def reset(self, start: Sequence[int], shuffle: Sequence[int]) -> None:
         """See `Learner`."""
-        random = np.random.Generator(np.random.PCG64(list(seed)))
-        self._generator = torch.Generator().manual_seed(int(random.integers(1 << 31)))
+        initial = _make_generator(start)
+        self._generator = _make_generator(shuffle)
         for parameter in self._model.parameters():
             if parameter.dim() < 2:
                 torch.nn.init.zeros_(parameter)
             else:
-                torch.nn.init.xavier_uniform_(parameter, generator=self._generator)
+                torch.nn.init.xavier_uniform_(parameter, generator=initial)
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=self._recipe.learning_rate, weight_decay=self._recipe.weight_decay
         )
@@ -121,6 +121,10 @@ class TorchLearner:
         self._optimizer.zero_grad()
         (losses * weights).mean().backward()
         self._optimizer.step()
+
+
+def _make_generator(seed: Sequence[int]) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.Generator(np.random.PCG64(list(seed))).integers(1 << 31)))
 
 
 def _to_tensor(inputs: NDArray[np.float32]) -> torch.Tensor:

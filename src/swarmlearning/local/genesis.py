@@ -20,7 +20,7 @@ from swarmlearning.identity.certificate import parse_certificate, show_name, sho
 from swarmlearning.identity.files import PUBLIC_MODE, read_file, write_file
 from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.verify import MAX_ISSUERS, fingerprint, read_node, verify_issuer, verify_leaf
-from swarmlearning.types import NodeId, Role, TrustDomain, check_label
+from swarmlearning.types import NodeId, Role, TrustDomain, Validator, check_label
 
 GENESIS_VERSION: Final = 1
 """Version of the rules (`transition`) that a new network starts with."""
@@ -49,6 +49,29 @@ def create_genesis(
         InvalidName: a name is malformed.
         VerificationError: a certificate does not verify now.
     """
+    verify_founders(network, organisations)
+    sentinel = _verify_sentinel(network, organisations, sentinel_certificate, now_ms)
+    return Genesis(
+        network=network,
+        version=GENESIS_VERSION,
+        created_ms=now_ms,
+        sentinel=sentinel,
+        sentinel_key=sentinel_key,
+        organisations=tuple(
+            Organisation(domain=domain, issuers=tuple(sorted(set(organisations[domain]))))
+            for domain in sorted(organisations)
+        ),
+    )
+
+
+def verify_founders(network: str, organisations: Mapping[TrustDomain, Sequence[bytes]]) -> None:
+    """See that these organisations, with these CA certificates (DER), can found a network of that name.
+
+    Raises:
+        ConfigurationError: no organisation; one without or with too many CAs; a CA of two organisations.
+        InvalidName: a name is malformed.
+        VerificationError: a certificate is no CA's.
+    """
     check_label("network name", network)
     if not organisations:
         raise ConfigurationError("a network needs at least one organisation: --organisation DOMAIN=CA.pem")
@@ -62,16 +85,26 @@ def create_genesis(
             # One CA for two organisations would let each name the other's nodes.
             if owners.setdefault(issuer, domain) != domain:
                 raise ConfigurationError(f"{domain} and {owners[issuer]} list the same CA; each needs its own")
-    sentinel = _verify_sentinel(network, organisations, sentinel_certificate, now_ms)
+
+
+def create_voting_genesis(
+    *,
+    network: str,
+    organisations: Mapping[TrustDomain, Sequence[bytes]],
+    validators: Mapping[TrustDomain, Validator],
+    now_ms: int,
+) -> Genesis:
+    """TEMPORARY"""
     return Genesis(
         network=network,
         version=GENESIS_VERSION,
         created_ms=now_ms,
-        sentinel=sentinel,
-        sentinel_key=sentinel_key,
+        ledger="cometbft",
+        sentinel=NodeId(""),
+        sentinel_key=b"",
         organisations=tuple(
-            Organisation(domain=domain, issuers=tuple(sorted(set(organisations[domain]))))
-            for domain in sorted(organisations)
+            Organisation(domain=d, issuers=tuple(sorted(set(organisations[d]))), validator=validators[d])
+            for d in sorted(organisations)
         ),
     )
 
@@ -157,6 +190,19 @@ def parse_organisations(entries: Sequence[str]) -> dict[TrustDomain, tuple[bytes
     return found
 
 
+def tolerated(validators: int) -> int:
+    """How many of so many equal validators may be faulty, dishonest or away: fewer than a third."""
+    return (validators - 1) // 3
+
+
+def describe_tolerance(validators: int) -> str:
+    """What so many validators withstand, for people."""
+    most = tolerated(validators)
+    if not most:
+        return f"{validators}, none of which may fail or cheat"
+    return f"{validators}, of which {most} may fail or cheat"
+
+
 def describe_genesis(genesis: Genesis) -> str:
     """The founding file for people."""
     created = dt.datetime.fromtimestamp(genesis.created_ms / 1000, dt.UTC)
@@ -164,13 +210,20 @@ def describe_genesis(genesis: Genesis) -> str:
         f"network      {genesis.network} (rules version {genesis.version})",
         f"fingerprint  {genesis_fingerprint(genesis).hex()}",
         f"created      {created:%Y-%m-%d %H:%M:%S} UTC",
-        f"sentinel     {genesis.sentinel}",
-        f"             signs blocks with {genesis.sentinel_key.hex()}",
-        f"organisations ({len(genesis.organisations)})",
+        f"ledger       {genesis.ledger}",
     ]
+    if genesis.ledger == "embedded":
+        lines.append(f"sentinel     {genesis.sentinel}")
+        lines.append(f"             signs blocks with {genesis.sentinel_key.hex()}")
+    else:
+        lines.append(f"validators   {describe_tolerance(len(genesis.organisations))}")
+    lines.append(f"organisations ({len(genesis.organisations)})")
     for organisation in genesis.organisations:
         lines.append(f"  {organisation.domain}  roles {', '.join(organisation.roles)}")
         lines += [f"    CA {fingerprint(issuer).hex()}  {_subject(issuer)}" for issuer in organisation.issuers]
+        if (validator := organisation.validator) is not None:
+            lines.append(f"    votes with {validator.key.hex()}")
+            lines.append(f"    reached at {validator.endpoint}, peer {validator.peer}")
     return "\n".join(lines)
 
 

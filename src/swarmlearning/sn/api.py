@@ -5,7 +5,7 @@ from typing import Final
 from swarmlearning.contracts.proposals import Offence, Proposal
 from swarmlearning.contracts.records import Node, Organisation
 from swarmlearning.encoding import Record
-from swarmlearning.types import Code, ContractName, NodeId, TrustDomain
+from swarmlearning.types import Code, ContractName, LedgerKind, NodeId, TrustDomain
 
 CALL_STATUS: Final = "status"
 CALL_SUBMIT: Final = "tx"
@@ -25,7 +25,11 @@ class Status(Record, frozen=True, kw_only=True):
 
     node: NodeId
     network: str
+    ledger: LedgerKind = "embedded"
     sentinel: NodeId
+    """Who orders; empty where validators vote."""
+    validators: int = 0
+    """How many vote; 0 where a sentinel orders."""
     height: int
     transactions: int
     """Carried out since height 1."""

@@ -18,7 +18,7 @@ from swarmlearning.ledger.embedded import SignedHandover, Succession, open_succe
 from swarmlearning.ledger.embedded.blocks import hash_header
 from swarmlearning.ledger.embedded.handovers import MAX_HANDOVER_BYTES, is_majority
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
-from swarmlearning.sn.node import ledger_config
+from swarmlearning.sn.engines import embedded_config
 from swarmlearning.sn.state import StateStore
 from swarmlearning.types import NodeId, short_name
 
@@ -57,7 +57,7 @@ def _opened(sn: StoppedSn) -> Iterator[Succession]:
         raise ConfigurationError(f"{sn.data} holds no ledger: give --data as the SN is started with")
     store = StateStore(sn.data / "state.sqlite")
     try:
-        config = ledger_config(genesis, data, sn.data, genesis.sentinel, None)
+        config = embedded_config(genesis, data, sn.data, genesis.sentinel, None)
         with open_succession(config, SwarmApplication(store)) as succession:
             yield succession
     finally:

@@ -1,37 +1,32 @@
 """The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
 
-import random
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Genesis
-from swarmlearning.errors import Closed, ConfigurationError, Refused, VerificationError, WaitExpired
+from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.ledger.boundary import Event
-from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
+from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.transport.api import Address, Call, Stream
+from swarmlearning.transport.api import Call, Stream
 from swarmlearning.transport.client import HttpClient
-from swarmlearning.transport.discover import discover
 from swarmlearning.transport.server import Server
-from swarmlearning.types import Code, Endpoint, NodeId, NodeName, Role, TrustDomain
+from swarmlearning.types import Code, Endpoint, LedgerKind, Role, TrustDomain
 
 REGISTER_WAIT_S: Final = 120.0
 """How long a follower waits for the sentinel at start, seconds."""
-
-
-LOCATE_S: Final = 10.0
-"""How long a handshake with the sentinel may take, seconds."""
 
 
 class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +39,12 @@ class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_port: int
     p2p_port: int
     sentinel: Endpoint | None
-    """Peer-to-peer port of the sentinel, or of an SN that knows it; None on the sentinel itself."""
+    """Peer-to-peer port of the sentinel, or of an SN that knows it; None on the sentinel itself, and where validators
+    vote."""
+    ledger: LedgerKind | None = None
+    """The engine that the operator expects; None: whichever the genesis names."""
+    cometbft: CometOptions = CometOptions()
+    """Of a network on CometBFT."""
 
 
 class _Calls:
@@ -53,21 +53,6 @@ class _Calls:
     def __init__(self, calls: dict[str, Call]) -> None:
         self.calls = calls
         self.streams: dict[str, Stream] = {}
-
-
-def ledger_config(
-    genesis: Genesis, data: bytes, directory: Path, node: NodeId, sentinel: Address | None
-) -> EmbeddedConfig:
-    """What the ledger engine of `node` is started with; `data` are the genesis's bytes."""
-    return EmbeddedConfig(
-        network=genesis.network,
-        genesis=data,
-        data_dir=directory,
-        node=node,
-        sentinel=genesis.sentinel,
-        sentinel_key=genesis.sentinel_key,
-        sentinel_address=sentinel,
-    )
 
 
 class SnNode:
@@ -104,47 +89,54 @@ class SnNode:
         self._trust = TrustStore(self.genesis.network, system_clock, organisations)
         self._client = HttpClient(self._trust, identity)
         self.app = SwarmApplication(StateStore(config.data / "state.sqlite"), self._on_commit)
-        self.ledger = EmbeddedLedger(
-            ledger_config(
-                self.genesis,
-                data,
-                config.data,
-                node.id,
-                Address(node=self.genesis.sentinel, endpoint=config.sentinel) if config.sentinel else None,
-            ),
-            self.app,
-            self._key if self.is_sentinel else None,
-            self._client,
-            system_clock,
-            random.Random(),
-            peers=self._other_sns,
-            locate=self._locate,
+        parts = Parts(
+            node=node,
+            genesis=self.genesis,
+            data=data,
+            directory=config.data,
+            key=self._key,
+            app=self.app,
+            client=self._client,
+            trust=self._trust,
+            identity=identity,
         )
+        self.ledger = self._open_engine(parts)
         service = SnService(node, self.app, self.ledger, system_clock, sentinel=lambda: self.ledger.sentinel)
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
 
-    @property
-    def is_sentinel(self) -> bool:
-        """Whether this SN was started to order transactions; `start` finds out whether it may."""
-        return self.config.sentinel is None
-
-    async def _locate(self) -> Address:
-        """Who listens where we were told to look for the sentinel: after a handover it may be another SN than before.
+    def _open_engine(self, parts: Parts) -> Engine:
+        """The engine that the genesis names.
 
         Raises:
-            Unreachable: nobody answers.
-            VerificationError: it is no other SN of this network.
+            ConfigurationError: the options are the other engine's.
         """
-        if self.config.sentinel is None:
-            raise Closed("the sentinel looks for no other one")
-        found = await discover(self._trust, self._identity, self.config.sentinel, timeout_s=LOCATE_S)
-        if (found.role, found.network) != (Role.SN, self.genesis.network) or found == self.credential.node:
-            raise VerificationError(
-                f"{self.config.sentinel} is {found.id}; expected another SN of network {self.genesis.network} at its "
-                "peer-to-peer port"
+        config, genesis = self.config, self.genesis
+        if config.ledger not in (None, genesis.ledger):
+            raise ConfigurationError(
+                f"--ledger {config.ledger}: network {genesis.network} was founded with the ledger {genesis.ledger}"
             )
-        return Address(node=found.id, endpoint=self.config.sentinel)
+        if genesis.ledger == "embedded":
+            if replace(config.cometbft, binary=None) != CometOptions():
+                raise ConfigurationError(
+                    f"network {genesis.network} has the embedded ledger: it takes no option of CometBFT's"
+                )
+            return open_embedded(parts, config.sentinel)
+        if config.sentinel is not None:
+            raise ConfigurationError(
+                f"network {genesis.network} runs on CometBFT, nobody is its sentinel: leave --sentinel out"
+            )
+        if not config.p2p_port:
+            raise ConfigurationError("CometBFT needs a peer-to-peer port that others know, not 0")
+        listen = Endpoint(host=config.host, port=config.p2p_port)
+        return open_cometbft(parts, config.cometbft, listen)
+
+    @property
+    def part(self) -> str:
+        """What this SN is in the order, for people."""
+        if self.genesis.ledger == "cometbft":
+            return "validator"
+        return "sentinel" if self.config.sentinel is None else "follower"
 
     def _on_commit(self, events: tuple[Event, ...]) -> None:
         """Membership may have changed: whom TLS believes follows the ledger."""
@@ -159,18 +151,6 @@ class SnNode:
             )
         self._trust.update(members)
 
-    def _other_sns(self) -> list[Address]:
-        """Other SNs as registered, for comparing headers."""
-        state = Overlay(self.app.store)
-        found: list[Address] = []
-        for key in state.keys(membership.node_key(NodeId(""))):
-            node = membership.load_node(state, NodeId(key.removeprefix("node/")))
-            if node is None or node.endpoint is None or node.node == self.credential.node.id:
-                continue
-            if NodeName.parse(node.node).role is Role.SN:
-                found.append(Address(node=node.node, endpoint=node.endpoint))
-        return found
-
     async def start(self) -> dict[str, int]:
         """Open the ledger and listen; returns the ports by name.
 
@@ -181,7 +161,9 @@ class SnNode:
         """
         await self.ledger.start()
         self._refresh_trust()
-        p2p = await self._p2p.start(self.config.host, self.config.p2p_port)
+        p2p = self.config.p2p_port
+        if self.ledger.calls:
+            p2p = await self._p2p.start(self.config.host, p2p)
         api = await self._api.start(self.config.host, self.config.api_port)
         self._endpoint = Endpoint(host=self.config.host, port=p2p)
         return {"api": api, "p2p": p2p}

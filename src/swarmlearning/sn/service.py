@@ -106,6 +106,8 @@ class SnService:
             Status(
                 node=self._node.id,
                 network=genesis.network,
+                ledger=genesis.ledger,
+                validators=len(self._app.validators()),
                 sentinel=genesis.sentinel if self._sentinel is None else self._sentinel(),
                 height=self._ledger.height,
                 transactions=now.transactions if now else 0,

@@ -1,7 +1,7 @@
 """The embedded engine: one writer, many verified replicas. Spec: docs/spec/ledger.md, docs/adr/0004-embedded-ledger.md.
 
 Modules, downwards: `engine` joins `sentinel` | `replica` and `service`, which take over blocks by `following`; these
-share `chain` (commit path and recovery), which has `store` (SQLite), `reigning` (who orders which block) and `waiting`;
+share `chain` (commit path and recovery), which has `store` (SQLite) and `reigning` (who orders which block);
 `blocks` and `handovers` hold the records everything is about. `succession` is for stopped nodes.
 """
 

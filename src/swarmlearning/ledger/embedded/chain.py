@@ -33,7 +33,7 @@ from swarmlearning.ledger.embedded.crash import Crash, CrashPoint
 from swarmlearning.ledger.embedded.handovers import Reigns, SignedHandover
 from swarmlearning.ledger.embedded.reigning import Reigning
 from swarmlearning.ledger.embedded.store import BlockStore
-from swarmlearning.ledger.embedded.waiting import Outcome, Waiting
+from swarmlearning.ledger.waiting import Outcome, Waiting
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 

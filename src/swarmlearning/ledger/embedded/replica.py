@@ -16,14 +16,14 @@ from typing import Any, Final
 from swarmlearning.clock import WallClock
 from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.errors import ForkDetected, PeerError, Refused, Unreachable, VerificationError, WaitExpired
+from swarmlearning.ledger.backoff import Backoff
 from swarmlearning.ledger.boundary import Application, TxResult
-from swarmlearning.ledger.embedded.backoff import Backoff
 from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
 from swarmlearning.ledger.embedded.following import Following, Peers, choose_peers
 from swarmlearning.ledger.embedded.forks import compare_header
-from swarmlearning.ledger.embedded.waiting import Outcome
 from swarmlearning.ledger.embedded.wire import MAX_WAIT_MS, NOT_SENTINEL, SUBMIT, SubmitReply, SubmitRequest
+from swarmlearning.ledger.waiting import Outcome
 from swarmlearning.transport.api import Address, Client
 from swarmlearning.transport.carrying import Carrier
 from swarmlearning.types import Code

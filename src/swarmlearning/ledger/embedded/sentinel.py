@@ -26,7 +26,7 @@ from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
 from swarmlearning.ledger.embedded.following import Following, Peers, choose_peers
 from swarmlearning.ledger.embedded.mempool import Mempool
-from swarmlearning.ledger.embedded.waiting import Outcome
+from swarmlearning.ledger.waiting import Outcome
 from swarmlearning.transport.api import Client
 from swarmlearning.types import Code
 

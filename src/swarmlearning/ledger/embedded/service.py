@@ -13,7 +13,6 @@ from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Closed, ForkDetected, Refused, WaitExpired
 from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
-from swarmlearning.ledger.embedded.waiting import Outcome
 from swarmlearning.ledger.embedded.wire import (
     BLOCKS,
     HANDOVERS,
@@ -30,6 +29,7 @@ from swarmlearning.ledger.embedded.wire import (
     SubmitReply,
     SubmitRequest,
 )
+from swarmlearning.ledger.waiting import Outcome
 from swarmlearning.transport.api import Call, Caller
 from swarmlearning.types import NodeId, Role
 
