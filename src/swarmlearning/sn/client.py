@@ -13,12 +13,14 @@ from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_GOVERNANCE,
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
+    Governance,
     HistoryRequest,
     Notice,
     Status,
@@ -100,6 +102,14 @@ class SnClient:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
         return decode(await self._call(CALL_DIRECTORY, b""), Directory, limit=MAX_RECORD_BYTES)
+
+    async def governance(self) -> Governance:
+        """Proposals, and what validators have been accused of.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        return decode(await self._call(CALL_GOVERNANCE, b""), Governance, limit=MAX_RECORD_BYTES)
 
     async def submit(self, tx: bytes) -> Submitted:
         """Submit a transaction and wait until the SN has committed the block that holds it.
