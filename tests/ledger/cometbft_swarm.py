@@ -17,8 +17,8 @@ from ledger_support import GENESIS, NETWORK, START_MS, Died, KvApplication, sn
 from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour
 from swarmlearning.ledger.cometbft import CometConfig, CometLedger, CrashPoint
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.home import load_or_create_keys
-from swarmlearning.ledger.cometbft.parts import HOME, Parts
+from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys
+from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.types import Endpoint, TrustDomain, Validator
 
 LIMIT_S = 30.0
