@@ -5,7 +5,7 @@ Does not: validate X.509 material (`identity`), interpret ledger messages (`cont
 
 import enum
 import re
-from typing import Final, NewType, Self
+from typing import Final, Literal, NewType, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -21,6 +21,9 @@ NodeId = NewType("NodeId", str)
 
 ContractName = NewType("ContractName", str)
 """A training contract's name, such as `defaultbb.cqdb.sml.hpe`."""
+
+LedgerKind = Literal["embedded", "cometbft"]
+"""Who orders transactions: one sentinel, or the organisations' validators by more than two thirds."""
 
 DEFAULT_CONTRACT: Final = ContractName("defaultbb.cqdb.sml.hpe")
 """The contract a program trains under when it names none."""

@@ -21,7 +21,7 @@ from swarmlearning.identity.authority import Issued
 from swarmlearning.local.network import LocalNetwork, Site, node_environment, program_environment
 from swarmlearning.local.process import Command, Process
 from swarmlearning.local.reaper import signal_group
-from swarmlearning.types import NodeId, TrustDomain
+from swarmlearning.types import LedgerKind, NodeId, TrustDomain
 
 Kind = Literal["sn", "sl"]
 
@@ -43,8 +43,9 @@ class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
 class FaultyNetwork(LocalNetwork):
     """A network whose nodes can be started again."""
 
-    def __init__(self, peers: int, workdir: Path) -> None:
-        super().__init__([Site(domain=TrustDomain(f"{name}.example")) for name in "abcdefgh"[:peers]], workdir)
+    def __init__(self, peers: int, workdir: Path, ledger: LedgerKind = "embedded") -> None:
+        sites = [Site(domain=TrustDomain(f"{name}.example")) for name in "abcdefgh"[:peers]]
+        super().__init__(sites, workdir, ledger=ledger)
         self._recipes: dict[str, _Recipe] = {}
         self._processes: dict[str, Process] = {}
         self._frozen: set[str] = set()

@@ -171,6 +171,7 @@ class CometNode:
             listen=self.endpoint,
             binary=BINARY,
             watch_every_s=0.5,
+            dial_again_s=1.0,
         )
         return msgspec.structs.replace(config, **self._swarm.changes)
 

@@ -51,7 +51,7 @@ def test_b16_a_node_that_dies_at_any_point_recovers_with_the_same_state(half: in
                 on_disk = KvApplication(tmp_path / "n1" / "app.msgpack").info().height
                 await swarm.start(1)
                 assert swarm.ledger(1).height == on_disk
-                # Both must vote, so this shows that the block which was cut short is there, once, with its first result.
+                # Both must vote; so the block that was cut short is there, once, with its first result.
                 tx = b"%s.0=1" % point.name.encode()
                 height, result = await swarm.ledger(1).submit(tx, timeout_s=LIMIT_S)
                 assert result.log == f"at {height}"

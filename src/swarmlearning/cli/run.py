@@ -11,12 +11,13 @@ import click
 import msgspec
 from rich.console import Console
 
+from swarmlearning.cli.ledger_option import ledger_option
 from swarmlearning.errors import ConfigurationError, ExitCode
 from swarmlearning.local.live import View
 from swarmlearning.local.models import export_model
 from swarmlearning.local.network import LocalNetwork, Site, Sl, prepare_workdir, program_environment
 from swarmlearning.local.training import Program, TrainingRun, run_until_signal
-from swarmlearning.types import DEFAULT_CONTRACT, ContractName, TrustDomain, check_contract_name
+from swarmlearning.types import DEFAULT_CONTRACT, ContractName, LedgerKind, TrustDomain, check_contract_name
 
 MAX_LOCAL_PEERS: Final = 64
 """More nodes than this do not fit on one machine sensibly."""
@@ -35,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """None: left to the program."""
     contract: ContractName
     workdir: Path
+    ledger: LedgerKind
     keep: bool
     argv: tuple[str, ...]
 
@@ -44,10 +46,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--min-peers", type=int, help="SWARM_MIN_PEERS and MIN_PEERS of the programs.  [default: --peers]")
 @click.option("--contract", default=DEFAULT_CONTRACT, show_default=True, help="The contract that the programs name.")
 @click.option("--workdir", type=click.Path(path_type=Path), help="An empty or new directory.  [default: swarm-run/N]")
+@ledger_option
 @click.option("--keep", is_flag=True, help="Keep the nodes' data, certificates and keys, not only logs and model.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def run(
-    peers: int, min_peers: int | None, contract: str, workdir: Path | None, keep: bool, command: tuple[str, ...]
+    peers: int,
+    min_peers: int | None,
+    contract: str,
+    workdir: Path | None,
+    ledger: LedgerKind,
+    keep: bool,
+    command: tuple[str, ...],
 ) -> int:
     """Train with N copies of a program in a throw-away swarm on this machine.
 
@@ -58,7 +67,7 @@ def run(
     choose its share of the data. `python` is the interpreter that `swarm` is installed in. The exit status is 0 only
     if all programs end well and with the same model, the one on the ledger.
     """  # noqa: D301  # click reads the backspace
-    plan = check_arguments(peers, min_peers, contract, workdir, keep, command)
+    plan = check_arguments(peers, min_peers, contract, workdir, keep, command, ledger=ledger)
     try:
         return run_until_signal(lambda: run_swarm(plan, Console()))
     except KeyboardInterrupt:
@@ -67,7 +76,14 @@ def run(
 
 
 def check_arguments(
-    peers: int, min_peers: int | None, contract: str, workdir: Path | None, keep: bool, command: Sequence[str]
+    peers: int,
+    min_peers: int | None,
+    contract: str,
+    workdir: Path | None,
+    keep: bool,
+    command: Sequence[str],
+    *,
+    ledger: LedgerKind = "embedded",
 ) -> Plan:
     """Check a command line, and make its working directory.
 
@@ -90,6 +106,7 @@ def check_arguments(
         min_peers=min_peers,
         contract=check_contract_name(contract),
         workdir=prepare_workdir(workdir) if workdir is not None else next_workdir(DEFAULT_PARENT),
+        ledger=ledger,
         keep=keep,
         argv=(program, *command[1:]),
     )
@@ -125,7 +142,10 @@ async def run_swarm(plan: Plan, console: Console) -> ExitCode:
     site = Site(domain=ORGANISATION, sls=plan.peers)
     model = None
     try:
-        async with LocalNetwork([site], plan.workdir, say=_complain) as network, network.open_client() as sn:
+        async with (
+            LocalNetwork([site], plan.workdir, ledger=plan.ledger, say=_complain) as network,
+            network.open_client() as sn,
+        ):
             names = {sl.node: f"peer {index}" for index, sl in enumerate(network.sls)}
             programs = [_program(plan, sl, index) for index, sl in enumerate(network.sls)]
             with View(console, names, title=plan.contract) as view:

@@ -4,7 +4,7 @@ import enum
 from typing import Final, Literal
 
 from swarmlearning.encoding import Record
-from swarmlearning.types import ContractName, Endpoint, NodeId, Role, TrustDomain, Validator
+from swarmlearning.types import ContractName, Endpoint, LedgerKind, NodeId, Role, TrustDomain, Validator
 
 MICRO: Final = 1_000_000
 """Metrics stand on the ledger as integers in millionths."""
@@ -55,7 +55,7 @@ class Genesis(Record, frozen=True, kw_only=True):
     version: int
     """Version of `transition` from height 1 on."""
     created_ms: int
-    ledger: Literal["embedded", "cometbft"] = "embedded"
+    ledger: LedgerKind = "embedded"
     """Who orders transactions: one sentinel, or the organisations' validators by more than two thirds."""
     sentinel: NodeId
     """The SN that orders transactions; empty where validators do."""

@@ -34,6 +34,7 @@ from swarmlearning.errors import ConfigurationError
 from swarmlearning.local.live import View
 from swarmlearning.local.network import LocalNetwork, Site, Sl, prepare_workdir, program_environment
 from swarmlearning.local.training import Program, TrainingRun
+from swarmlearning.types import LedgerKind
 
 MARKER: Final = ".swarm-demo"
 """Says that a directory is the demo's, so that the next run may replace what is in it."""
@@ -59,6 +60,7 @@ class DemoPlan(msgspec.Struct, frozen=True, kw_only=True):
     out: Path
     data: str
     """Path of the X-ray file; empty for the heart data, which are in the package."""
+    ledger: LedgerKind = "embedded"
 
     @property
     def results(self) -> Path:
@@ -66,7 +68,9 @@ class DemoPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.out / "results"
 
 
-def plan_demo(dataset: Dataset, framework: Framework, seeds: int, out: Path, data: str) -> DemoPlan:
+def plan_demo(
+    dataset: Dataset, framework: Framework, seeds: int, out: Path, data: str, *, ledger: LedgerKind = "embedded"
+) -> DemoPlan:
     """Check a command line, find the data and prepare the output directory.
 
     Raises:
@@ -76,7 +80,14 @@ def plan_demo(dataset: Dataset, framework: Framework, seeds: int, out: Path, dat
         raise ConfigurationError(f"--seeds {seeds}: expected 1-{MAX_SEEDS}")
     require_packages(framework)
     found = str(find_xrays(data).resolve()) if dataset == "xray" else ""
-    return DemoPlan(dataset=dataset, framework=framework, seeds=tuple(range(seeds)), out=prepare_out(out), data=found)
+    return DemoPlan(
+        dataset=dataset,
+        framework=framework,
+        seeds=tuple(range(seeds)),
+        out=prepare_out(out),
+        data=found,
+        ledger=ledger,
+    )
 
 
 def require_packages(
@@ -136,7 +147,7 @@ async def run_demo(plan: DemoPlan, console: Console) -> tuple[DemoRun | None, li
     say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
     try:
         async with (
-            LocalNetwork(sites, workdir, logs=plan.out / "logs", say=say) as network,
+            LocalNetwork(sites, workdir, ledger=plan.ledger, logs=plan.out / "logs", say=say) as network,
             network.open_client() as sn,
         ):
             seconds = time.monotonic() - begun

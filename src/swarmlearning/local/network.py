@@ -14,6 +14,7 @@ Nothing outlives the network: see `process` and `reaper`.
 import asyncio
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -26,18 +27,20 @@ from typing import Final, Self
 import msgspec
 
 from swarmlearning.clock import system_clock
+from swarmlearning.contracts.records import Genesis
 from swarmlearning.errors import ConfigurationError, Unreachable, WaitExpired
 from swarmlearning.identity.authority import Authority, Issued, create_ca, issue_certificate
 from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.local.genesis import create_genesis, load_genesis, save_genesis
+from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys
+from swarmlearning.local.genesis import create_genesis, create_voting_genesis, load_genesis, save_genesis
 from swarmlearning.local.process import Command, Process, Reaper, describe_end
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.client import HttpClient
-from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain
+from swarmlearning.types import Endpoint, LedgerKind, NodeId, NodeName, Role, TrustDomain, Validator
 
 NETWORK: Final = "local"
 """Name of every throw-away network."""
@@ -104,6 +107,8 @@ class _Pki(msgspec.Struct, frozen=True, kw_only=True):
     authority: Authority
     sn: Issued
     sn_key: Path
+    validator: Validator | None
+    """None where a sentinel orders."""
     sls: tuple[Issued, ...]
 
 
@@ -118,13 +123,16 @@ class LocalNetwork:
         sites: Sequence[Site],
         workdir: Path,
         *,
+        ledger: LedgerKind = "embedded",
         logs: Path | None = None,
         host_ip: str = "127.0.0.1",
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Plan a network in `workdir`, which `prepare_workdir` has made.
 
-        `logs` is where the nodes' logs go (default: WORKDIR/logs); `say` is given the last lines of a node that fails.
+        With the ledger "cometbft" every organisation has a validator; with "embedded" the first one's SN is the
+        sentinel. `logs` is where the nodes' logs go (default: WORKDIR/logs); `say` is given the last lines of a node
+        that fails.
 
         Raises:
             ConfigurationError: there is no site, or one twice.
@@ -132,6 +140,7 @@ class LocalNetwork:
         if not sites or len({site.domain for site in sites}) != len(sites):
             raise ConfigurationError("a local network needs at least one organisation, each of another trust domain")
         self.sites = tuple(sites)
+        self.ledger: LedgerKind = ledger
         self.workdir = workdir.resolve()
         self.logs = logs.resolve() if logs is not None else self.workdir / "logs"
         self.genesis = self.workdir / "genesis.bin"
@@ -218,22 +227,28 @@ class LocalNetwork:
         if len(os.fsencode(self._control / "999" / "sl.sock")) > MAX_SOCKET_PATH:
             self._temporary = self._control = Path(tempfile.mkdtemp(prefix="swarm-"))
         pkis = [self._certify(site, now_ms) for site in self.sites]
-        sentinel = pkis[0]
-        save_genesis(
-            self.genesis,
-            create_genesis(
-                network=NETWORK,
-                organisations={pki.authority.domain: (pki.authority.certificate,) for pki in pkis},
-                sentinel_certificate=read_certificates(sentinel.sn.certificate, "certificate")[0],
-                sentinel_key=SigningKey.load_or_create(sentinel.sn_key).public,
-                now_ms=now_ms,
-            ),
-        )
+        save_genesis(self.genesis, self._make_genesis(pkis, now_ms))
         operator = NodeName(domain=self.sites[0].domain, network=NETWORK, role=Role.OPERATOR, name="operator")
         pki_dir = self.workdir / self.sites[0].domain / "pki"
-        issued = issue_certificate(sentinel.authority, operator, (), pki_dir, at_ms=now_ms, days=_VALID_DAYS)
+        issued = issue_certificate(pkis[0].authority, operator, (), pki_dir, at_ms=now_ms, days=_VALID_DAYS)
         self._operator_source = PemSource(issued.certificate, issued.key, issued.issuer)
         return pkis
+
+    def _make_genesis(self, pkis: Sequence[_Pki], now_ms: int) -> Genesis:
+        organisations = {pki.authority.domain: (pki.authority.certificate,) for pki in pkis}
+        if self.ledger == "cometbft":
+            validators = {pki.authority.domain: pki.validator for pki in pkis if pki.validator is not None}
+            return create_voting_genesis(
+                network=NETWORK, organisations=organisations, validators=validators, now_ms=now_ms
+            )
+        sentinel = pkis[0]
+        return create_genesis(
+            network=NETWORK,
+            organisations=organisations,
+            sentinel_certificate=read_certificates(sentinel.sn.certificate, "certificate")[0],
+            sentinel_key=SigningKey.load_or_create(sentinel.sn_key).public,
+            now_ms=now_ms,
+        )
 
     def _certify(self, site: Site, now_ms: int) -> _Pki:
         base = self.workdir / site.domain
@@ -244,8 +259,14 @@ class LocalNetwork:
             node = NodeName(domain=site.domain, network=NETWORK, role=role, name=name)
             return issue_certificate(authority, node, (self._host_ip,), base / "pki", at_ms=now_ms, days=_VALID_DAYS)
 
+        validator = None
+        if self.ledger == "cometbft":
+            keys = load_or_create_keys(base / "sn" / HOME)
+            where = Endpoint(host=self._host_ip, port=_free_port(self._host_ip))
+            validator = Validator(key=keys.key, peer=keys.peer, endpoint=where)
         return _Pki(
             authority=authority,
+            validator=validator,
             sn=issue(Role.SN, "sn"),
             sn_key=base / "pki" / "sn.sign.pem",
             sls=tuple(issue(Role.SL, f"sl-{number}") for number in range(site.sls)),
@@ -254,11 +275,11 @@ class LocalNetwork:
     # --- starting -------------------------------------------------------------------------------------------------
 
     async def _start_nodes(self, pkis: Sequence[_Pki]) -> None:
-        sentinel = await self._start_sn(pkis[0], None)
+        sentinel = await self._start_sn(pkis[0], None) if self.ledger == "embedded" else None
         offsets = [sum(site.sls for site in self.sites[:index]) for index in range(len(self.sites))]
         async with asyncio.TaskGroup() as group:
             sites = [
-                group.create_task(self._start_site(pki, sentinel, offset, is_first=index == 0))
+                group.create_task(self._start_site(pki, sentinel, offset, started=sentinel if index == 0 else None))
                 for index, (pki, offset) in enumerate(zip(pkis, offsets, strict=True))
             ]
         for site in sites:
@@ -266,8 +287,10 @@ class LocalNetwork:
             self.sns.append(sn)
             self.sls.extend(sls)
 
-    async def _start_site(self, pki: _Pki, sentinel: Sn, offset: int, *, is_first: bool) -> tuple[Sn, list[Sl]]:
-        sn = sentinel if is_first else await self._start_sn(pki, sentinel)
+    async def _start_site(
+        self, pki: _Pki, sentinel: Sn | None, offset: int, *, started: Sn | None
+    ) -> tuple[Sn, list[Sl]]:
+        sn = started or await self._start_sn(pki, sentinel)
         async with asyncio.TaskGroup() as group:
             sls = [group.create_task(self._start_sl(issued, sn, offset + i)) for i, issued in enumerate(pki.sls)]
         return sn, [sl.result() for sl in sls]
@@ -275,10 +298,12 @@ class LocalNetwork:
     async def _start_sn(self, pki: _Pki, sentinel: Sn | None) -> Sn:
         base = self.workdir / pki.authority.domain
         arguments = ["sn", "--data", base / "sn", "--genesis", self.genesis, "--sign-key", pki.sn_key]
-        arguments += ["--host-ip", self._host_ip, "--sn-api-port", 0, "--sn-p2p-port", 0]
+        arguments += ["--host-ip", self._host_ip, "--sn-api-port", 0]
+        arguments += ["--sn-p2p-port", pki.validator.endpoint.port if pki.validator is not None else 0]
         if sentinel is not None:
             arguments += ["--sentinel", Endpoint(host=self._host_ip, port=sentinel.p2p_port)]
-        process, ports = await self._start_node(pki.sn, arguments, rank=2 if sentinel is None else 1)
+        rank = 2 if sentinel is None and pki.validator is None else 1
+        process, ports = await self._start_node(pki.sn, arguments, rank=rank)
         address = Address(node=pki.sn.node.id, endpoint=Endpoint(host=self._host_ip, port=ports["api"]))
         return Sn(address=address, p2p_port=ports["p2p"], process=process)
 
@@ -328,6 +353,12 @@ class LocalNetwork:
     def _show_tail(self, process: Process) -> None:
         for line in process.tail():
             self._say(f"{process.name} | {line}")
+
+
+def _free_port(host_ip: str) -> int:
+    """A port that was free a moment ago: a validator's must be known before it is started."""
+    with socket.create_server((host_ip, 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _read_ready(path: Path) -> Mapping[str, int] | None:

@@ -1,10 +1,10 @@
 """What an SN's API says: requests and replies. Who may ask what: docs/spec/access.md."""
 
-from typing import Final, Literal
+from typing import Final
 
 from swarmlearning.contracts.records import Node, Organisation
 from swarmlearning.encoding import Record
-from swarmlearning.types import Code, ContractName, NodeId
+from swarmlearning.types import Code, ContractName, LedgerKind, NodeId
 
 CALL_STATUS: Final = "status"
 CALL_SUBMIT: Final = "tx"
@@ -23,7 +23,7 @@ class Status(Record, frozen=True, kw_only=True):
 
     node: NodeId
     network: str
-    ledger: Literal["embedded", "cometbft"] = "embedded"
+    ledger: LedgerKind = "embedded"
     sentinel: NodeId
     """Who orders; empty where validators vote."""
     validators: int = 0

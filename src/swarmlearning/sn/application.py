@@ -145,10 +145,13 @@ class SwarmApplication:
                 return f"block {header.height}, transaction {index}: {rejected.log}"
         return ""
 
-    def apply(self, header: Header, txs: Sequence[bytes], misbehaviour: Sequence[Misbehaviour] = ()) -> Applied:  # noqa: ARG002
+    def apply(self, header: Header, txs: Sequence[bytes], misbehaviour: Sequence[Misbehaviour] = ()) -> Applied:
         """TX-13, TX-14: execute a block on top of the committed state, in memory."""
         if header.height != self.store.height + 1:
             raise Broken(f"block {header.height} does not follow the committed height {self.store.height}")
+        if not txs and not misbehaviour:
+            self._pending = (header.height, {}, ())
+            return Applied(results=(), app_hash=self.store.root(), events=())
         block = Overlay(self.store)
         before = membership.load_time(block)
         if before is None:

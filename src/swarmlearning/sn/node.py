@@ -1,7 +1,7 @@
 """The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from swarmlearning.sn.state import Overlay, StateStore
 from swarmlearning.transport.api import Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
-from swarmlearning.types import Code, Endpoint, Role, TrustDomain
+from swarmlearning.types import Code, Endpoint, LedgerKind, Role, TrustDomain
 
 REGISTER_WAIT_S: Final = 120.0
 """How long a follower waits for the sentinel at start, seconds."""
@@ -41,7 +41,7 @@ class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
     sentinel: Endpoint | None
     """Peer-to-peer port of the sentinel, or of an SN that knows it; None on the sentinel itself, and where validators
     vote."""
-    ledger: Literal["embedded", "cometbft"] | None = None
+    ledger: LedgerKind | None = None
     """The engine that the operator expects; None: whichever the genesis names."""
     cometbft: CometOptions = CometOptions()
     """Of a network on CometBFT."""

@@ -55,6 +55,8 @@ class CometConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many of the newest blocks the child keeps; 0: all."""
     watch_every_s: float = 2.0
     """How often the child is asked whether all is well."""
+    dial_again_s: float = 10.0
+    """How often the child is told to connect to members to whom it is not: it gives up by itself."""
     stalled_after_s: float = 15.0
     """No block for so long, though transactions wait, is a problem."""
     retry_min_s: float = 0.1

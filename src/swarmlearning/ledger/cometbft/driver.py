@@ -12,10 +12,12 @@ Single-threaded: every call is answered whole before the next one. Does not: rea
 docs/spec/ledger-cometbft.md, sections 2 to 4.
 """
 
+import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -43,6 +45,9 @@ ENGINE: Final = "engine"
 
 ORDERED: Final = 1
 """The engine's code for a transaction that is in a block already."""
+
+OLD_S: Final = 2.0
+"""How long after a block the votes for it are too old to date the next one, seconds."""
 
 _TX_OVERHEAD: Final = 5
 """Most bytes that a block needs for a transaction besides the transaction itself."""
@@ -91,29 +96,28 @@ class Driver:
         self._crash = crash
         self._members_changed = members_changed
         self._pending: Pending | None = None
+        self._committed_s = -math.inf
+        """When the last block was committed here, by the loop's clock."""
+        self._refreshed = False
+        """Whether we have proposed an empty block for the sake of the time since the last one that was not empty."""
         self._order = CallOrder(app.info().height)
-        self._answers: dict[str, Callable[[pb.Request], pb.Response]] = {
-            "echo": lambda request: pb.Response(echo=pb.ResponseEcho(message=request.echo.message)),
-            "flush": lambda request: pb.Response(flush=pb.ResponseFlush()),
-            "info": lambda request: self._info(),
-            "query": lambda request: self._query(request.query),
-            "check_tx": lambda request: self._check(request.check_tx),
-            "init_chain": lambda request: self._init_chain(request.init_chain),
-            "prepare_proposal": lambda request: self._prepare(request.prepare_proposal),
-            "process_proposal": lambda request: self._process(request.process_proposal),
-            "extend_vote": lambda request: self._extend(request.extend_vote),
-            "verify_vote_extension": lambda request: self._verify_extension(request.verify_vote_extension),
-            "finalize_block": lambda request: self._finalize(request.finalize_block),
-            "commit": lambda request: self._commit(),
-            # Snapshots: none are offered, none are taken.
-            "list_snapshots": lambda request: pb.Response(list_snapshots=pb.ResponseListSnapshots()),
-            "load_snapshot_chunk": lambda request: pb.Response(load_snapshot_chunk=pb.ResponseLoadSnapshotChunk()),
-            "offer_snapshot": lambda request: pb.Response(
-                offer_snapshot=pb.ResponseOfferSnapshot(result=pb.OFFER_REJECT)
-            ),
-            "apply_snapshot_chunk": lambda request: pb.Response(
-                apply_snapshot_chunk=pb.ResponseApplySnapshotChunk(result=pb.CHUNK_ABORT)
-            ),
+        self._answers: dict[str, Callable[[Any], pb.Response]] = {
+            "echo": _echo,
+            "flush": _flush,
+            "info": self._info,
+            "query": self._query,
+            "check_tx": self._check,
+            "init_chain": self._init_chain,
+            "prepare_proposal": self._prepare,
+            "process_proposal": self._process,
+            "extend_vote": self._extend,
+            "verify_vote_extension": self._verify_extension,
+            "finalize_block": self._finalize,
+            "commit": self._commit,
+            "list_snapshots": _list_snapshots,
+            "load_snapshot_chunk": _load_snapshot_chunk,
+            "offer_snapshot": _offer_snapshot,
+            "apply_snapshot_chunk": _apply_snapshot_chunk,
         }
 
     @property
@@ -137,11 +141,11 @@ class Driver:
         kind = request.WhichOneof("value")
         if kind is None:
             raise DecodeError("ABCI: a request of an unknown kind: expected CometBFT 0.38 to 0.40")
-        return self._answers[kind](request)
+        return self._answers[kind](getattr(request, kind))
 
     # --- handshake --------------------------------------------------------------------------------------------
 
-    def _info(self) -> pb.Response:
+    def _info(self, _: pb.RequestInfo) -> pb.Response:
         self._crash(CrashPoint.BEFORE_INFO)
         self._order.info()
         info = self._app.info()
@@ -206,11 +210,22 @@ class Driver:
         self._order.decide("PrepareProposal", request.height)
         offered = [tx for tx in dict.fromkeys(request.txs) if self._store.find(sha256(tx)) is None][:MAX_BLOCK_TXS]
         room = request.max_tx_bytes - _TX_OVERHEAD * len(offered)
-        chosen = self._app.propose(offered, max(room, 0))
+        chosen = [] if offered and self._time_is_old() else self._app.propose(offered, max(room, 0))
         sizes = itertools.accumulate(len(tx) + _TX_OVERHEAD for tx in chosen)
         fit = [tx for tx, size in zip(chosen, sizes, strict=True) if size <= request.max_tx_bytes][:MAX_BLOCK_TXS]
         self._crash(CrashPoint.AFTER_PREPARE)
         return pb.Response(prepare_proposal=pb.ResponsePrepareProposal(txs=fit))
+
+    def _time_is_old(self) -> bool:
+        """B-26: whether a block proposed now would bear a time long past, and an empty one should come before it.
+
+        A block's time is that of the votes for the block before it, and where nothing happens none are cast. At most
+        once between two blocks with transactions: if all takes long here, that is no reason to make no progress.
+        """
+        if self._refreshed or asyncio.get_running_loop().time() - self._committed_s < OLD_S:
+            return False
+        self._refreshed = True
+        return True
 
     def _process(self, request: pb.RequestProcessProposal) -> pb.Response:
         self._crash(CrashPoint.BEFORE_PROCESS)
@@ -276,7 +291,7 @@ class Driver:
             )
         )
 
-    def _commit(self) -> pb.Response:
+    def _commit(self, _: pb.RequestCommit) -> pb.Response:
         self._crash(CrashPoint.BEFORE_COMMIT)
         self._order.commit()
         pending, self._pending = self._pending, None
@@ -285,6 +300,8 @@ class Driver:
         self._store.write(pending.height, pending.applied.app_hash, pending.txs, pending.applied.results)
         self._crash(CrashPoint.AFTER_STORED)
         self._app.commit()
+        self._committed_s = asyncio.get_running_loop().time()
+        self._refreshed = self._refreshed and not pending.txs
         self._crash(CrashPoint.AFTER_COMMIT)
         for tx, result in zip(pending.txs, pending.applied.results, strict=True):
             self._waiting.tell(sha256(tx), self._store.find(sha256(tx)) or (pending.height, result))
@@ -320,6 +337,33 @@ class Driver:
         if kind == "id" and value not in self.allowed_peers:
             return _queried(1, f"peer {value[:40]} is no validator's")
         return _queried(0, "")
+
+
+# --- what needs no state -----------------------------------------------------------------------------------------
+
+
+def _echo(request: pb.RequestEcho) -> pb.Response:
+    return pb.Response(echo=pb.ResponseEcho(message=request.message))
+
+
+def _flush(_: pb.RequestFlush) -> pb.Response:
+    return pb.Response(flush=pb.ResponseFlush())
+
+
+def _list_snapshots(_: pb.RequestListSnapshots) -> pb.Response:
+    return pb.Response(list_snapshots=pb.ResponseListSnapshots())
+
+
+def _load_snapshot_chunk(_: pb.RequestLoadSnapshotChunk) -> pb.Response:
+    return pb.Response(load_snapshot_chunk=pb.ResponseLoadSnapshotChunk())
+
+
+def _offer_snapshot(_: pb.RequestOfferSnapshot) -> pb.Response:
+    return pb.Response(offer_snapshot=pb.ResponseOfferSnapshot(result=pb.OFFER_REJECT))
+
+
+def _apply_snapshot_chunk(_: pb.RequestApplySnapshotChunk) -> pb.Response:
+    return pb.Response(apply_snapshot_chunk=pb.ResponseApplySnapshotChunk(result=pb.CHUNK_ABORT))
 
 
 def _keys(members: Iterable[Validator]) -> set[bytes]:

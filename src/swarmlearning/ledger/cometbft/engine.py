@@ -1,4 +1,4 @@
-"""The engine on CometBFT: validators propose and vote, this node's child process takes part, and drives the application.
+"""The engine on CometBFT: validators propose and vote; this node's child takes part, and drives the application.
 
 Life: `start`, then `run` as a task for as long as the node lives, then `stop`. An engine that halted (another outcome
 than the other validators', a damaged disk, an application that failed) says why to everyone who waits.
@@ -21,6 +21,7 @@ from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.transport.api import Call
+from swarmlearning.types import NodeId
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
@@ -40,12 +41,16 @@ class CometLedger:
         self._crash = crash
         self._waiting = Waiting()
         self._parts: Parts | None = None
-        self._members_changed = asyncio.Event()
 
     @property
     def height(self) -> int:
         """Height of the last block that is committed here; 0 before the first."""
         return self._app.info().height
+
+    @property
+    def sentinel(self) -> NodeId:
+        """Nobody: validators vote."""
+        return NodeId("")
 
     @property
     def transactions(self) -> int:
@@ -84,9 +89,7 @@ class CometLedger:
             store = OrderedStore(self._config.data_dir, self._config.genesis)
             stack.callback(store.close)
             self._bring_level(store)
-            parts = Parts(
-                self._config, self._app, store, self._waiting, self._crash, self._members_changed.set, self._halt
-            )
+            parts = Parts(self._config, self._app, store, self._waiting, self._crash, self._halt)
             stack.push_async_callback(parts.stop)
             await parts.server.start()
             stack.pop_all()
@@ -129,8 +132,7 @@ class CometLedger:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._waiting.end())
-                group.create_task(parts.watch.run())
-                group.create_task(self._follow_members())
+                group.create_task(parts.care())
                 if parts.child is not None:
                     group.create_task(parts.child.run())
         except BaseExceptionGroup as group_error:
@@ -177,21 +179,6 @@ class CometLedger:
         while self.height <= above:
             await self._waiting.next_news()
         return self.height
-
-    async def _follow_members(self) -> None:
-        """After a change of who votes: the next start knows the new peers, and whoever was expelled is cut off now."""
-        while True:
-            await self._members_changed.wait()
-            self._members_changed.clear()
-            parts = self._opened()
-            if parts.child is None:
-                continue
-            parts.write_home()
-            strangers = (await parts.watch.look()).peers - parts.driver.allowed_peers
-            if strangers:
-                # Peers are asked about only when they connect.
-                parts.watch.forget()
-                await parts.child.restart(f"{', '.join(sorted(strangers))} may not be connected any more")
 
     def _opened(self) -> Parts:
         if self._parts is None:

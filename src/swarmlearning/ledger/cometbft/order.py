@@ -83,7 +83,7 @@ class CallOrder:
         self._step = Step.DECIDING
 
     def _expect_next(self, call: str, height: int) -> None:
-        begun = self._step is Step.INFORMED and self._height > 0 or self._step in (Step.INITIALISED, Step.DECIDING)
+        begun = (self._step is Step.INFORMED and self._height > 0) or self._step in (Step.INITIALISED, Step.DECIDING)
         if not begun or height != self._height + 1:
             raise self._illegal(call, height)
 

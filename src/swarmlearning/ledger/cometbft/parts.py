@@ -3,6 +3,9 @@
 Does not: know lives beyond one start (`engine`).
 """
 
+import asyncio
+import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +28,8 @@ from swarmlearning.ledger.cometbft.submitting import Submitter
 from swarmlearning.ledger.cometbft.watch import Watch
 from swarmlearning.ledger.waiting import Waiting
 
+_LOG: Final = logging.getLogger("swarmlearning.ledger")
+
 LOG: Final = "cometbft.log"
 """The child's log within the data directory."""
 
@@ -38,7 +43,6 @@ class Parts:
         store: the engine's own file, open; closed with the other parts.
         waiting: everyone who waits.
         crash: raises where a test wants the node to die.
-        members_changed: called when who votes has changed.
         failed: told of what ends the engine.
 
     Raises:
@@ -52,21 +56,22 @@ class Parts:
         store: OrderedStore,
         waiting: Waiting,
         crash: Crash,
-        members_changed: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._config = config
         self._app = app
         self._waiting = waiting
         self._temporary: Path | None = None
+        self._look_now = asyncio.Event()
+        self._stale_home = False
         self.store = store
         self.child: Child | None = None
         where = config.attach or self._make_child()
         self._where = where
         self.rpc = Rpc(where.rpc)
-        self.driver = Driver(config, app, store, waiting, crash, members_changed)
+        self.driver = Driver(config, app, store, waiting, crash, self._members_changed)
         self.server = AbciServer(where.abci, self._begin, self.driver.answer, failed)
-        self.watch = Watch(self.rpc, app.validators, self._stalled, config.watch_every_s)
+        self.watch = Watch(self.rpc, app.validators, self._stalled, config.dial_again_s)
         self.submitter = Submitter(config, self.driver, store, self.rpc, waiting, lambda: self.problem)
         self.write_home()
 
@@ -93,6 +98,40 @@ class Parts:
             abci=self._where.abci,
             rpc=self._where.rpc,
         )
+
+    async def care(self) -> None:
+        """Watch the child, and see to it that it is connected to all members and to nobody else; until cancelled.
+
+        Raises:
+            ConfigurationError: its home cannot be written.
+            Broken: it does not end.
+        """
+        while True:
+            if self._stale_home:
+                # The next start must know the new peers, if it is only because the child died.
+                self._stale_home = False
+                self.write_home()
+            sight = await self.watch.look()
+            strangers = sight.peers - self.driver.allowed_peers
+            if strangers:
+                await self._cut_off(strangers)
+            await self.watch.dial()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), self._config.watch_every_s)
+            self._look_now.clear()
+
+    async def _cut_off(self, strangers: frozenset[str]) -> None:
+        """Peers are asked about only when they connect; who is expelled later stays until the child starts anew."""
+        names = ", ".join(sorted(strangers))
+        if self.child is None:
+            _LOG.warning("CometBFT is connected to %s, no validator's any more: start it anew", names)
+            return
+        self.watch.forget()
+        await self.child.restart(f"connected to {names}, no validator's any more")
+
+    def _members_changed(self) -> None:
+        self._stale_home = True
+        self._look_now.set()
 
     async def stop(self) -> None:
         """End the child, and close everything."""

@@ -8,6 +8,7 @@ Does not: retry. Spec: docs/spec/ledger-cometbft.md, section 3.
 import asyncio
 import base64
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import aiohttp
 import msgspec
 
 from swarmlearning.errors import ConfigurationError, DecodeError, Refused, Unreachable
+from swarmlearning.types import Validator
 
 T = TypeVar("T")
 
@@ -137,6 +139,15 @@ class Rpc:
         """
         return frozenset(peer.node_info.id for peer in (await self.call("net_info", {}, _NetInfo)).peers)
 
+    async def dial(self, members: Iterable[Validator]) -> None:
+        """Have the child connect to those of `members` to whom it is not connected, and keep these connections.
+
+        Raises:
+            SwarmError: as `call` does.
+        """
+        peers = sorted(f"{member.peer}@{member.endpoint}" for member in members)
+        await self.call("dial_peers", {"peers": peers, "persistent": True}, dict[str, Any])
+
     async def call(self, method: str, params: dict[str, Any], kind: type[T]) -> T:
         """Any call, its result decoded as `kind`.
 
@@ -157,7 +168,9 @@ class Rpc:
         except TimeoutError as error:
             raise Unreachable(f"CometBFT did not answer {method} at {self._shown} within {_CALL_S:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"CometBFT cannot be asked at {self._shown}: {error}") from error
+            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+            why = getattr(cause, "strerror", None) or str(error)
+            raise Unreachable(f"CometBFT cannot be asked at {self._shown}: {why}") from error
         if len(data) > MAX_REPLY_BYTES:
             raise DecodeError(f"CometBFT's answer to {method}: more than {MAX_REPLY_BYTES} bytes")
         return _decode(data, method, kind)

@@ -1,7 +1,7 @@
 """ABCI's socket protocol: CometBFT connects four times (consensus, mempool, query, snapshots) and sends requests.
 
 Each connection's requests are answered in order; as every answer is made in one go on the event loop, no two calls of
-any connections overlap. One client process at a time: a new life of the child begins when it connects to an idle server.
+any connections overlap. One client process at a time: a new life of the child begins when it comes to an idle server.
 
 What is malformed is answered with an exception, and its connection closed. An error in an answer ends everything: no
 connection is answered any more, and whoever runs the engine is told.

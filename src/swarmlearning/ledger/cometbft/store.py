@@ -186,5 +186,5 @@ class OrderedStore:
 
     def _damaged(self, how: str) -> Broken:
         return Broken(
-            f"{self._path} cannot be used: {how}; restore this node's whole data directory from a copy, or start it empty"
+            f"{self._path} cannot be used: {how}; restore the whole data directory from a copy, or start it empty"
         )

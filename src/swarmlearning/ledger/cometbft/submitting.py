@@ -79,8 +79,8 @@ class Submitter:
                     return await self._bring(tx, outcome, said)
         except TimeoutError as error:
             raise WaitExpired(
-                f"no block held the transaction here within {timeout_s:g} s: {self._problem() or said[0]}; it may still "
-                "be ordered, submit the same bytes again to learn of it"
+                f"no block held the transaction here within {timeout_s:g} s: {self._problem() or said[0]}; it may "
+                "still be ordered, submit the same bytes again to learn of it"
             ) from error
         finally:
             del self._since[token]

@@ -1,39 +1,49 @@
 """Whether all is well with the child, for people: does it answer, is it level, does it reach a quorum, do blocks come.
 
-Does not: restart anything (`child`), or count votes: being connected to more than two thirds of the validators is
+It also has the child dial members to whom it is not connected: by itself, CometBFT waits longer and longer after each
+failure, up to hours, and never tries again where a peer refused it right after a handshake.
+
+Does not: restart anything (`parts`), or count votes: being connected to more than two thirds of the validators is
 needed for blocks, and may not be enough. Spec: docs/spec/ledger-cometbft.md, section 5.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
 from swarmlearning.errors import SwarmError, Unreachable
-from swarmlearning.ledger.cometbft.rpc import Rpc
+from swarmlearning.ledger.cometbft.rpc import Rpc, Status
 from swarmlearning.types import TrustDomain, Validator
+
+_LOG: Final = logging.getLogger("swarmlearning.ledger")
 
 STARTING: Final = "CometBFT is starting"
 
 
 class Sight(msgspec.Struct, frozen=True, kw_only=True):
-    """What was last seen of the child."""
+    """What was seen of the child."""
 
     problem: str
     """What keeps blocks from being made here; "" if nothing does."""
+    own: str = ""
+    """Its own peer id."""
     peers: frozenset[str] = frozenset()
     """Peer ids of those to whom it is connected."""
+    missing: bool = False
+    """Whether it is not connected to some other member."""
 
 
 class Watch:
-    """Looks at the child again and again.
+    """Looks at the child.
 
     Args:
         rpc: asks it.
         members: who votes, by committed state.
         stalled: why no blocks come though transactions wait, "" if they do.
-        every_s: how often to look.
+        dial_s: how often to dial members to whom the child is not connected.
     """
 
     def __init__(
@@ -41,13 +51,14 @@ class Watch:
         rpc: Rpc,
         members: Callable[[], Mapping[TrustDomain, Validator]],
         stalled: Callable[[], str],
-        every_s: float,
+        dial_s: float,
     ) -> None:
         self._rpc = rpc
         self._members = members
         self._stalled = stalled
-        self._every_s = every_s
+        self._dial_s = dial_s
         self._sight = Sight(problem=STARTING)
+        self._dialled_at = asyncio.get_running_loop().time()
 
     @property
     def sight(self) -> Sight:
@@ -55,26 +66,36 @@ class Watch:
         return self._sight
 
     def forget(self) -> None:
-        """The child starts anew."""
+        """The child starts anew; it dials all members by itself."""
         self._sight = Sight(problem=STARTING)
-
-    async def run(self) -> None:
-        """Look until cancelled."""
-        while True:
-            self._sight = await self.look()
-            # Until it is seen well for the first time, look more often.
-            await asyncio.sleep(self._every_s if not self._sight.problem else min(self._every_s, 0.5))
+        self._dialled_at = asyncio.get_running_loop().time()
 
     async def look(self) -> Sight:
         """Look now."""
         try:
             status, peers = await asyncio.gather(self._rpc.status(), self._rpc.peers())
         except Unreachable as error:
-            return Sight(problem=STARTING if self._sight.problem == STARTING else str(error))
+            self._sight = Sight(problem=STARTING if self._sight.problem == STARTING else str(error))
         except SwarmError as error:
-            return Sight(problem=str(error))
-        members = self._members()
-        here = {domain for domain, member in members.items() if member.peer in peers | {status.node_info.id}}
+            self._sight = Sight(problem=str(error))
+        else:
+            self._sight = self._judge(status, peers)
+        return self._sight
+
+    async def dial(self) -> None:
+        """Have the child dial members to whom it is not connected, if it was not told so a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if not self._sight.missing or now - self._dialled_at < self._dial_s:
+            return
+        self._dialled_at = now
+        try:
+            await self._rpc.dial(member for member in self._members().values() if member.peer != self._sight.own)
+        except SwarmError as error:
+            _LOG.info("CometBFT cannot be told to connect to members: %s", error)
+
+    def _judge(self, status: Status, peers: frozenset[str]) -> Sight:
+        members, own = self._members(), status.node_info.id
+        here = {domain for domain, member in members.items() if member.peer in peers | {own}}
         need = 2 * len(members) // 3 + 1
         problem = self._stalled()
         if len(here) < need:
@@ -83,6 +104,8 @@ class Watch:
                 f"{len(here)} of {len(members)} validators are connected here, {need} must be for blocks to be made; "
                 f"missing: {away}"
             )
+            if own not in {member.peer for member in members.values()}:
+                problem += " (this node is no validator's: not admitted yet, or expelled)"
         elif status.sync_info.catching_up:
             problem = f"catching up with the other validators: at block {status.height}"
-        return Sight(problem=problem, peers=peers)
+        return Sight(problem=problem, own=own, peers=peers, missing=len(here) < len(members))
