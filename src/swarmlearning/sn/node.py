@@ -16,7 +16,7 @@ from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.ledger.boundary import Event
+from swarmlearning.ledger.boundary import Event, LedgerArchive
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
@@ -105,7 +105,14 @@ class SnNode:
             identity=identity,
         )
         self.ledger = self._open_engine(parts)
-        service = SnService(node, self.app, self.ledger, system_clock, sentinel=lambda: self.ledger.sentinel)
+        service = SnService(
+            node,
+            self.app,
+            self.ledger,
+            system_clock,
+            sentinel=lambda: self.ledger.sentinel,
+            archive=self.ledger if isinstance(self.ledger, LedgerArchive) else None,
+        )
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
 
