@@ -12,6 +12,7 @@ CALL_CONTRACT: Final = "contract"
 CALL_CONTRACTS: Final = "contracts"
 CALL_HISTORY: Final = "history"
 CALL_DIRECTORY: Final = "directory"
+CALL_TICKET: Final = "ticket"
 STREAM_WATCH: Final = "watch"
 
 KEEPALIVE_S: Final = 5.0

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from swarmlearning import __version__
 from swarmlearning.clock import WallClock
@@ -18,6 +18,7 @@ from swarmlearning.sn.api import (
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TICKET,
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
@@ -52,13 +53,24 @@ class SnService:
         clock: WallClock,
         *,
         sentinel: Callable[[], NodeId] | None = None,
+        ticket: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
-        """Serve `app` and `ledger` as `node`; `sentinel` tells who orders now (None: whom the genesis names)."""
+        """Serve `app` and `ledger` as `node`.
+
+        Args:
+            node: this SN.
+            app: committed state.
+            ledger: orders what is submitted.
+            clock: this SN's.
+            sentinel: tells who orders now; None: whom the genesis names.
+            ticket: makes a join ticket; None: none is given.
+        """
         self._node = node
         self._app = app
         self._ledger = ledger
         self._clock = clock
         self._sentinel = sentinel
+        self._make_ticket = ticket
 
     @property
     def calls(self) -> Mapping[str, Call]:
@@ -70,6 +82,7 @@ class SnService:
             CALL_CONTRACTS: self._contracts,
             CALL_HISTORY: self._history,
             CALL_DIRECTORY: self._directory,
+            CALL_TICKET: self._ticket,
         }
 
     @property
@@ -154,6 +167,13 @@ class SnService:
         return encode(
             Directory(network=self._app.genesis.network, height=height, organisations=organisations, nodes=nodes)
         )
+
+    async def _ticket(self, caller: Caller, _body: bytes) -> bytes:
+        """A-12: what an organisation needs that was admitted after the founding, signed by this SN."""
+        self._admit(caller, Role.SN, Role.OPERATOR)
+        if self._make_ticket is None:
+            raise Refused("this SN gives no join tickets", code="not-found")
+        return await self._make_ticket()
 
     async def _watch(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:
         """A-3: every change of one training, the newest first; a slow reader misses versions, never the newest."""
