@@ -8,6 +8,7 @@ import click
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import ask_sn, sn_option
+from swarmlearning.cli.governance import COMMANDS as GOVERNANCE
 from swarmlearning.cli.handover import handover
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.records import Genesis
@@ -38,10 +39,11 @@ _DATA = click.Path(path_type=Path, file_okay=False)
 
 @click.group()
 def network() -> None:
-    """Found a network, join it, look at the file that it was founded with, or replace a lost sentinel."""
+    """Found a network, join it, decide who belongs to it, look at its founding file, or replace a lost sentinel."""
 
 
-network.add_command(handover)
+for _command in (handover, *GOVERNANCE):
+    network.add_command(_command)
 
 
 @network.command(

@@ -4,7 +4,7 @@ Legal order of the calls, as a grammar::
 
     life   = info [init] {replay} {block}
     replay = apply commit                      ; one block after a crash, a few after a power cut
-    block  = {check | query | voters | expects_more} [propose] [accept] apply commit
+    block  = {check | query | voters | validators | expects_more | propose | accept} apply commit
 
 `apply` writes nothing; `commit` is the only write, whole or not at all. It need not survive a power cut at once, if
 what is lost are the newest blocks' alone: the engine has them. `apply` may be called again for the same height after
@@ -29,7 +29,7 @@ class Header(Record, frozen=True, kw_only=True):
     """The source of draws, 32 bytes, which nobody knew before the previous block was made: the hash of that block's
     header where a sentinel orders (of the genesis for height 1), its `app_hash` where validators vote."""
     proposer: str
-    """Node id of who proposed the block."""
+    """Who proposed the block: a node id where a sentinel orders; where validators vote, the address in hex digits."""
 
 
 class TxResult(Record, frozen=True, kw_only=True):

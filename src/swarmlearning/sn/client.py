@@ -13,6 +13,7 @@ from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_GOVERNANCE,
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
@@ -20,6 +21,7 @@ from swarmlearning.sn.api import (
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
+    Governance,
     HistoryRequest,
     Notice,
     Status,
@@ -101,6 +103,14 @@ class SnClient:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
         return decode(await self._call(CALL_DIRECTORY, b""), Directory, limit=MAX_RECORD_BYTES)
+
+    async def governance(self) -> Governance:
+        """Proposals, and what validators have been accused of.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        return decode(await self._call(CALL_GOVERNANCE, b""), Governance, limit=MAX_RECORD_BYTES)
 
     async def ticket(self) -> bytes:
         """A join ticket, signed by the SN: see `sn.tickets`.
