@@ -18,6 +18,7 @@ from swarmlearning.sn.api import (
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TICKET,
     KEEPALIVE_S,
     STREAM_BLOCKS,
     STREAM_PROOF,
@@ -115,6 +116,14 @@ class SnClient:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
         return decode(await self._call(CALL_GOVERNANCE, b""), Governance, limit=MAX_RECORD_BYTES)
+
+    async def ticket(self) -> bytes:
+        """A join ticket, signed by the SN: see `sn.tickets`.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        return await self._call(CALL_TICKET, b"")
 
     async def submit(self, tx: bytes) -> Submitted:
         """Submit a transaction and wait until the SN has committed the block that holds it.

@@ -12,6 +12,7 @@ from swarmlearning.clock import system_clock
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Genesis
+from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
@@ -22,6 +23,7 @@ from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
+from swarmlearning.sn.tickets import Member, Ticket, find_ticket, sign_ticket
 from swarmlearning.transport.api import Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
@@ -112,6 +114,7 @@ class SnNode:
             system_clock,
             sentinel=lambda: self.ledger.sentinel,
             archive=self.ledger if isinstance(self.ledger, LedgerArchive) else None,
+            ticket=self.make_ticket,
         )
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
@@ -140,7 +143,7 @@ class SnNode:
         if not config.p2p_port:
             raise ConfigurationError("CometBFT needs a peer-to-peer port that others know, not 0")
         listen = Endpoint(host=config.host, port=config.p2p_port)
-        return open_cometbft(parts, config.cometbft, listen)
+        return open_cometbft(parts, config.cometbft, listen, find_ticket(config.data, parts.data))
 
     @property
     def part(self) -> str:
@@ -161,6 +164,33 @@ class SnNode:
                 issuers=organisation.issuers, roles=organisation.roles, revoked=organisation.revoked
             )
         self._trust.update(members)
+
+    async def make_ticket(self) -> bytes:
+        """A join ticket as of the last block, signed with this SN's certificate key.
+
+        Raises:
+            Refused: there is no block yet.
+            SwarmError: the engine cannot say that block's hash.
+        """
+        height = self.ledger.height
+        if height == 0:
+            raise Refused("there is no block yet; ask again when the network runs", code="too-early")
+        # All of one moment: nothing else runs before the engine is asked for the hash.
+        members = tuple(
+            Member(domain=organisation.domain, validator=organisation.validator)
+            for organisation in membership.list_organisations(Overlay(self.app.store))
+        )
+        ticket = Ticket(
+            network=self.genesis.network,
+            genesis=sha256(encode(self.genesis)),
+            ledger=self.genesis.ledger,
+            made_ms=system_clock(),
+            height=height,
+            block_hash=await self.ledger.block_hash(height),
+            sentinel=self.ledger.sentinel,
+            members=members,
+        )
+        return sign_ticket(ticket, self.credential)
 
     async def start(self) -> dict[str, int]:
         """Open the ledger and listen; returns the ports by name.

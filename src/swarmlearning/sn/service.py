@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from swarmlearning import __version__
 from swarmlearning.clock import WallClock
@@ -22,6 +22,7 @@ from swarmlearning.sn.api import (
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TICKET,
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
@@ -62,6 +63,7 @@ class SnService:
         *,
         sentinel: Callable[[], NodeId] | None = None,
         archive: LedgerArchive | None = None,
+        ticket: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
         """Serve `app` and `ledger` as `node`.
 
@@ -72,6 +74,7 @@ class SnService:
             clock: this SN's.
             sentinel: tells who orders now; None: whom the genesis names.
             archive: the past, for exports and proofs; None: they are not offered.
+            ticket: makes a join ticket; None: none is given.
         """
         self._node = node
         self._app = app
@@ -79,6 +82,7 @@ class SnService:
         self._clock = clock
         self._sentinel = sentinel
         self._archiving = None if archive is None else Archiving(app, archive, self._admit)
+        self._make_ticket = ticket
 
     @property
     def calls(self) -> Mapping[str, Call]:
@@ -90,6 +94,7 @@ class SnService:
             CALL_CONTRACTS: self._contracts,
             CALL_HISTORY: self._history,
             CALL_DIRECTORY: self._directory,
+            CALL_TICKET: self._ticket,
             CALL_GOVERNANCE: self._governance,
         }
 
@@ -179,6 +184,13 @@ class SnService:
         return encode(
             Directory(network=self._app.genesis.network, height=height, organisations=organisations, nodes=nodes)
         )
+
+    async def _ticket(self, caller: Caller, _body: bytes) -> bytes:
+        """A-12: what an organisation needs that was admitted after the founding, signed by this SN."""
+        self._admit(caller, Role.SN, Role.OPERATOR)
+        if self._make_ticket is None:
+            raise Refused("this SN gives no join tickets", code="not-found")
+        return await self._make_ticket()
 
     async def _governance(self, caller: Caller, _body: bytes) -> bytes:
         """A-8: proposals, the open ones first where not all fit into a reply, and offences."""
