@@ -136,6 +136,13 @@ def short_name(node: NodeId) -> str:
     return NodeName.parse(node).short
 
 
+def decimal(millionths: int) -> str:
+    """A number of millionths for people: `0.25`."""
+    whole, rest = divmod(abs(millionths), 1_000_000)
+    text = f"{whole}.{rest:06}".rstrip("0").rstrip(".")
+    return f"-{text}" if millionths < 0 else text
+
+
 class Endpoint(Record, frozen=True, kw_only=True):
     """Where a node can be reached.
 

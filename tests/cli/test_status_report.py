@@ -9,7 +9,7 @@ from status_records import SHOWN, dropped, open_round, peer, summary, training
 from swarmlearning.cli.status_report import find_warnings, make_printable, report_contract, report_network
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.proposals import DAY_MS, Offence
-from swarmlearning.contracts.records import CheckedIn, PeerState, Phase, Progress, Target, Training
+from swarmlearning.contracts.records import CheckedIn, PeerState, Phase, Progress, Settings, Target, Training
 from swarmlearning.sn.api import Status
 from swarmlearning.types import NodeId, Role, TrustDomain
 
@@ -160,6 +160,15 @@ def test_a_target_says_how_near_it_is() -> None:
     assert (target.loss, target.metric, target.streak, target.patience, target.reached) == (0.3, None, 2, 3, False)
 
 
+def test_options_are_numbers_and_witnesses_as_many_as_the_method_has_where_nobody_said() -> None:
+    settings = Settings(sync_frequency=50, merge_method="trimmed_mean", merge_options=(("trim", 250_000),), wire="int8")
+    report = msgspec.to_builtins(report_contract(training(peer(0), settings=settings)))
+    names = ("merge_method", "merge_options", "method_source", "wire", "topology", "witnesses")
+    assert [report[name] for name in names] == ["trimmed_mean", {"trim": 0.25}, "", "int8", "auto", 1]
+    unknown = msgspec.to_builtins(report_contract(training(settings=None)))
+    assert [unknown[name] for name in names] == ["", {}, "", "", "", None]
+
+
 # --- attacks --------------------------------------------------------------------------------------------------------
 
 NASTY = "\x1b[2J\x07\r\n\x9b31m\u202egnp\u2066"
@@ -175,16 +184,17 @@ def test_no_control_character_of_a_peers_texts_is_in_a_report() -> None:
         peer(0, progress=replace(SHOWN, metric_name=NASTY)),
         peer(1),
         round=open_round(attempt=1, setback=NASTY, dropped=(dropped(1, NASTY),)),
+        settings=Settings(sync_frequency=50, merge_method=NASTY, merge_options=((NASTY, 1),), method_source=NASTY),
     )
     report = report_contract(record, [summary(5, dropped=(dropped(1, NASTY),))])
 
     def texts(value: object) -> list[str]:
         if isinstance(value, dict):
-            return [text for inner in value.values() for text in texts(inner)]
+            return [text for pair in value.items() for inner in pair for text in texts(inner)]
         if isinstance(value, list | tuple):
             return [text for inner in value for text in texts(inner)]
         return [value] if isinstance(value, str) else []
 
     found = texts(msgspec.to_builtins(report))
-    assert sum("gnp" in text for text in found) == 5
+    assert sum("gnp" in text for text in found) == 8
     assert all(text.isprintable() for text in found)

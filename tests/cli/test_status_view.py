@@ -5,6 +5,7 @@ from contracts_world import node_of
 from msgspec.structs import replace
 from status_records import SHOWN, draw, dropped, open_round, peer, summary, training
 
+from swarmlearning.cli.contract import describe_training
 from swarmlearning.cli.status_report import NetworkReport, report_contract, report_line
 from swarmlearning.cli.status_view import (
     Fitted,
@@ -81,16 +82,51 @@ def test_what_a_person_needs_stands_above_the_peers() -> None:
     lines = draw(draw_contract(report_contract(record), wide=True), 200)
     paused = "it missed the close of a round, and rounds do not wait for it until it is back"
     adaptive = "adaptive: 10 to 200 batches, by 150 %, began with 50"
-    assert lines[:9] == [
+    assert lines[:10] == [
         "contract   heart, run 1 (created by org0.example)",
         "phase      collecting, round 7",
         "waiting    0 of at least 2 peers have checked in; missing: sl0@org0.example, sl1@org1.example (paused)",
         f"merging    mean of at least 2 peers, every 75 batches now ({adaptive})",
+        "exchange   wire float32, topology auto, no witnesses",
         "target     mean loss at most 0.3000; reached by 1 of 3 models in a row",
         "newest     round 6; 2 rounds of this run closed without a merge",
         "model      " + "ab" * 32,
         "WARNING    round 7 cannot close: 1 of at least 2 peers are there; it waits for sl1@org1.example (paused)",
         f"WARNING    sl1@org1.example is paused: {paused}",
+    ]
+
+
+def test_how_a_training_merges_is_told_in_units_that_people_use() -> None:
+    def told(**chosen: object) -> list[str]:
+        record = training(peer(0), peer(1), settings=replace(Settings(sync_frequency=50), **chosen))
+        return draw(draw_contract(report_contract(record), wide=True), 120)[3:6]
+
+    options = (("far", 12_000_000), ("near", 1), ("shift", -1_500_000))
+    assert told(merge_method="multi_krum", merge_options=options, wire="int8", topology="sharded", witnesses=2) == [
+        "merging    multi_krum (far 12, near 0.000001, shift -1.5) of at least 2 peers, every 50 batches",
+        "exchange   wire int8, topology sharded, 2 witnesses",
+        "newest     round 6",
+    ]
+    assert told(merge_method="coordmedian")[1] == "exchange   wire float32, topology auto, 1 witness"
+    assert told(method_source="acme 1.0 sha256:00")[2] == "plug-in    acme 1.0 sha256:00"
+
+
+def test_a_contract_whose_settings_nobody_has_fixed_does_not_say_how_it_merges() -> None:
+    record = training(settings=None, phase=Phase.UNINITIALIZED, round=None, last=None)
+    lines = draw(draw_contract(report_contract(record), wide=True), 120)
+    assert [line.split()[0] for line in lines] == ["contract", "phase", "waiting"]
+    assert [line.split()[0] for line in describe_training(record)] == ["contract", "run", "phase", "waiting", "newest"]
+
+
+def test_contract_show_says_how_it_merges_as_status_does() -> None:
+    settings = Settings(sync_frequency=50, merge_method="trimmed_mean", merge_options=(("trim", 250_000),), wire="bf16")
+    lines = describe_training(training(peer(0), settings=replace(settings, method_source="acme 1.0 sha256:00")))
+    assert lines[4:] == [
+        "newest      round 6, model abababababababab",
+        "merging     trimmed_mean (trim 0.25) of at least 2 peers, every 50 batches",
+        "exchange    wire bf16, topology auto, 1 witness",
+        "plug-in     acme 1.0 sha256:00",
+        "peer        sl0@org0.example  live  6 of 7 rounds",
     ]
 
 
@@ -111,7 +147,7 @@ def test_final_rounds_say_who_was_missing_and_the_same_of_several_in_a_row_once(
     assert row[3:] == ["2/3", "95", "s", "0.7", "s", "-", "-", "50", "020202020202"]
 
 
-@pytest.mark.parametrize("height", [3, 12, 20, 24, 30, 50])
+@pytest.mark.parametrize("height", [3, 12, 20, 24, 30, 52])
 def test_a_window_that_is_too_small_says_what_it_leaves_out(height: int) -> None:
     record = training(*(peer(index) for index in range(20)))
     report = report_contract(record, [summary(number) for number in range(10)])
@@ -122,7 +158,7 @@ def test_a_window_that_is_too_small_says_what_it_leaves_out(height: int) -> None
     peers, rounds = text.count("training "), text.count("11-14")
     # Rounds go first, one by one.
     assert not rounds or peers == 20
-    assert height < 50 or 0 < rounds < 10
+    assert height < 52 or 0 < rounds < 10
     if peers < 20:
         assert f"and {20 - peers} more peers" in text or "too small to show it" in text
     elif rounds < 10:

@@ -7,7 +7,15 @@ from contracts_world import BIG, CONTRACT, HOME, World, name_of, node_of, settin
 from swarmlearning.contracts.limits import MAX_OPTIONS
 from swarmlearning.contracts.membership import training_key
 from swarmlearning.contracts.messages import AnyMessage, CreateContract, Enrol
-from swarmlearning.contracts.records import MAX_MEASURED_PEERS, MAX_PEERS, Manifested, PeerState, Phase, Progress
+from swarmlearning.contracts.records import (
+    MAX_MEASURED_PEERS,
+    MAX_PEERS,
+    Manifested,
+    PeerState,
+    Phase,
+    Progress,
+    Settings,
+)
 from swarmlearning.contracts.rounds import required_peers
 from swarmlearning.contracts.transition import MAX_CONTRACTS
 from swarmlearning.encoding import decode, encode
@@ -297,6 +305,27 @@ def test_t7_the_first_enrolment_fixes_settings_and_the_error_shows_both_sides() 
     rejected = world.refusal(1, replace(world.enrolment(), settings=settings(sync_frequency=32)))
     assert rejected.code is Code.CONFLICT
     assert rejected.log == "settings: sync_frequency is 16 on the contract, 32 here"
+
+
+def test_t7_options_of_methods_are_told_as_numbers_and_what_follows_from_a_method_is_not() -> None:
+    def difference(contract: Settings, mine: Settings) -> str:
+        world = World()
+        world.must(0, replace(world.enrolment(), settings=contract))
+        return world.refusal(1, replace(world.enrolment(), settings=mine)).log
+
+    trimmed = settings(merge_method="trimmed_mean", merge_options=(("trim", 250_000),))
+    assert difference(trimmed, replace(trimmed, merge_options=(("trim", 200_000),))) == (
+        "settings: merge_options is trim 0.25 on the contract, trim 0.2 here"
+    )
+    assert difference(trimmed, replace(trimmed, merge_options=())) == (
+        "settings: merge_options is trim 0.25 on the contract, none here"
+    )
+    krum = settings(merge_method="krum", needs="distances")
+    assert difference(settings(), krum) == "settings: merge_method is 'mean' on the contract, 'krum' here"
+    acme = settings(merge_method="acme", method_source="acme 1.0 sha256:00")
+    assert difference(acme, replace(acme, method_source="acme 1.1 sha256:11")) == (
+        "settings: method_source is 'acme 1.0 sha256:00' on the contract, 'acme 1.1 sha256:11' here"
+    )
 
 
 def test_t7_the_first_enrolment_fixes_the_model() -> None:

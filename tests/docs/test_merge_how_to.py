@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from swarmlearning.callbacks.arguments import SLPlatforms, parse_arguments
-from swarmlearning.merge.base import decimal
 from swarmlearning.merge.method import BUILT_IN, merge_method
 from swarmlearning.parameters.dtypes import Array
+from swarmlearning.types import decimal
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "how-to" / "choose-a-merge-method.md"
 

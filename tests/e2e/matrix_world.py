@@ -18,8 +18,9 @@ from swarmlearning.contracts.records import PeerState, Phase, Result, Round, Tra
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import ContractName
 
-TRIES = 8
-"""Rounds in which a moment is tried to be hit."""
+TRIES = 40
+"""Rounds in which a moment is tried to be hit. Only the leader having stored is seen in one round of two on an idle
+machine and much more seldom on a busy one: the others store in the same block, or before it."""
 
 LIMIT_S = 60.0
 """Longest wait for anything; far above what any of it takes."""

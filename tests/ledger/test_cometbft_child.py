@@ -126,7 +126,10 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path, home: Path) -> None:
 def test_while_it_is_down_the_problem_says_why(tmp_path: Path, home: Path) -> None:
     async def main() -> None:
         patience = Patience(first_wait_s=600, last_wait_s=600)
-        script = "echo 'ERROR: no more disk'; echo 'goroutine 1 [running]:'; kill -9 $$"
+        script = (
+            "echo 'ERROR: no more disk'; echo 'E[x] Error dialing peer  module=p2p'; echo 'goroutine 1 [running]:'; "
+            "kill -9 $$"
+        )
         child = Child(program(tmp_path, script), home, tmp_path / "log", patience=patience)
 
         async def steps() -> None:

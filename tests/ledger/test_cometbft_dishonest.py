@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cometbft_support import needs_cometbft
 from cometbft_swarm import LIMIT_S, CometSwarm, VotingApplication
@@ -31,9 +32,9 @@ def corrupt(swarm: CometSwarm, call: str, lie: Callable[[pb.Request, pb.Response
     answers = swarm.nodes[LIAR].parts.driver._answers
     honest, heights = answers[call], []
 
-    def lying(request: pb.Request) -> pb.Response:
-        heights.append(getattr(request, call).height)
-        return lie(request, honest(request))
+    def lying(message: Any) -> pb.Response:
+        heights.append(message.height)
+        return lie(pb.Request(**{call: message}), honest(message))
 
     answers[call] = lying
     return heights

@@ -16,7 +16,7 @@ from swarmlearning.ledger.cometbft import CometConfig
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
 from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES
 from swarmlearning.ledger.cometbft.crash import never_crash
-from swarmlearning.ledger.cometbft.driver import ENGINE, ORDERED, POWER, Driver
+from swarmlearning.ledger.cometbft.driver import ENGINE, OLD_S, ORDERED, POWER, Driver
 from swarmlearning.ledger.cometbft.store import FILE_NAME, OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Code, Endpoint, Validator
@@ -51,9 +51,10 @@ class Child:
         if not self.app.info().initialised:
             self.app.init(GENESIS)
         self.changed = 0
-        self.driver = Driver(
-            msgspec.structs.replace(config, **changes), self.app, self.store, self.waiting, never_crash, self._change
-        )
+        self.now_s = 0.0
+        config = msgspec.structs.replace(config, **changes)
+        self.driver = Driver(config, self.app, self.store, self.waiting, never_crash, self._change, lambda: self.now_s)
+        self.driver._committed_s = 0.0  # as if a block had come just now
 
     def _change(self) -> None:
         self.changed += 1
@@ -242,6 +243,19 @@ def test_b11_a_block_is_refused_that_is_oversized_repeats_or_displeases_the_appl
     assert child.judge([b"b=1"]) == pb.VERDICT_REJECT
 
 
+def test_b26_after_a_pause_one_empty_block_comes_first_and_no_more_than_one(child: Child) -> None:
+    child.now_s = OLD_S
+    assert child.prepare([b"a=1"]) == []
+    assert child.prepare([b"a=1"]) == [b"a=1"]  # in another round: it took long, and may again
+    child.block()
+    child.now_s += OLD_S
+    assert child.prepare([b"a=1"]) == [b"a=1"]
+    child.block(b"a=1")
+    assert child.prepare([b"b=1"]) == [b"b=1"]
+    child.now_s += OLD_S
+    assert child.prepare([b"b=1"]) == []
+
+
 def test_votes_are_not_extended(child: Child) -> None:
     assert child.ask(extend_vote=pb.RequestExtendVote(height=1)).vote_extension == b""
     verify = pb.RequestVerifyVoteExtension(height=1)
@@ -342,7 +356,7 @@ def test_b15_a_block_that_would_leave_no_validator_stops_the_node(child: Child) 
 
 
 @pytest.mark.parametrize(("keep", "expected"), [(0, [0, 0, 0, 0]), (2, [0, 1, 2, 3]), (3, [0, 0, 1, 2])])
-def test_b25_the_child_keeps_as_many_blocks_as_it_is_told(keep: int, expected: list[int], tmp_path: Path) -> None:
+def test_b27_the_child_keeps_as_many_blocks_as_it_is_told(keep: int, expected: list[int], tmp_path: Path) -> None:
     child = Child(tmp_path, retain_blocks=keep)
     child.start()
     kept = []

@@ -69,7 +69,7 @@ def test_cometbft_reads_the_same_public_keys(tmp_path: Path) -> None:
     write(tmp_path)
 
     def ask(command: str) -> str:
-        argv = [cometbft(), command, "--home", tmp_path]
+        argv: list[str | Path] = [cometbft(), command, "--home", tmp_path]
         return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
     assert base64.b64decode(json.loads(ask("show-validator"))["value"]) == keys.key
@@ -228,7 +228,15 @@ def test_cometbft_makes_blocks_from_such_a_home(tmp_path: Path) -> None:
         abci="noop",
         rpc=f"unix://{tmp_path}/r.sock",
     )
-    argv = [cometbft(), "start", "--home", tmp_path, "--consensus.create_empty_blocks=true", "--log_level", "info"]
+    argv: list[str | Path] = [
+        cometbft(),
+        "start",
+        "--home",
+        tmp_path,
+        "--consensus.create_empty_blocks=true",
+        "--log_level",
+        "info",
+    ]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     state = tmp_path / "data" / "priv_validator_state.json"
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:

@@ -156,7 +156,7 @@ def test_cometbft_starts_from_a_home_as_join_leaves_it(founders: Founders) -> No
     """For operators who start it themselves: it reads the files, and begins to look for the application."""
     data = founders.data(A)
     join_network(data, founders.genesis_file, None, NOW)
-    argv = [cometbft(), "start", "--home", data / "cometbft", "--log_level", "info"]
+    argv: list[str | Path] = [cometbft(), "start", "--home", data / "cometbft", "--log_level", "info"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:

@@ -16,9 +16,19 @@ def test_g3_methods_are_found_in_any_case(name: str) -> None:
     assert (method.needs, method.options, method.source) == ("", (), "")
 
 
-@pytest.mark.parametrize(("name", "near"), [("meen", "'mean'"), ("coord_median", "'coordmedian'")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("meen", "'mean'"), ("coord_median", "'coordmedian'"), ("fed_avgm", "'fedavgm'")]
+)
 def test_g5_an_unknown_method_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(ConfigurationError, match=f"did you mean {near}"):
+        merge_method(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("median", "'coordmedian' or 'geomedian'"), ("FedAvg", "'mean'"), ("average", "'mean'")]
+)
+def test_g5_a_name_that_others_use_for_it_is_not_taken_for_the_nearest(name: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"did you mean {meant}\? available"):
         merge_method(name)
 
 

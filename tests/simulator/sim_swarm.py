@@ -347,8 +347,8 @@ class SwarmSimulator:
         try:
             async with asyncio.timeout(self.limit_s):
                 await self._wait_programs()
-                for index, ended in self.ended.items():
-                    await self._wait_gone(index, ended)
+                # At the same time: one after the other they would wait longer than the run may last.
+                await asyncio.gather(*(self._wait_gone(index, ended) for index, ended in self.ended.items()))
         except TimeoutError as error:
             raise AssertionError(self._describe_hang()) from error
         self.finished_s = loop.time()

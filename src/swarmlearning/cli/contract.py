@@ -7,6 +7,8 @@ import click
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import ask_sn, find_training, open_submitter, sign_key_option, sn_option
+from swarmlearning.cli.status_report import report_contract
+from swarmlearning.cli.status_view import describe_exchange, describe_merging
 from swarmlearning.contracts.closing import explain_wait
 from swarmlearning.contracts.messages import ResetContract
 from swarmlearning.contracts.records import MICRO, Phase, Training
@@ -51,7 +53,7 @@ def list_contracts(identity: PemSource, sn: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The whole record as JSON.")
 @click.argument("name", default=DEFAULT_CONTRACT)
 def show(identity: PemSource, sn: str, as_json: bool, name: str) -> None:
-    """Show a contract: phase, what it waits for, peers, newest model."""
+    """Show a contract: phase, what it waits for, newest model, how it merges, peers."""
     training = ask_sn(identity, sn, lambda client: find_training(client, name))
     if as_json:
         click.echo(to_json(training).decode())
@@ -102,6 +104,12 @@ def describe_training(training: Training) -> list[str]:
     ]
     if training.phase is not Phase.COMPLETED:
         lines.insert(3, f"waiting     {explain_wait(training)}")
+    if training.settings is not None:
+        report = report_contract(training)
+        lines.append(f"merging     {describe_merging(report)}")
+        lines.append(f"exchange    {describe_exchange(report)}")
+        if report.method_source:
+            lines.append(f"plug-in     {report.method_source}")
     for peer in training.peers:
         figures = f"{peer.rounds_contributed} of {peer.rounds_offered} rounds"
         if peer.progress.loss_micro is not None:

@@ -21,6 +21,7 @@ from swarmlearning.contracts.records import (
     Phase,
     RoundSummary,
     Training,
+    wanted_witnesses,
 )
 from swarmlearning.contracts.rounds import required_peers
 from swarmlearning.local.live import describe_activity
@@ -161,6 +162,16 @@ class ContractReport(msgspec.Struct, frozen=True, kw_only=True):
     sync_frequency: int | None
     """None until the settings are fixed."""
     merge_method: str
+    merge_options: dict[str, float]
+    """As the contract has them: what is not in it is as the method has it."""
+    method_source: str
+    """Of a method that a plug-in brings: its distribution, version and the SHA-256 of its files; empty if built in."""
+    wire: str
+    """How parameters travel; empty until the settings are fixed."""
+    topology: str
+    """Empty until the settings are fixed."""
+    witnesses: int | None
+    """How many others recompute each shard."""
     interval: int
     """Batches between merges now; 0 before the first enrolment."""
     adaptive: Adaptive | None
@@ -253,6 +264,11 @@ def report_contract(training: Training, history: Sequence[RoundSummary] = ()) ->
         min_peers=required_peers(training),
         sync_frequency=settings.sync_frequency if settings else None,
         merge_method=make_printable(settings.merge_method) if settings else "",
+        merge_options={make_printable(k): v / MICRO for k, v in settings.merge_options} if settings else {},
+        method_source=make_printable(settings.method_source) if settings else "",
+        wire=settings.wire if settings else "",
+        topology=settings.topology if settings else "",
+        witnesses=wanted_witnesses(settings) if settings else None,
         interval=training.interval,
         adaptive=settings.adaptive if settings else None,
         target=_report_target(training),

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmlearning.cli.status_report import ContractLine, ContractReport, NetworkReport, PeerReport, RoundReport
-from swarmlearning.contracts.records import PeerState, Phase
-from swarmlearning.types import short_name
+from swarmlearning.contracts.records import MICRO, PeerState, Phase
+from swarmlearning.types import decimal, short_name
 
 UNKNOWN: Final = "-"
 
@@ -165,7 +165,10 @@ def _heading(report: ContractReport) -> Iterator[tuple[str, str]]:
     yield "phase", report.phase.value + (f", round {report.round}{attempt}" if report.round is not None else "")
     yield ("ended" if report.phase is Phase.COMPLETED else "waiting"), report.waits_for
     if report.sync_frequency is not None:
-        yield "merging", _describe_merging(report)
+        yield "merging", describe_merging(report)
+        yield "exchange", describe_exchange(report)
+        if report.method_source:
+            yield "plug-in", report.method_source
     if report.target is not None:
         yield "target", _describe_target(report)
     if report.newest_model:
@@ -174,8 +177,11 @@ def _heading(report: ContractReport) -> Iterator[tuple[str, str]]:
         yield "model", report.newest_model
 
 
-def _describe_merging(report: ContractReport) -> str:
-    text = f"{report.merge_method} of at least {report.min_peers} peers, every {report.interval} batches"
+def describe_merging(report: ContractReport) -> str:
+    """How a contract's rounds are merged: method, options, of how many, how often."""
+    options = ", ".join(f"{name} {decimal(round(value * MICRO))}" for name, value in report.merge_options.items())
+    method = f"{report.merge_method} ({options})" if options else report.merge_method
+    text = f"{method} of at least {report.min_peers} peers, every {report.interval} batches"
     adaptive = report.adaptive
     if adaptive is None:
         return text
@@ -183,6 +189,12 @@ def _describe_merging(report: ContractReport) -> str:
         f"{text} now (adaptive: {adaptive.shortest} to {adaptive.longest} batches, by {adaptive.factor_percent} %, "
         f"began with {report.sync_frequency})"
     )
+
+
+def describe_exchange(report: ContractReport) -> str:
+    """How parameters travel between a contract's peers, who merges them, and who checks that."""
+    witnesses = "1 witness" if report.witnesses == 1 else f"{report.witnesses or 'no'} witnesses"
+    return f"wire {report.wire}, topology {report.topology}, {witnesses}"
 
 
 def _describe_target(report: ContractReport) -> str:

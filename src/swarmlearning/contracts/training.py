@@ -42,7 +42,7 @@ from swarmlearning.contracts.rounds import (
     open_next_round,
 )
 from swarmlearning.errors import InvalidName
-from swarmlearning.types import Code, NodeId, check_contract_name, check_label
+from swarmlearning.types import Code, NodeId, check_contract_name, check_label, decimal
 
 _BARRED: Final = f"its parameters did not verify, or were not finite, {MAX_STRIKES} times"
 
@@ -188,9 +188,17 @@ def _withdraw_offer(training: Training, node: NodeId) -> Training:
 
 
 def describe_settings(contract: Settings, mine: Settings) -> str:
-    """Which settings differ, with both values."""
-    names = [f for f in contract.__struct_fields__ if getattr(contract, f) != getattr(mine, f)]
-    return "; ".join(f"{f} is {getattr(contract, f)!r} on the contract, {getattr(mine, f)!r} here" for f in names)
+    """Which settings differ, with both values; of different methods not what follows from them."""
+    names = [name for name in contract.__struct_fields__ if getattr(contract, name) != getattr(mine, name)]
+    if "merge_method" in names:
+        names = [name for name in names if name not in ("method_source", "needs")]
+    return "; ".join(f"{name} is {_tell(contract, name)} on the contract, {_tell(mine, name)} here" for name in names)
+
+
+def _tell(settings: Settings, name: str) -> str:
+    if name != "merge_options":
+        return repr(getattr(settings, name))
+    return ", ".join(f"{option} {decimal(value)}" for option, value in settings.merge_options) or "none"
 
 
 def require_run(training: Training, run: int) -> None:

@@ -20,7 +20,7 @@ from swarmlearning.identity.certificate import parse_certificate, show_name, sho
 from swarmlearning.identity.files import PUBLIC_MODE, read_file, write_file
 from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.verify import MAX_ISSUERS, fingerprint, read_node, verify_issuer, verify_leaf
-from swarmlearning.types import NodeId, Role, TrustDomain, Validator, check_label
+from swarmlearning.types import NodeId, Role, TrustDomain, check_label
 
 GENESIS_VERSION: Final = 1
 """Version of the rules (`transition`) that a new network starts with."""
@@ -85,28 +85,6 @@ def verify_founders(network: str, organisations: Mapping[TrustDomain, Sequence[b
             # One CA for two organisations would let each name the other's nodes.
             if owners.setdefault(issuer, domain) != domain:
                 raise ConfigurationError(f"{domain} and {owners[issuer]} list the same CA; each needs its own")
-
-
-def create_voting_genesis(
-    *,
-    network: str,
-    organisations: Mapping[TrustDomain, Sequence[bytes]],
-    validators: Mapping[TrustDomain, Validator],
-    now_ms: int,
-) -> Genesis:
-    """TEMPORARY"""
-    return Genesis(
-        network=network,
-        version=GENESIS_VERSION,
-        created_ms=now_ms,
-        ledger="cometbft",
-        sentinel=NodeId(""),
-        sentinel_key=b"",
-        organisations=tuple(
-            Organisation(domain=d, issuers=tuple(sorted(set(organisations[d]))), validator=validators[d])
-            for d in sorted(organisations)
-        ),
-    )
 
 
 def _verify_sentinel(

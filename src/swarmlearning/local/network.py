@@ -34,13 +34,13 @@ from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys
-from swarmlearning.local.genesis import create_genesis, create_voting_genesis, load_genesis, save_genesis
+from swarmlearning.local.genesis import create_genesis, load_genesis, save_genesis
 from swarmlearning.local.process import Command, Process, Reaper, describe_end
+from swarmlearning.local.validators import Card, create_voting_genesis, make_card
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.client import HttpClient
-from swarmlearning.types import Endpoint, LedgerKind, NodeId, NodeName, Role, TrustDomain, Validator
+from swarmlearning.types import Endpoint, LedgerKind, NodeId, NodeName, Role, TrustDomain
 
 NETWORK: Final = "local"
 """Name of every throw-away network."""
@@ -107,8 +107,8 @@ class _Pki(msgspec.Struct, frozen=True, kw_only=True):
     authority: Authority
     sn: Issued
     sn_key: Path
-    validator: Validator | None
-    """None where a sentinel orders."""
+    card: Card | None
+    """Of its validator; None where a sentinel orders."""
     sls: tuple[Issued, ...]
 
 
@@ -237,9 +237,10 @@ class LocalNetwork:
     def _make_genesis(self, pkis: Sequence[_Pki], now_ms: int) -> Genesis:
         organisations = {pki.authority.domain: (pki.authority.certificate,) for pki in pkis}
         if self.ledger == "cometbft":
-            validators = {pki.authority.domain: pki.validator for pki in pkis if pki.validator is not None}
+            cards = [pki.card for pki in pkis if pki.card is not None]
+            # However few there are: nobody relies on a throw-away network.
             return create_voting_genesis(
-                network=NETWORK, organisations=organisations, validators=validators, now_ms=now_ms
+                network=NETWORK, organisations=organisations, cards=cards, now_ms=now_ms, no_fault_tolerance=True
             )
         sentinel = pkis[0]
         return create_genesis(
@@ -259,14 +260,13 @@ class LocalNetwork:
             node = NodeName(domain=site.domain, network=NETWORK, role=role, name=name)
             return issue_certificate(authority, node, (self._host_ip,), base / "pki", at_ms=now_ms, days=_VALID_DAYS)
 
-        validator = None
+        card = None
         if self.ledger == "cometbft":
-            keys = load_or_create_keys(base / "sn" / HOME)
             where = Endpoint(host=self._host_ip, port=_free_port(self._host_ip))
-            validator = Validator(key=keys.key, peer=keys.peer, endpoint=where)
+            card = make_card(base / "sn", site.domain, str(where))
         return _Pki(
             authority=authority,
-            validator=validator,
+            card=card,
             sn=issue(Role.SN, "sn"),
             sn_key=base / "pki" / "sn.sign.pem",
             sls=tuple(issue(Role.SL, f"sl-{number}") for number in range(site.sls)),
@@ -299,10 +299,10 @@ class LocalNetwork:
         base = self.workdir / pki.authority.domain
         arguments = ["sn", "--data", base / "sn", "--genesis", self.genesis, "--sign-key", pki.sn_key]
         arguments += ["--host-ip", self._host_ip, "--sn-api-port", 0]
-        arguments += ["--sn-p2p-port", pki.validator.endpoint.port if pki.validator is not None else 0]
+        arguments += ["--sn-p2p-port", pki.card.validator.endpoint.port if pki.card is not None else 0]
         if sentinel is not None:
             arguments += ["--sentinel", Endpoint(host=self._host_ip, port=sentinel.p2p_port)]
-        rank = 2 if sentinel is None and pki.validator is None else 1
+        rank = 2 if sentinel is None and pki.card is None else 1
         process, ports = await self._start_node(pki.sn, arguments, rank=rank)
         address = Address(node=pki.sn.node.id, endpoint=Endpoint(host=self._host_ip, port=ports["api"]))
         return Sn(address=address, p2p_port=ports["p2p"], process=process)

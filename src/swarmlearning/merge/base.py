@@ -12,6 +12,7 @@ import numpy as np
 
 from swarmlearning.errors import Broken, ConfigurationError
 from swarmlearning.parameters.dtypes import Array
+from swarmlearning.types import decimal
 
 Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -136,13 +137,6 @@ def check_options(method: str, options: Options, takes: Mapping[str, Option]) ->
                 f"expected {kind} from {decimal(lowest)} to {decimal(highest)}"
             )
     return tuple(sorted(options))
-
-
-def decimal(millionths: int) -> str:
-    """A number of millionths for people: `0.25`."""
-    whole, rest = divmod(abs(millionths), UNIT)
-    text = f"{whole}.{rest:06}".rstrip("0").rstrip(".")
-    return f"-{text}" if millionths < 0 else text
 
 
 def ratio_of(weights: Sequence[int]) -> list[int]:

@@ -23,6 +23,14 @@ BUILT_IN: Final[dict[str, type[MergeMethod]]] = {
 }
 """Every method of this release, by name."""
 
+OTHERWISE_CALLED: Final = {
+    "average": "'mean'",
+    "avg": "'mean'",
+    "fedavg": "'mean'",
+    "median": "'coordmedian' or 'geomedian'",
+}
+"""What is meant by names that look like another method's."""
+
 
 def merge_method(name: str, options: Options = (), source: str = "") -> MergeMethod:
     """The merge method called `name`, in any case.
@@ -42,8 +50,9 @@ def merge_method(name: str, options: Options = (), source: str = "") -> MergeMet
         method = load_plugin(wanted, options)
     if method is None:
         available = (*BUILT_IN, *plugin_names())
-        near = difflib.get_close_matches(wanted[:80], available, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = [repr(close) for close in difflib.get_close_matches(wanted[:80], available, n=1)]
+        meant = OTHERWISE_CALLED.get(wanted, "".join(near))
+        hint = f"did you mean {meant}? " if meant else ""
         raise ConfigurationError(f"merge method {name[:80]!r} is not known; {hint}available: {', '.join(available)}")
     if source and method.source != source:
         raise ConfigurationError(

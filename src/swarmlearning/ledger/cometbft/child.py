@@ -30,7 +30,9 @@ MAX_LOG_BYTES: Final = 4 << 20
 _KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "TMPDIR", "TZ", "GOMAXPROCS", "GOMEMLIMIT", "GOGC", "GODEBUG")
 """CometBFT takes any setting from `CMT_...` and its home from `CMTHOME`: an open RPC port, say. None gets through."""
 
-_TELLING: Final = re.compile(r"(panic:|fatal error:|ERROR:|Error:|E\[)")
+_TELLING: Final = re.compile(r"(panic:|fatal error:|ERROR:|Error:|E\[(?!.*module=p2p))")
+"""What speaks of an error of its own; that a peer cannot be reached ends nobody."""
+
 _CONTROLS: Final = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x1f\x7f-\x9f]")
 _LINE_BYTES: Final = 8192
 _REST_S: Final = 1.0

@@ -78,6 +78,7 @@ class Driver:
         waiting: who waits for transactions and heights.
         crash: called at each crash point; raises where a test wants the node to die.
         members_changed: called after a commit that changed who votes.
+        monotonic_s: a clock that only goes forward; None: the running loop's.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Driver:
         waiting: Waiting,
         crash: Crash,
         members_changed: Callable[[], None] = lambda: None,
+        monotonic_s: Callable[[], float] | None = None,
     ) -> None:
         self._config = config
         self._app = app
@@ -96,8 +98,9 @@ class Driver:
         self._crash = crash
         self._members_changed = members_changed
         self._pending: Pending | None = None
+        self._monotonic_s = monotonic_s or _loop_s
         self._committed_s = -math.inf
-        """When the last block was committed here, by the loop's clock."""
+        """When the last block was committed here, by that clock."""
         self._refreshed = False
         """Whether we have proposed an empty block for the sake of the time since the last one that was not empty."""
         self._order = CallOrder(app.info().height)
@@ -209,8 +212,7 @@ class Driver:
         self._crash(CrashPoint.BEFORE_PREPARE)
         self._order.decide("PrepareProposal", request.height)
         offered = [tx for tx in dict.fromkeys(request.txs) if self._store.find(sha256(tx)) is None][:MAX_BLOCK_TXS]
-        room = request.max_tx_bytes - _TX_OVERHEAD * len(offered)
-        chosen = [] if offered and self._time_is_old() else self._app.propose(offered, max(room, 0))
+        chosen = [] if offered and self._time_is_old() else self._app.propose(offered, request.max_tx_bytes)
         sizes = itertools.accumulate(len(tx) + _TX_OVERHEAD for tx in chosen)
         fit = [tx for tx, size in zip(chosen, sizes, strict=True) if size <= request.max_tx_bytes][:MAX_BLOCK_TXS]
         self._crash(CrashPoint.AFTER_PREPARE)
@@ -222,7 +224,7 @@ class Driver:
         A block's time is that of the votes for the block before it, and where nothing happens none are cast. At most
         once between two blocks with transactions: if all takes long here, that is no reason to make no progress.
         """
-        if self._refreshed or asyncio.get_running_loop().time() - self._committed_s < OLD_S:
+        if self._refreshed or self._monotonic_s() - self._committed_s < OLD_S:
             return False
         self._refreshed = True
         return True
@@ -300,7 +302,7 @@ class Driver:
         self._store.write(pending.height, pending.applied.app_hash, pending.txs, pending.applied.results)
         self._crash(CrashPoint.AFTER_STORED)
         self._app.commit()
-        self._committed_s = asyncio.get_running_loop().time()
+        self._committed_s = self._monotonic_s()
         self._refreshed = self._refreshed and not pending.txs
         self._crash(CrashPoint.AFTER_COMMIT)
         for tx, result in zip(pending.txs, pending.applied.results, strict=True):
@@ -337,6 +339,10 @@ class Driver:
         if kind == "id" and value not in self.allowed_peers:
             return _queried(1, f"peer {value[:40]} is no validator's")
         return _queried(0, "")
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 # --- what needs no state -----------------------------------------------------------------------------------------
