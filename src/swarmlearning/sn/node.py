@@ -220,7 +220,8 @@ class SnNode:
         if self.genesis.ledger == "cometbft":
             await self._until_level()
         known = membership.load_node(Overlay(self.app.store), node)
-        if known is not None and known.key == self._key.public and known.endpoint == self._endpoint:
+        registered = membership.is_registered(known, self._key.public, self.credential.certificate_der)
+        if known is not None and registered and known.endpoint == self._endpoint:
             return
         proof = self.credential.sign_proof(registration_bytes(self.genesis.network, node, self._key.public))
         message = RegisterNode(
