@@ -221,3 +221,4 @@ class Code(enum.IntEnum):
     CONFLICT = 9  # contradicts what is on the ledger (settings, manifest, an earlier message)
     NOT_FOUND = 10  # names a contract or node that does not exist
     TOO_EARLY = 11  # block time does not yet agree that a wait is over
+    BUSY = 12  # its organisation has as many transactions waiting here as it may have; the same may be sent again later

@@ -2,14 +2,16 @@
 
 import msgspec
 import pytest
-from contracts_world import World, node_of
+from contracts_world import World, name_of, node_of
 from msgspec.structs import replace
 from status_records import SHOWN, dropped, open_round, peer, summary, training
 
-from swarmlearning.cli.status_report import find_warnings, make_printable, report_contract
+from swarmlearning.cli.status_report import find_warnings, make_printable, report_contract, report_network
 from swarmlearning.contracts import membership
+from swarmlearning.contracts.proposals import DAY_MS, Offence
 from swarmlearning.contracts.records import CheckedIn, PeerState, Phase, Progress, Settings, Target, Training
-from swarmlearning.types import NodeId
+from swarmlearning.sn.api import Status
+from swarmlearning.types import NodeId, Role, TrustDomain
 
 
 def checkin(index: int) -> CheckedIn:
@@ -45,6 +47,22 @@ def test_t37_means_are_the_ledgers_and_are_not_worked_out_anew() -> None:
     first, second = report_contract(world.training, history).rounds
     assert (first.mean_loss, second.mean_loss, second.mean_metric) == (None, 0.3, None)
     assert second.model == world.training.last.sha256.hex()  # type: ignore[union-attr]  # it is final
+
+
+@pytest.mark.parametrize(("age_ms", "told"), [(0, True), (7 * DAY_MS - 1, True), (7 * DAY_MS, False)])
+def test_m16_an_accusation_is_told_while_it_is_recent(age_ms: int, told: bool) -> None:
+    offence = Offence(
+        number=1, kind="duplicate_vote", domain=TrustDomain("b.example"), address=bytes(20), height=9, time_ms=1,
+        recorded_height=11, recorded_ms=1_000,
+    )  # fmt: skip
+    sn = name_of(0, Role.SN).id
+    status = Status(
+        node=sn, network="heart", sentinel=sn, height=12, transactions=1, app_hash=b"", time_ms=1, clock_ms=1,
+        problem="", version="1", open_proposals=3, offences=(offence,),
+    )  # fmt: skip
+    report = report_network(status, "sn:1", 1_000 + age_ms)
+    text = "the validator of b.example signed two different votes at height 9"
+    assert (report.offences, report.open_proposals) == ((text,) if told else (), 3)
 
 
 # --- warnings -------------------------------------------------------------------------------------------------------

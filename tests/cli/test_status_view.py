@@ -180,6 +180,13 @@ def test_a_network_and_contracts_in_short() -> None:
     assert draw(draw_network(voted), 80)[0] == "network    heart (cometbft, 4 validators)"
     stuck = draw(draw_network(replace(network, problem="the sentinel does not answer")), 80)
     assert stuck[3:] == ["WARNING    the ledger stands still here: the sentinel does not answer"]
+    accused = replace(network, offences=("the validator of b.example signed two different votes at height 9",))
+    lines = draw(draw_network(replace(accused, open_proposals=2)), 120)
+    assert lines[3:] == [
+        "WARNING    the validator of b.example signed two different votes at height 9: see swarm network proposals",
+        "vote       2 proposals are open: see swarm network proposals",
+    ]
+    assert "1 proposal is open" in draw(draw_network(replace(network, open_proposals=1)), 100)[3]
     assert show_age(replace(network, asked_ms=900_000)) == "last block dated 100 s ahead of this machine's clock"
     assert show_age(replace(network, last_block_ms=0)) == "no block yet"
     lines = draw(draw_contracts([report_line(training(peer(0))), report_line(training(last=None, round=None))]), 80)

@@ -99,6 +99,8 @@ class Registry:
         return txs
 
 
-def let_pass(tx: bytes) -> TxResult:
-    """A dishonest sentinel's judgement of what is to be ordered."""
-    return TxResult(code=Code.OK)
+def let_pass(app: SwarmApplication) -> None:
+    """Have a dishonest sentinel's application order whatever comes, alone: no other node would accept it."""
+    app.check = lambda tx: TxResult(code=Code.OK)  # type: ignore[method-assign]  # noqa: ARG005
+    app.propose = lambda txs, max_bytes: list(txs)  # type: ignore[method-assign]  # noqa: ARG005
+    app.accept = lambda header, txs: ""  # type: ignore[method-assign]  # noqa: ARG005

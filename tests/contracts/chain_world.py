@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from msgspec.structs import replace
 
 from swarmlearning.contracts.messages import (
     TX_DOMAIN,
@@ -23,10 +24,10 @@ from swarmlearning.contracts.messages import (
 from swarmlearning.contracts.records import Genesis, Organisation
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.identity.signing import SigningKey
-from swarmlearning.ledger.boundary import Applied, Header, TxResult
+from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, TxResult
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import StateStore
-from swarmlearning.types import Endpoint, NodeName, Role, TrustDomain
+from swarmlearning.types import Endpoint, NodeName, Role, TrustDomain, Validator
 
 NETWORK = "heart"
 START_MS = 1_800_000_000_000
@@ -59,9 +60,9 @@ def certificate(name: NodeName, issuer: str, *, serial: int = 7, from_ms: int = 
     return builder.sign(private(f"ca {issuer}"), None).public_bytes(Encoding.DER)
 
 
-def authority(domain: str) -> bytes:
+def authority(domain: str, *, serial: int = 1) -> bytes:
     builder = (
-        _builder(domain, domain, START_MS - DAY_MS, 1000, 1)
+        _builder(domain, domain, START_MS - DAY_MS, 1000, serial)
         .public_key(private(f"ca {domain}").public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(
@@ -97,6 +98,21 @@ def genesis_of(members: int, **changes: object) -> Genesis:
     return Genesis(**{**fields, **changes})  # type: ignore[arg-type]  # a test may say anything
 
 
+def validator_of(index: int, salt: str = "") -> Validator:
+    """A validator for organisation `index`."""
+    key = private(f"validator {index} {salt}").public_key().public_bytes_raw()
+    peer = sha256(f"peer {index} {salt}".encode())[:20].hex()
+    return Validator(key=key, peer=peer, endpoint=Endpoint(host=f"v{index}.example", port=26656))
+
+
+def voting_genesis(members: int) -> Genesis:
+    """A genesis of organisations whose validators order."""
+    organisations = tuple(
+        replace(o, validator=validator_of(i)) for i, o in enumerate(genesis_of(members).organisations)
+    )
+    return genesis_of(members, ledger="cometbft", sentinel="", sentinel_key=b"", organisations=organisations)
+
+
 def registration(name: NodeName, leaf: bytes | None = None, *, salt: str = "", via: str = "") -> RegisterNode:
     key = key_of(name, salt)
     return RegisterNode(
@@ -110,8 +126,8 @@ def registration(name: NodeName, leaf: bytes | None = None, *, salt: str = "", v
 class Chain:
     """An application and the blocks it was given."""
 
-    def __init__(self, organisations: int = 2, path: Path | None = None) -> None:
-        self.genesis = encode(genesis_of(organisations))
+    def __init__(self, organisations: int = 2, path: Path | None = None, *, voting: bool = False) -> None:
+        self.genesis = encode(voting_genesis(organisations) if voting else genesis_of(organisations))
         self.app = SwarmApplication(StateStore(path))
         if not self.app.info().initialised:
             self.app.init(self.genesis)
@@ -140,22 +156,32 @@ class Chain:
             proposer=member(0, Role.SN).id,
         )
 
-    def apply(self, *txs: bytes, step_ms: int = 1000) -> list[TxResult]:
-        """One block, applied and committed."""
+    def apply(
+        self, *txs: bytes, step_ms: int = 1000, misbehaviour: Sequence[Misbehaviour] = (), proposer: str = ""
+    ) -> list[TxResult]:
+        """One block, applied and committed, whatever is in it: also what no correct node would accept."""
         header = self.header(step_ms)
-        assert self.app.accept(header, txs) == ""
-        applied = self.app.apply(header, txs)
+        if proposer:
+            header = replace(header, proposer=proposer)
+        applied = self.app.apply(header, txs, misbehaviour)
         self.app.commit()
         self.time_ms = header.time_ms
         self.blocks.append((header, list(txs), applied))
         return list(applied.results)
+
+    def order(self, *txs: bytes, step_ms: int = 1000) -> list[TxResult]:
+        """One block as correct nodes make it: proposed, accepted, applied, committed."""
+        chosen = self.app.propose(txs, 1 << 20)
+        assert self.app.accept(self.header(step_ms), chosen) == ""
+        return self.apply(*chosen, step_ms=step_ms)
 
     def do(self, name: NodeName, message: AnyMessage, *, salt: str = "", step_ms: int = 1000) -> TxResult:
         """One message in a block of its own."""
         return self.apply(self.sign(name, message, salt=salt), step_ms=step_ms)[0]
 
     def register(self, *names: NodeName) -> None:
-        results = self.apply(*(self.sign(name, registration(name)) for name in names))
+        results = self.order(*(self.sign(name, registration(name)) for name in names))
+        assert len(results) == len(names)
         assert all(result.code == 0 for result in results), results
 
 

@@ -13,7 +13,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parent))
 
-from chain_world import START_MS, Chain, certificate, key_of, member, registration
+from chain_world import START_MS, Chain, authority, certificate, key_of, member, registration, validator_of
 from msgspec.structs import replace
 
 from swarmlearning.contracts import membership
@@ -26,19 +26,35 @@ from swarmlearning.contracts.messages import (
     Finish,
     Here,
     Leave,
+    LeaveNetwork,
     Measure,
     MergeCommit,
+    Propose,
     ResetContract,
     RevokeCertificate,
+    RotateValidator,
     Stored,
     Suspect,
     Tick,
     Unreachable,
+    Vote,
+    Withdraw,
+)
+from swarmlearning.contracts.proposals import (
+    AdmitOrganisation,
+    AnyChange,
+    ChangeRoles,
+    ExpelOrganisation,
+    ReplaceIssuers,
+    ReplaceValidator,
+    RevokeForeign,
+    hash_change,
 )
 from swarmlearning.contracts.records import Manifested, Progress, Settings, Training
 from swarmlearning.contracts.transition import VERSION
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.identity.verify import fingerprint
+from swarmlearning.ledger.boundary import Misbehaviour
 from swarmlearning.parameters.chunks import result_root
 from swarmlearning.sn.state import Overlay
 from swarmlearning.types import ContractName, Endpoint, NodeName, Role
@@ -50,12 +66,14 @@ SETTINGS = Settings(sync_frequency=16, start="merge", topology="sharded", witnes
 
 
 class Story:
-    """Three hospitals, and everything that the contracts can do, block by block."""
+    """Hospitals, and everything that the contracts can do, block by block."""
 
-    def __init__(self) -> None:
-        self.chain = Chain(3)
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
         self.sls = [member(i) for i in range(3)]
         self.blocks: list[dict[str, object]] = []
+        self.number = 0
+        """Of the newest proposal."""
 
     def training(self, contract: ContractName = STUDY) -> Training:
         found = membership.load_training(Overlay(self.chain.app.store), contract)
@@ -65,10 +83,15 @@ class Story:
     def by_id(self, node: str) -> NodeName:
         return NodeName.parse(node)
 
-    def block(self, *said: tuple[NodeName, AnyMessage], step_ms: int = 1000) -> None:
+    def block(
+        self,
+        *said: tuple[NodeName, AnyMessage],
+        step_ms: int = 1000,
+        misbehaviour: tuple[Misbehaviour, ...] = (),
+    ) -> None:
         chain = self.chain
         txs = [chain.sign(name, message) for name, message in said]
-        results = chain.apply(*txs, step_ms=step_ms)
+        results = chain.apply(*txs, step_ms=step_ms, misbehaviour=misbehaviour)
         self.blocks.append(
             {
                 "messages": [type(message).__name__ for _, message in said],
@@ -157,12 +180,46 @@ class Story:
         mark = fingerprint(certificate(self.sls[0], self.sls[0].domain))
         self.block((operator, RevokeCertificate(fingerprint=mark)))
 
+    def decide(self, change: AnyChange, *voters: NodeName) -> None:
+        """The first proposes, the others agree, in one block."""
+        self.number += 1
+        vote = Vote(proposal=self.number, change=hash_change(change), yes=True)
+        self.block((voters[0], Propose(change=change, reason="agreed by telephone")))
+        self.block(*((voter, vote) for voter in voters[1:]))
+
+    def govern(self) -> None:
+        """Members whose validators order decide about each other, and one of these signs twice."""
+        ops = [member(i, Role.OPERATOR) for i in range(5)]
+        self.block(*((name, registration(name)) for name in (*self.sls, *ops[:4])))
+        domains = [op.domain for op in ops]
+        newcomer = AdmitOrganisation(domain=domains[4], issuers=(authority(domains[4]),), validator=validator_of(4))
+        self.decide(newcomer, *ops[:3])
+        self.block((ops[4], registration(ops[4])))
+        self.block((ops[1], RotateValidator(validator=validator_of(1, "new"))))
+        mark = fingerprint(certificate(self.sls[2], domains[2]))
+        self.decide(RevokeForeign(domain=domains[2], fingerprint=mark), *ops[:4])
+        self.decide(ChangeRoles(domain=domains[2], roles=(Role.SN, Role.OPERATOR)), *ops[:4])
+        issuers = tuple(sorted((authority(domains[3]), authority("new.example"))))
+        self.decide(ReplaceIssuers(domain=domains[3], issuers=issuers), *ops[:4])
+        self.decide(ReplaceValidator(domain=domains[3], validator=validator_of(3, "new")), *ops[:4])
+        signed_twice = Misbehaviour(
+            kind="duplicate_vote", address=validator_of(1).address, height=2, time_ms=START_MS + 2000
+        )
+        self.block(misbehaviour=(signed_twice,))
+        self.block()
+        self.block((ops[2], Propose(change=ExpelOrganisation(domain=domains[0]))))
+        self.block((ops[2], Withdraw(proposal=self.number + 1)))
+        self.number += 1
+        self.decide(ExpelOrganisation(domain=domains[1]), ops[0], ops[2], ops[3])
+        self.block((ops[4], LeaveNetwork()))
+
 
 def vectors() -> dict[str, object]:
-    """The story, its hashes, and the final state of the training."""
-    story = Story()
-    before = story.chain.app.info().app_hash
+    """The stories, their hashes, and the final state of the trainings."""
+    story, voting = Story(Chain(3)), Story(Chain(4, voting=True))
+    before, first = story.chain.app.info().app_hash, voting.chain.app.info().app_hash
     story.tell()
+    voting.govern()
     nodes = [sl.id for sl in story.sls]
     return {
         "version": VERSION,
@@ -174,6 +231,9 @@ def vectors() -> dict[str, object]:
         "blocks": story.blocks,
         "training_sha256": sha256(encode(story.training())).hex(),
         "measured_sha256": sha256(encode(story.training(FAR))).hex(),
+        "voting_genesis": voting.chain.genesis.hex(),
+        "voting_genesis_app_hash": first.hex(),
+        "voting_blocks": voting.blocks,
         "distances": story.training(FAR).round.distances.hex(),  # type: ignore[union-attr]  # it merges
     }
 

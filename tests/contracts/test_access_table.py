@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from chain_world import validator_of
 from contracts_world import CONTRACT, World, name_of, node_of
 
 from swarmlearning.contracts.messages import (
@@ -15,16 +16,22 @@ from swarmlearning.contracts.messages import (
     Finish,
     Here,
     Leave,
+    LeaveNetwork,
     Measure,
     MergeCommit,
+    Propose,
     RegisterNode,
     ResetContract,
     RevokeCertificate,
+    RotateValidator,
     Stored,
     Suspect,
     Tick,
     Unreachable,
+    Vote,
+    Withdraw,
 )
+from swarmlearning.contracts.proposals import ExpelOrganisation
 from swarmlearning.types import Code, Role
 
 ACCESS = Path(__file__).parents[2] / "docs" / "spec" / "access.md"
@@ -45,6 +52,11 @@ def messages(world: World) -> dict[type[AnyMessage], AnyMessage]:
     return {
         CreateContract: CreateContract(contract=type(CONTRACT)("new")),
         RevokeCertificate: RevokeCertificate(fingerprint=bytes(32)),
+        Propose: Propose(change=ExpelOrganisation(domain=name_of(1).domain)),
+        Vote: Vote(proposal=1, change=bytes(32), yes=True),
+        Withdraw: Withdraw(proposal=1),
+        LeaveNetwork: LeaveNetwork(),
+        RotateValidator: RotateValidator(validator=validator_of(1)),
         ResetContract: world.resetting(),
         Enrol: world.enrolment(),
         CheckIn: world.offer(0),

@@ -6,7 +6,8 @@ from typing import Any, get_args
 from chain_world import START_MS
 from make_contracts_golden import GOLDEN, vectors
 
-from swarmlearning.contracts.messages import AnyMessage
+from swarmlearning.contracts.messages import AnyMessage, Propose
+from swarmlearning.contracts.proposals import AnyChange
 from swarmlearning.contracts.transition import VERSION, open_tx
 from swarmlearning.encoding import sha256
 from swarmlearning.ledger.boundary import Header
@@ -27,8 +28,11 @@ def test_tx10_this_release_makes_the_same_transactions_and_state_as_the_first() 
 def test_tx10_the_recorded_transactions_still_open_and_cover_every_message() -> None:
     golden = load()
     assert golden["version"] == VERSION
-    seen = {type(open_tx(bytes.fromhex(tx)).payload.message) for block in golden["blocks"] for tx in block["txs"]}
-    assert seen == set(get_args(AnyMessage))
+    blocks = golden["blocks"] + golden["voting_blocks"]
+    messages = [open_tx(bytes.fromhex(tx)).payload.message for block in blocks for tx in block["txs"]]
+    assert {type(message) for message in messages} == set(get_args(AnyMessage))
+    changes = {type(message.change) for message in messages if isinstance(message, Propose)}
+    assert changes == set(get_args(AnyChange))
 
 
 def test_tx10_the_recorded_blocks_alone_lead_to_the_recorded_state() -> None:
@@ -51,3 +55,13 @@ def test_the_golden_story_is_carried_out() -> None:
     # The last to store comes when the round is final; a suspect, if the draw makes it speak, may not suspect itself.
     assert set(codes) <= {Code.OK, Code.NOT_ALLOWED, Code.STALE}
     assert codes.count(Code.OK) >= len(codes) - 2
+
+
+def test_the_golden_decisions_are_made_and_an_empty_block_changes_nothing() -> None:
+    blocks = load()["voting_blocks"]
+    assert {code for block in blocks for code in block["codes"]} == {Code.OK}
+    hashes = [block["app_hash"] for block in blocks]
+    empty = [index for index, block in enumerate(blocks) if not block["txs"]]
+    assert len(empty) == 2, "one with evidence, one with nothing"
+    assert hashes[empty[0]] != hashes[empty[0] - 1]
+    assert hashes[empty[1]] == hashes[empty[1] - 1]

@@ -178,15 +178,27 @@ def test_tx8_marks_of_expired_transactions_are_forgotten_and_no_others() -> None
     short = chain.sign(SL, CreateContract(contract=ContractName("a")), expires=chain.height + 1)
     long = chain.sign(SL, CreateContract(contract=ContractName("b")), expires=chain.height + 5)
     chain.apply(short, long)
-    for _ in range(3):
-        chain.apply()
+    for number in range(3):
+        chain.do(SL, CreateContract(contract=ContractName(f"n{number}")))
         marks = {int(key.split("/")[1]) for key in chain.app.store.keys("nonce/")}
         assert min(marks) >= chain.height
     assert chain.apply(long)[0].code is Code.REPLAYED
     assert chain.apply(short)[0].code is Code.EXPIRED
-    for _ in range(200):
+
+
+@pytest.mark.parametrize("empty", [0, 1, 5, EXPIRY_WINDOW, 3 * EXPIRY_WINDOW])
+def test_tx8_marks_that_expired_during_empty_blocks_are_forgotten_with_the_next_that_is_not(empty: int) -> None:
+    chain = Chain()
+    chain.register(SL)
+    for ahead in (1, 3, EXPIRY_WINDOW):
+        tx = chain.sign(SL, CreateContract(contract=ContractName(f"a{ahead}")), expires=chain.height + ahead)
+        assert chain.apply(tx)[0].code is Code.OK
+    for _ in range(empty):
         chain.apply()
-    assert list(chain.app.store.keys("nonce/")) == []
+    chain.do(SL, CreateContract(contract=ContractName("b")))
+    marks = {int(key.split("/")[1]) for key in chain.app.store.keys("nonce/")}
+    assert min(marks) >= chain.height
+    assert (3 + EXPIRY_WINDOW in marks) == (chain.height <= 3 + EXPIRY_WINDOW)
 
 
 # --- TX-9: judged before it is ordered ------------------------------------------------------------------------------
@@ -210,7 +222,7 @@ def test_tx9_a_certificate_younger_than_the_last_block_can_be_registered() -> No
 
 def test_tx9_an_expired_certificate_is_refused_at_once() -> None:
     chain = Chain()
-    chain.apply(step_ms=5 * DAY_MS)
+    chain.apply(chain.sign(SL, registration(SL)), step_ms=5 * DAY_MS)
     old = certificate(SL, SL.domain, days=1)
     assert chain.app.check(chain.sign(SL, registration(SL, old))).code is Code.NOT_ALLOWED
 

@@ -140,11 +140,16 @@ class World:
 
     async def _directory(self, caller: Caller, body: bytes) -> bytes:
         registered = [
-            Node(node=node.id, key=bytes(32), certificates=(), endpoint=endpoint, registered_height=1)
+            Node(node=node.id, key=bytes(32), certificates=(), issuer=b"", endpoint=endpoint, registered_height=1)
             for node, endpoint in self.endpoints.items()
         ]
         operator = Node(
-            node=name(A, Role.OPERATOR).id, key=bytes(32), certificates=(), endpoint=None, registered_height=1
+            node=name(A, Role.OPERATOR).id,
+            key=bytes(32),
+            certificates=(),
+            issuer=b"",
+            endpoint=None,
+            registered_height=1,
         )
         return encode(
             Directory(network="net", height=7, organisations=self.organisations, nodes=(*registered, operator))

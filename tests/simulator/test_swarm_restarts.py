@@ -48,7 +48,7 @@ def test_a_program_goes_on_with_its_restarted_sl(
     """R-18, C-17: whatever the SL was about to say or had said, its program repeats what was not answered."""
     settings = SETTINGS if min_peers == 3 else replace(SETTINGS, grace_ms=500)
     swarm = SwarmSimulator(
-        point + (8 if on == "MergeCommit" else 0),
+        point,
         tmp_path,
         [Program(syncs=5, min_peers=min_peers)] * 3,
         settings=settings,

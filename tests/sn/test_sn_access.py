@@ -12,16 +12,18 @@ from contracts_world import BIG, HOME, settings
 from msgspec.structs import replace
 from sim_loop import run_virtual
 
-from swarmlearning.contracts import membership
-from swarmlearning.contracts.messages import EXPIRY_WINDOW, CreateContract, Enrol, Finish
+from swarmlearning.contracts import governance, membership
+from swarmlearning.contracts.messages import EXPIRY_WINDOW, CreateContract, Enrol, Finish, Propose, Withdraw
+from swarmlearning.contracts.proposals import ChangeRoles, Docket, Proposal, ProposalState, ReplaceIssuers
 from swarmlearning.contracts.records import Dropped, RoundSummary
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused
-from swarmlearning.ledger.boundary import TxResult
+from swarmlearning.ledger.boundary import Misbehaviour, TxResult
 from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_GOVERNANCE,
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
@@ -39,7 +41,7 @@ from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, 
 
 SN = member(0, Role.SN)
 HERE = Address(node=SN.id, endpoint=Endpoint(host="sn", port=30304))
-LOOKS = [CALL_STATUS, CALL_CONTRACT, CALL_CONTRACTS, CALL_HISTORY, CALL_DIRECTORY]
+LOOKS = [CALL_STATUS, CALL_CONTRACT, CALL_CONTRACTS, CALL_HISTORY, CALL_DIRECTORY, CALL_GOVERNANCE]
 BODIES = {
     CALL_CONTRACT: encode(DEFAULT_CONTRACT),
     CALL_HISTORY: encode(HistoryRequest(contract=DEFAULT_CONTRACT, most=10)),
@@ -83,8 +85,11 @@ class Office:
         self.chain = Chain(2)
         self.ledger = OneNodeLedger(self.chain)
         self.network = MemoryNetwork()
-        service = SnService(SN, self.chain.app, self.ledger, lambda: self.chain.time_ms)
+        service = SnService(SN, self.chain.app, self.ledger, lambda: self.chain.time_ms, ticket=self.ticket)
         self.network.serve(SN, HERE.endpoint, service)
+
+    async def ticket(self) -> bytes:
+        return b"a ticket"
 
     def client(self, name: NodeName) -> SnClient:
         return SnClient(self.network.client(name), HERE)
@@ -121,6 +126,23 @@ def test_a2_every_role_of_the_own_organisation_may_look(role: Role) -> None:
         office = Office()
         for method in LOOKS:
             assert await office.ask(member(0, role), method)
+
+    run(story())
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a12_join_tickets_are_for_sns_and_operators_of_the_own_organisation(role: Role) -> None:
+    async def story() -> None:
+        office = Office()
+        if role in (Role.SN, Role.OPERATOR):
+            assert await office.client(member(0, role)).ticket() == b"a ticket"
+        else:
+            with pytest.raises(Refused) as caught:
+                await office.client(member(0, role)).ticket()
+            assert caught.value.code == "role"
+        with pytest.raises(Refused) as caught:
+            await office.client(member(1, role)).ticket()
+        assert caught.value.code == "foreign-organisation"
 
     run(story())
 
@@ -309,6 +331,58 @@ def test_a6_a_long_history_is_cut_to_what_a_reply_holds() -> None:
         rounds = [s.round for s in await office.client(member(0, Role.OPERATOR)).history(DEFAULT_CONTRACT)]
         assert rounds == list(range(rounds[0], 200))
         assert 80 < len(rounds) < 95
+
+    asyncio.run(main())
+
+
+def test_a8_members_proposals_and_accusations_are_told_and_a_status_counts_them() -> None:
+    office = Office()
+    chain, operator = office.chain, member(0, Role.OPERATOR)
+    chain.register(operator, member(1, Role.OPERATOR))
+    change = ChangeRoles(domain=member(1).domain, roles=(Role.SN, Role.SL))
+    assert chain.do(operator, Propose(change=change)).code is Code.OK
+    assert chain.do(operator, Withdraw(proposal=1)).code is Code.OK
+    assert chain.do(operator, Propose(change=change)).code is Code.OK
+    for height in range(1, 13):
+        evidence = Misbehaviour(kind="duplicate_vote", address=bytes(20), height=height, time_ms=5)
+        chain.apply(misbehaviour=(evidence,))
+
+    async def main() -> None:
+        client = office.client(member(0, Role.AUDITOR))
+        found = await client.governance()
+        assert found.members == (member(0).domain, member(1).domain)
+        assert [(p.number, p.state.value) for p in found.proposals] == [(1, "withdrawn"), (2, "open")]
+        assert [offence.height for offence in found.offences] == list(range(1, 13))
+        assert (found.left_out, found.height, found.clock_ms) == (0, chain.height, chain.time_ms)
+        status = await client.status()
+        assert status.open_proposals == 1
+        assert [offence.height for offence in status.offences] == list(range(5, 13))
+
+    asyncio.run(main())
+
+
+def test_a8_where_not_all_proposals_fit_into_a_reply_the_open_ones_come_first() -> None:
+    office = Office()
+    chain, operator = office.chain, member(0, Role.OPERATOR)
+    chain.register(operator)
+    state = Overlay(chain.app.store)
+    large = ReplaceIssuers(domain=member(1).domain, issuers=(bytes(32_000),))
+    for number in range(1, 41):
+        record = Proposal(
+            number=number, change=large, proposer=member(0).domain, reason="", yes=(), opened_height=1, opened_ms=1,
+            expires_ms=2, state=ProposalState.OPEN if number <= 3 else ProposalState.REJECTED,
+        )  # fmt: skip
+        state.put(governance.proposal_key(number), encode(record))
+    docket = Docket(next=41, open=(1, 2, 3), closed=tuple(range(4, 41)))
+    state.put("meta/proposals", encode(docket))
+    chain.app.store.commit(chain.height + 1, state.changes)
+
+    async def main() -> None:
+        found = await office.client(operator).governance()
+        shown = [proposal.number for proposal in found.proposals]
+        assert shown[:3] == [1, 2, 3]
+        assert shown[3:] == list(range(shown[3], 41))
+        assert found.left_out == 40 - len(shown) > 0
 
     asyncio.run(main())
 

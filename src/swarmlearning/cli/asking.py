@@ -1,19 +1,23 @@
-"""What commands share that ask a running SN: the `--sn` option, the connection, and finding a contract by its name."""
+"""What commands share that ask a running SN: options, the connection, signing as oneself, and finding a contract."""
 
 import asyncio
 import difflib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, TypeVar
 
 import click
 
 from swarmlearning.clock import system_clock
+from swarmlearning.contracts.membership import is_registered
+from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Training
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.sn.client import SnClient
+from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.discover import discover
@@ -28,6 +32,11 @@ _MAX_NAMES: Final = 20
 
 sn_option = click.option(
     "--sn", required=True, envvar="SWARM_SN", show_envvar=True, metavar="HOST:PORT", help="Own SN's API."
+)
+
+
+sign_key_option = click.option(
+    "--sign-key", metavar="FILE", help="Signing key; default: beside the certificate, made if missing."
 )
 
 
@@ -67,6 +76,32 @@ def ask_sn(identity: PemSource, sn: str, question: Callable[[SnClient], Awaitabl
             return await question(client)
 
     return asyncio.run(main())
+
+
+async def open_submitter(client: SnClient, identity: PemSource, sign_key: str | None) -> Submitter:
+    """Who signs as ourselves, with a key that is registered; registered now if it was not.
+
+    Args:
+        client: asks our organisation's SN.
+        identity: ours.
+        sign_key: file of the signing key; None: beside the certificate. Made if there is none.
+
+    Raises:
+        IdentityError: our identity or key cannot be used.
+        Refused: the ledger refused the registration.
+        Unreachable, VerificationError: see `SnClient.directory`.
+    """
+    credential = identity.load(system_clock())
+    beside = credential.certificate_path.with_name(f"{credential.node.name}.sign.pem")
+    key = SigningKey.load_or_create(Path(sign_key) if sign_key else beside)
+    directory = await client.directory()
+    submitter = Submitter(client, directory.network, key)
+    node = credential.node.id
+    known = next((known for known in directory.nodes if known.node == node), None)
+    if not is_registered(known, key.public, credential.certificate_der):
+        proof = credential.sign_proof(registration_bytes(directory.network, node, key.public))
+        await submitter.require(RegisterNode(node=node, certificate=credential.certificate_der, proof=proof))
+    return submitter
 
 
 async def find_training(client: SnClient, name: str) -> Training:

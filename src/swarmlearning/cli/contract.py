@@ -3,24 +3,20 @@
 The whole command interface comes with SWCI; this is what a pilot needs meanwhile.
 """
 
-from pathlib import Path
-
 import click
 
 from swarmlearning.cli import examples
-from swarmlearning.cli.asking import ask_sn, find_training, sn_option
+from swarmlearning.cli.asking import ask_sn, find_training, open_submitter, sign_key_option, sn_option
 from swarmlearning.cli.status_report import report_contract
 from swarmlearning.cli.status_view import describe_exchange, describe_merging
-from swarmlearning.clock import system_clock
 from swarmlearning.contracts.closing import explain_wait
-from swarmlearning.contracts.messages import RegisterNode, ResetContract, registration_bytes
+from swarmlearning.contracts.messages import ResetContract
 from swarmlearning.contracts.records import MICRO, Phase, Training
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import Refused
 from swarmlearning.identity.options import identity_options
-from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
-from swarmlearning.sn.client import SnClient, Submitter
+from swarmlearning.sn.client import SnClient
 from swarmlearning.types import DEFAULT_CONTRACT, short_name
 
 
@@ -69,25 +65,17 @@ def show(identity: PemSource, sn: str, as_json: bool, name: str) -> None:
 @contract.command()
 @identity_options
 @sn_option
-@click.option("--sign-key", metavar="FILE", help="Signing key; default: beside the certificate, made if missing.")
+@sign_key_option
 @click.argument("name", default=DEFAULT_CONTRACT)
 def reset(identity: PemSource, sn: str, sign_key: str | None, name: str) -> None:
     """Start a new run: its peers enrol anew, and the training begins from scratch.
 
     The organisation that created the contract resets it alone unless a training is running in it.
     """
-    credential = identity.load(system_clock())
-    beside = credential.certificate_path.with_name(f"{credential.node.name}.sign.pem")
-    key = SigningKey.load_or_create(Path(sign_key) if sign_key else beside)
 
     async def question(client: SnClient) -> Training:
         training = await find_training(client, name)
-        directory = await client.directory()
-        submitter = Submitter(client, directory.network, key)
-        node = credential.node.id
-        if not any(known.node == node and known.key == key.public for known in directory.nodes):
-            proof = credential.sign_proof(registration_bytes(directory.network, node, key.public))
-            await submitter.require(RegisterNode(node=node, certificate=credential.certificate_der, proof=proof))
+        submitter = await open_submitter(client, identity, sign_key)
         await submitter.require(ResetContract(contract=training.name, run=training.run))
         return await find_training(client, name)
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts.closing import explain_wait
 from swarmlearning.contracts.figures import recent_share
+from swarmlearning.contracts.proposals import DAY_MS, describe_offence
 from swarmlearning.contracts.records import (
     MICRO,
     RECENT_ROUNDS,
@@ -47,6 +48,10 @@ class NetworkReport(msgspec.Struct, frozen=True, kw_only=True):
     """By this machine's clock."""
     problem: str
     """What keeps the SN from following the ledger; empty while nothing does."""
+    open_proposals: int = 0
+    """About membership, on which members vote."""
+    offences: tuple[str, ...] = ()
+    """What validators have been accused of lately."""
 
 
 class ContractLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +199,9 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
 
 NOT_PRINTABLE: Final = "?"
 
+RECENT_MS: Final = 7 * DAY_MS
+"""How long a status tells of an accusation, milliseconds."""
+
 
 def make_printable(text: str) -> str:
     """`text` without characters that would steer a terminal or turn the direction of writing."""
@@ -215,6 +223,10 @@ def report_network(status: Status, address: str, asked_ms: int) -> NetworkReport
         last_block_ms=status.time_ms,
         asked_ms=asked_ms,
         problem=make_printable(status.problem),
+        open_proposals=status.open_proposals,
+        offences=tuple(
+            describe_offence(offence) for offence in status.offences if asked_ms - offence.recorded_ms < RECENT_MS
+        ),
     )
 
 

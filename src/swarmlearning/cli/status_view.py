@@ -116,6 +116,10 @@ def draw_network(network: NetworkReport) -> Table:
     ]
     if network.problem:
         lines.append(("WARNING", f"the ledger stands still here: {network.problem}"))
+    lines += [("WARNING", f"{offence}: see swarm network proposals") for offence in network.offences]
+    if network.open_proposals:
+        are = "proposal is" if network.open_proposals == 1 else "proposals are"
+        lines.append(("vote", f"{network.open_proposals} {are} open: see swarm network proposals"))
     return _labelled(lines)
 
 

@@ -21,6 +21,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """`BlockTime.elapsed_ms` at this block: deadlines are judged by it."""
     previous_hash: bytes
     """Hash of the previous block: draws start from it."""
+    sentinel: NodeId = NodeId("")
+    """Who orders this block; empty where validators do, and while nobody knows yet (TX-9)."""
     sender: NodeId
     name: NodeName
     """`sender`, parsed."""

@@ -1,13 +1,19 @@
-"""Membership: organisations from the genesis, registration of nodes, revocation. Spec: docs/spec/membership.md."""
+"""Membership: organisations, registration of nodes, revocation. Spec: docs/spec/membership.md, M-1 to M-6.
 
+Organisations come from the genesis; how members change them afterwards is in `governance`.
+"""
+
+import contextlib
 from functools import lru_cache
 from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
 
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.limits import check_endpoint
 from swarmlearning.contracts.messages import RegisterNode, RevokeCertificate, registration_bytes
 from swarmlearning.contracts.records import MAX_HISTORY, BlockTime, Genesis, Node, Organisation, RoundSummary, Training
-from swarmlearning.encoding import decode, encode
+from swarmlearning.encoding import decode, encode, sha256
 from swarmlearning.errors import VerificationError
 from swarmlearning.identity.verify import fingerprints, is_revoked, verify_leaf, verify_proof
 from swarmlearning.types import Code, ContractName, NodeId, NodeName, Role, TrustDomain
@@ -57,7 +63,7 @@ def load_history(state: State, training: Training, most: int = MAX_HISTORY) -> l
     """The newest `most` summaries that are kept of a contract, the oldest first."""
     first = max(0, training.finals - min(most, MAX_HISTORY))
     keys = (history_key(training.name, number) for number in range(first, training.finals))
-    found = (_load(state, key, RoundSummary) for key in keys)
+    found = (load_record(state, key, RoundSummary) for key in keys)
     return [summary for summary in found if summary is not None]
 
 
@@ -65,7 +71,8 @@ GENESIS_KEY: Final = "meta/genesis"
 TIME_KEY: Final = "meta/time"
 
 
-def _load(state: State, key: str, kind: type[R]) -> R | None:
+def load_record(state: State, key: str, kind: type[R]) -> R | None:
+    """The record of type `kind` under `key`, or None."""
     data = state.get(key)
     if data is None:
         return None
@@ -82,27 +89,34 @@ def _decode(data: bytes, kind: Any) -> Any:  # noqa: ANN401  # as `kind` says
 
 def load_genesis(state: State) -> Genesis | None:
     """The genesis, or None before `init`."""
-    return _load(state, GENESIS_KEY, Genesis)
+    return load_record(state, GENESIS_KEY, Genesis)
 
 
 def load_time(state: State) -> BlockTime | None:
     """Block time of the last block, or None before `init`."""
-    return _load(state, TIME_KEY, BlockTime)
+    return load_record(state, TIME_KEY, BlockTime)
 
 
 def load_organisation(state: State, domain: TrustDomain) -> Organisation | None:
     """An organisation, or None if it is no member."""
-    return _load(state, organisation_key(domain), Organisation)
+    return load_record(state, organisation_key(domain), Organisation)
 
 
 def load_node(state: State, node: NodeId) -> Node | None:
     """A registered node, or None."""
-    return _load(state, node_key(node), Node)
+    return load_record(state, node_key(node), Node)
 
 
 def load_training(state: State, name: ContractName) -> Training | None:
     """A training contract, or None."""
-    return _load(state, training_key(name), Training)
+    return load_record(state, training_key(name), Training)
+
+
+def save_training(state: State, training: Training) -> Training:
+    """Write a training contract's next version, and return it."""
+    training = replace(training, version=training.version + 1)
+    state.put(training_key(training.name), encode(training))
+    return training
 
 
 def load_signer(state: State, key: bytes) -> Node | None:
@@ -131,6 +145,17 @@ def list_organisations(state: State) -> list[Organisation]:
     return [organisation for organisation in found if organisation is not None]
 
 
+def is_registered(known: Node | None, key: bytes, certificate: bytes) -> bool:
+    """Whether a node stands on the ledger with this signing key and this certificate (DER): else it registers anew.
+
+    With an older certificate it would stand there until that one is revoked, or its authority replaced (M-3, M-12).
+
+    Raises:
+        VerificationError: the certificate cannot be read.
+    """
+    return known is not None and known.key == key and known.certificates == fingerprints(certificate)
+
+
 # --- transitions ----------------------------------------------------------------------------------------------------
 
 
@@ -153,11 +178,17 @@ def require_signer(state: State, signer: bytes) -> Node:
         raise Rejected(Code.NOT_ALLOWED, f"{name.domain} may not hold the role {name.role.value}")
     if any(mark in organisation.revoked for mark in node.certificates):
         raise Rejected(Code.NOT_ALLOWED, f"the certificate of {name.short} is revoked; issue and register a new one")
+    if node.issuer not in map(sha256, organisation.issuers):
+        raise Rejected(
+            Code.NOT_ALLOWED,
+            f"{name.short} is registered with a certificate of an authority that is not {name.domain}'s any more; "
+            "issue and register a new one",
+        )
     return node
 
 
-def register_node(state: State, context: Context, message: RegisterNode, signer: bytes, network: str) -> None:
-    """M-1, M-2, M-5: bind a signing key to a node by a certificate of its own organisation and that certificate's key.
+def check_registration(state: State, context: Context, message: RegisterNode, signer: bytes, network: str) -> Node:
+    """M-1, M-2, M-5: a signing key is bound to a node by a certificate of its own organisation and that one's key.
 
     Raises:
         Rejected: the certificate does not verify, names another node, is revoked, or the proof does not hold.
@@ -175,7 +206,7 @@ def register_node(state: State, context: Context, message: RegisterNode, signer:
     if name.network != network:
         raise Rejected(Code.NETWORK, f"{message.node} belongs to network {name.network}, this one is {network}")
     try:
-        certified = verify_leaf(message.certificate, organisation.issuers, context.time_ms)
+        certified, issuer = _verify_issued(message.certificate, organisation.issuers, context.time_ms)
         verify_proof(message.certificate, registration_bytes(network, message.node, signer), message.proof)
     except VerificationError as error:
         raise Rejected(Code.NOT_ALLOWED, f"registration of {name.short}: {error}") from error
@@ -188,18 +219,38 @@ def register_node(state: State, context: Context, message: RegisterNode, signer:
     holder = load_signer(state, signer)
     if holder is not None and holder.node != message.node:
         raise Rejected(Code.CONFLICT, f"this signing key is already registered by {holder.node}")
-    before = load_node(state, message.node)
-    if before is None:
-        count_up(state, "nodes", name.domain, MAX_NODES)
-    elif before.key != signer:
-        state.delete(signer_key(before.key))
-    record = Node(
+    return Node(
         node=message.node,
         key=signer,
         certificates=tuple(fingerprints(message.certificate)),
+        issuer=sha256(issuer),
         endpoint=message.endpoint,
         registered_height=context.height,
     )
+
+
+def _verify_issued(certificate: bytes, issuers: tuple[bytes, ...], at_ms: int) -> tuple[NodeName, bytes]:
+    """Whom a certificate names, and which of the issuers issued it."""
+    node = verify_leaf(certificate, issuers, at_ms)
+    for issuer in issuers[:-1]:
+        with contextlib.suppress(VerificationError):
+            verify_leaf(certificate, (issuer,), at_ms)
+            return node, issuer
+    return node, issuers[-1]
+
+
+def register_node(state: State, context: Context, message: RegisterNode, signer: bytes, network: str) -> None:
+    """M-1, M-2, M-6: write a registration down.
+
+    Raises:
+        Rejected: see `check_registration`; or the organisation has as many nodes as it may have.
+    """
+    record = check_registration(state, context, message, signer, network)
+    before = load_node(state, message.node)
+    if before is None:
+        count_up(state, "nodes", context.name.domain, MAX_NODES)
+    elif before.key != signer:
+        state.delete(signer_key(before.key))
     state.put(node_key(message.node), encode(record))
     state.put(signer_key(signer), message.node.encode())
 
@@ -214,15 +265,25 @@ def revoke_certificate(state: State, context: Context, message: RevokeCertificat
     organisation = load_organisation(state, context.name.domain)
     if organisation is None or len(message.fingerprint) != 32:
         raise Rejected(Code.MALFORMED, f"fingerprint of {len(message.fingerprint)} bytes, expected 32")
-    if message.fingerprint in organisation.revoked:
-        return
-    if len(organisation.revoked) >= MAX_REVOKED:
-        raise Rejected(Code.CONFLICT, f"{organisation.domain} has revoked {MAX_REVOKED} certificates; replace its CA")
-    revoked = tuple(sorted((*organisation.revoked, message.fingerprint)))
-    record = Organisation(
-        domain=organisation.domain, issuers=organisation.issuers, roles=organisation.roles, revoked=revoked
-    )
-    state.put(organisation_key(organisation.domain), encode(record))
+    save_organisation(state, add_revocation(organisation, message.fingerprint, MAX_REVOKED))
+
+
+def add_revocation(organisation: Organisation, fingerprint: bytes, most: int) -> Organisation:
+    """M-4, M-12: the organisation with one more revoked certificate.
+
+    Raises:
+        Rejected: it has `most` already.
+    """
+    if fingerprint in organisation.revoked:
+        return organisation
+    if len(organisation.revoked) >= most:
+        raise Rejected(Code.CONFLICT, f"{organisation.domain} has {most} revoked certificates; replace its CA")
+    return replace(organisation, revoked=tuple(sorted((*organisation.revoked, fingerprint))))
+
+
+def save_organisation(state: State, organisation: Organisation) -> None:
+    """Write a member's record."""
+    state.put(organisation_key(organisation.domain), encode(organisation))
 
 
 def require_role(context: Context, *roles: Role) -> None:

@@ -4,9 +4,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from swarmlearning.contracts.proposals import DEFAULT_LASTS_MS, AnyChange
 from swarmlearning.contracts.records import Manifested, Progress, Settings
 from swarmlearning.encoding import Record
-from swarmlearning.types import ContractName, Endpoint, NodeId, TrustDomain
+from swarmlearning.types import ContractName, Endpoint, NodeId, TrustDomain, Validator
 
 MAX_TX_BYTES: Final = 64 * 1024
 """Largest transaction accepted, bytes."""
@@ -35,6 +36,41 @@ class RevokeCertificate(Message, frozen=True, kw_only=True):
 
     fingerprint: bytes
     """SHA-256 of the certificate, DER."""
+
+
+class Propose(Message, frozen=True, kw_only=True):
+    """Propose a change of membership; counts as the sender's organisation's vote for it."""
+
+    change: AnyChange
+    reason: str = ""
+    """For people."""
+    lasts_ms: int = DEFAULT_LASTS_MS
+    """How long votes count, by block time."""
+
+
+class Vote(Message, frozen=True, kw_only=True):
+    """The sender's organisation votes; its last vote counts."""
+
+    proposal: int
+    change: bytes
+    """`hash_change` of what it votes on: after a handover a number may come to stand for something else."""
+    yes: bool
+
+
+class Withdraw(Message, frozen=True, kw_only=True):
+    """The sender's organisation takes back what it proposed."""
+
+    proposal: int
+
+
+class LeaveNetwork(Message, frozen=True, kw_only=True):
+    """The sender's organisation is a member no longer."""
+
+
+class RotateValidator(Message, frozen=True, kw_only=True):
+    """Another validator votes for the sender's organisation from now on."""
+
+    validator: Validator
 
 
 class CreateContract(Message, frozen=True, kw_only=True):
@@ -196,7 +232,10 @@ TrainingMessage = (
 )
 """What is said in a training contract."""
 
-AnyMessage = RegisterNode | RevokeCertificate | CreateContract | TrainingMessage
+GovernanceMessage = Propose | Vote | Withdraw | LeaveNetwork | RotateValidator
+"""What is said about membership."""
+
+AnyMessage = RegisterNode | RevokeCertificate | GovernanceMessage | CreateContract | TrainingMessage
 
 
 class Payload(Record, frozen=True, kw_only=True):

@@ -44,6 +44,8 @@ class Node(Record, frozen=True, kw_only=True):
     certificates: tuple[bytes, ...]
     """SHA-256 of the leaf certificate it registered with, in every form in which its signature holds: once one of them
     is revoked the key signs nothing any more."""
+    issuer: bytes
+    """SHA-256 of the authority (DER) that issued it: once that is not the organisation's any more, no more either."""
     endpoint: Endpoint | None
     registered_height: int
 
@@ -383,15 +385,17 @@ class RoundSummary(Record, frozen=True, kw_only=True):
 
 
 class BlockTime(Record, frozen=True, kw_only=True):
-    """Time as the contracts see it."""
+    """Time as the contracts see it; empty blocks let none pass (TX-17)."""
 
     time_ms: int
-    """Time of the last block, milliseconds since the epoch."""
+    """Time of the last block that was not empty, milliseconds since the epoch."""
     elapsed_ms: int
     """Sum of the gaps between blocks, each counted as at most a minute: what all deadlines are measured by, so that a
     network that stood still does not find every deadline passed when it wakes up."""
     transactions: int = 0
     """Transactions carried out so far."""
+    height: int = 0
+    """Of that block."""
 
 
 class Phase(enum.StrEnum):

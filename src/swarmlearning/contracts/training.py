@@ -4,6 +4,7 @@ Pure: every function takes a training and gives back the next one. When a round 
 in `rounds`.
 """
 
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from msgspec.structs import replace
@@ -84,17 +85,18 @@ def reset_contract(training: Training, context: Context, message: ResetContract)
     enrolled = {peer.node for peer in training.peers if peer.state is not PeerState.LEFT}
     running = training.phase in (Phase.COLLECTING, Phase.MERGING) and len(enrolled) > 1
     if context.name.domain == training.creator and not running:
-        return _new_run(training)
+        return new_run(training)
     if context.sender not in enrolled:
         who = "a majority of its enrolled peers" if running else f"{training.creator}, who created it,"
         raise Rejected(Code.NOT_ALLOWED, f"{training.name} is {training.phase.value}: {who} resets it")
     votes = {*training.reset_votes, context.sender} & enrolled
     if 2 * len(votes) > len(enrolled):
-        return _new_run(training)
+        return new_run(training)
     return replace(training, reset_votes=tuple(sorted(votes)))
 
 
-def _new_run(training: Training) -> Training:
+def new_run(training: Training) -> Training:
+    """T-3: the contract as it begins anew."""
     return Training(
         name=training.name,
         creator=training.creator,
@@ -323,10 +325,37 @@ def leave(training: Training, context: Context, message: Leave) -> Training:
         # Nobody is left, and nobody finished: a training without a result starts over, one with a result waits for
         # whoever comes back and goes on from it.
         if training.last is None:
-            return _new_run(training)
+            return new_run(training)
         if training.phase is Phase.MERGING:
             return collect_again(training, context, "every peer left")
         return _withdraw_offer(training, context.sender)
     if training.phase is Phase.MERGING:
         return training
     return close_if_ready(_withdraw_offer(training, context.sender), context, waited=False)
+
+
+def go_on_without(training: Training, context: Context, gone: AbstractSet[NodeId], reason: str) -> Training:
+    """T-52: peers that cannot take part any more count as left, at once; a merging round collects again without them.
+
+    Args:
+        training: any.
+        context: of the message that has put them out.
+        gone: whose transactions and connections are refused from now on.
+        reason: for people.
+    """
+    out = {peer.node for peer in training.peers if peer.state is not PeerState.LEFT and peer.node in gone}
+    round_ = training.round
+    if not out or round_ is None:
+        return training
+    peers = tuple(replace(p, state=PeerState.LEFT) if p.node in out else p for p in training.peers)
+    training = replace(training, peers=peers)
+    nobody = all(peer.state is PeerState.LEFT for peer in peers)
+    if nobody and training.last is None:
+        return new_run(training)
+    if training.phase is Phase.MERGING:
+        # Unlike who leaves politely (T-16) they serve nobody any more.
+        absent = frozenset(out.intersection(round_.participants))
+        return collect_again(training, context, reason, absent) if absent or nobody else training
+    for node in sorted(out):
+        training = _withdraw_offer(training, node)
+    return close_if_ready(training, context, waited=False)

@@ -4,9 +4,8 @@ from functools import lru_cache
 from typing import Final, assert_never
 
 import msgspec
-from msgspec.structs import replace
 
-from swarmlearning.contracts import closing, disputes, measuring, membership, rounds, training
+from swarmlearning.contracts import closing, disputes, governance, measuring, membership, rounds, training
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.figures import summarise_round
 from swarmlearning.contracts.messages import (
@@ -20,25 +19,30 @@ from swarmlearning.contracts.messages import (
     Finish,
     Here,
     Leave,
+    LeaveNetwork,
     Measure,
     MergeCommit,
     Payload,
+    Propose,
     RegisterNode,
     ResetContract,
     RevokeCertificate,
+    RotateValidator,
     Stored,
     Suspect,
     Tick,
     TrainingMessage,
     Tx,
     Unreachable,
+    Vote,
+    Withdraw,
 )
 from swarmlearning.contracts.records import Genesis, Phase, Training
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import DecodeError, InvalidName, VerificationError
 from swarmlearning.identity.certificate import parse_certificate
 from swarmlearning.identity.signing import verify_signature
-from swarmlearning.types import Code, NodeName, Role
+from swarmlearning.types import Code, NodeId, NodeName, Role
 
 VERSION: Final = 1
 """Newest version of `transition` that this release knows."""
@@ -106,17 +110,25 @@ def admit(state: State, genesis: Genesis, signed: Signed, height: int) -> None:
         raise Rejected(Code.REPLAYED, "transaction: its nonce was used before by this signer")
 
 
-def forget_nonces(state: State, height: int) -> None:
-    """TX-8: remove the marks of transactions that expired with the block before: expiry itself refuses them now.
+def forget_nonces(state: State, last: int, height: int) -> None:
+    """TX-8: remove the marks of transactions that expired before `height`: expiry itself refuses them now.
 
-    Blocks have no gaps, so one height's marks are all there are to remove; looking at them only keeps a block's cost
-    apart from how many marks there are.
+    Those up to `last`, the block before that was not empty, were removed with it, except its own; and none expires more
+    than a window after it. So few heights are looked at, however many empty blocks lie between and marks there are.
     """
-    for key in list(state.keys(f"nonce/{height - 1:016d}/")):
-        state.delete(key)
+    for expired in range(last, min(height, last + EXPIRY_WINDOW + 1)):
+        for key in list(state.keys(f"nonce/{expired:016d}/")):
+            state.delete(key)
 
 
-def identify(state: State, signed: Signed, height: int, times: tuple[int, int], previous_hash: bytes) -> Context:
+def identify(
+    state: State,
+    signed: Signed,
+    height: int,
+    times: tuple[int, int],
+    previous_hash: bytes,
+    sentinel: NodeId = NodeId(""),  # noqa: B008  # a str
+) -> Context:
     """TX-7: who sent it, by registered key (or, for a registration, by the identity that registers).
 
     Args:
@@ -125,6 +137,7 @@ def identify(state: State, signed: Signed, height: int, times: tuple[int, int], 
         height: of the block.
         times: block time and elapsed time, milliseconds.
         previous_hash: of the previous block.
+        sentinel: who orders the block; empty where validators do, or nobody knows yet.
 
     Raises:
         Rejected: the key is not registered, or may not sign any more.
@@ -142,6 +155,7 @@ def identify(state: State, signed: Signed, height: int, times: tuple[int, int], 
         time_ms=times[0],
         elapsed_ms=times[1],
         previous_hash=previous_hash,
+        sentinel=sentinel,
         sender=sender,
         name=name,
     )
@@ -163,13 +177,16 @@ def transition(version: int, state: State, context: Context, signed: Signed, net
         case RevokeCertificate():
             membership.revoke_certificate(state, context, message)
             return None
+        case Propose() | Vote() | Withdraw() | LeaveNetwork() | RotateValidator():
+            governance.govern(state, context, message)
+            return None
         case CreateContract():
             membership.require_role(context, Role.SL, Role.SN, Role.OPERATOR)
             if state.get(membership.training_key(message.contract)) is not None:
                 raise Rejected(Code.CONFLICT, f"contract {message.contract} exists already")
             created = training.create_contract(context, message)
             membership.count_up(state, "contracts", context.name.domain, MAX_CONTRACTS)
-            return _save(state, created)
+            return membership.save_training(state, created)
         case _:
             before = membership.load_training(state, message.contract)
             if before is None:
@@ -178,13 +195,7 @@ def transition(version: int, state: State, context: Context, signed: Signed, net
             summary = summarise_round(before, after)
             if summary is not None:
                 state.put(membership.history_key(after.name, before.finals), encode(summary))
-            return before if after == before else _save(state, after)
-
-
-def _save(state: State, after: Training) -> Training:
-    after = replace(after, version=after.version + 1)
-    state.put(membership.training_key(after.name), encode(after))
-    return after
+            return before if after == before else membership.save_training(state, after)
 
 
 def _advance(before: Training, context: Context, message: TrainingMessage) -> Training:
@@ -225,8 +236,9 @@ def _advance(before: Training, context: Context, message: TrainingMessage) -> Tr
 def hopeful_times(message: AnyMessage, time_ms: int, elapsed_ms: int) -> tuple[int, int]:
     """TX-9: block time and elapsed time by which a message is judged before it is ordered, milliseconds.
 
-    Nobody knows yet the time of the block it will be in. So a wait counts as over, and a certificate as begun: in a
-    network where nothing else happens only the blocks that such messages are in let time pass.
+    Nobody knows yet the time of the block it will be in. So a wait counts as over, a certificate as begun, and what may
+    be in the way of a proposal or a rotation as past: in a network where nothing else happens only the blocks that such
+    messages are in let time pass.
 
     Args:
         message: to be judged.
@@ -235,6 +247,8 @@ def hopeful_times(message: AnyMessage, time_ms: int, elapsed_ms: int) -> tuple[i
     """
     if isinstance(message, Tick):
         return time_ms, elapsed_ms + _FAR_AHEAD_MS
+    if isinstance(message, Propose | RotateValidator):
+        return time_ms + _FAR_AHEAD_MS, elapsed_ms
     if isinstance(message, RegisterNode):
         try:
             return max(time_ms, parse_certificate(message.certificate).not_before_ms), elapsed_ms

@@ -2,9 +2,10 @@
 
 from typing import Final
 
+from swarmlearning.contracts.proposals import Offence, Proposal
 from swarmlearning.contracts.records import Node, Organisation
 from swarmlearning.encoding import Record
-from swarmlearning.types import Code, ContractName, LedgerKind, NodeId
+from swarmlearning.types import Code, ContractName, LedgerKind, NodeId, TrustDomain
 
 CALL_STATUS: Final = "status"
 CALL_SUBMIT: Final = "tx"
@@ -12,6 +13,8 @@ CALL_CONTRACT: Final = "contract"
 CALL_CONTRACTS: Final = "contracts"
 CALL_HISTORY: Final = "history"
 CALL_DIRECTORY: Final = "directory"
+CALL_TICKET: Final = "ticket"
+CALL_GOVERNANCE: Final = "governance"
 STREAM_WATCH: Final = "watch"
 STREAM_BLOCKS: Final = "blocks"
 STREAM_PROOF: Final = "proof"
@@ -41,6 +44,9 @@ class Status(Record, frozen=True, kw_only=True):
     problem: str
     """What keeps this SN from following the sentinel, for people; empty while nothing does."""
     version: str
+    open_proposals: int = 0
+    offences: tuple[Offence, ...] = ()
+    """The newest of what validators have been accused of, the oldest of them first."""
 
 
 class Submitted(Record, frozen=True, kw_only=True):
@@ -58,6 +64,21 @@ class Directory(Record, frozen=True, kw_only=True):
     height: int
     organisations: tuple[Organisation, ...]
     nodes: tuple[Node, ...]
+
+
+class Governance(Record, frozen=True, kw_only=True):
+    """What members decide together, as of a height."""
+
+    height: int
+    clock_ms: int
+    """This SN's own clock when it answered, milliseconds since the epoch."""
+    members: tuple[TrustDomain, ...]
+    proposals: tuple[Proposal, ...]
+    """By number."""
+    left_out: int
+    """Proposals that did not fit into the reply, the oldest closed ones first."""
+    offences: tuple[Offence, ...]
+    """The oldest first."""
 
 
 class HistoryRequest(Record, frozen=True, kw_only=True):

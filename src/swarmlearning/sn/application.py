@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from msgspec.structs import replace
+import msgspec
 
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.context import Rejected
 from swarmlearning.contracts.messages import AnyMessage
+from swarmlearning.contracts.ordering import BlockRules
 from swarmlearning.contracts.records import BlockTime, Genesis, Phase, Training
+from swarmlearning.contracts.seats import record_offence, take_seat
 from swarmlearning.contracts.transition import (
     VERSION,
     admit,
@@ -25,6 +27,7 @@ from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Broken, DecodeError, InvalidName, Refused, VerificationError
 from swarmlearning.identity.verify import verify_issuer
 from swarmlearning.ledger.boundary import Applied, Event, Header, Info, Misbehaviour, TxResult
+from swarmlearning.sn.fairness import WaitingBook
 from swarmlearning.sn.state import Overlay, StateStore
 from swarmlearning.types import DEFAULT_CONTRACT, Code, NodeId, NodeName, Role, TrustDomain, Validator, check_label
 
@@ -32,6 +35,15 @@ MAX_GAP_MS: Final = 60_000
 """TX-16: a gap between two blocks counts as at most this for deadlines, milliseconds."""
 
 MAX_GENESIS_BYTES: Final = 8 << 20
+
+
+class _Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """A block that was applied and not committed."""
+
+    height: int
+    changes: dict[str, bytes | None]
+    events: tuple[Event, ...]
+    txs: tuple[bytes, ...]
 
 
 class SwarmApplication:
@@ -46,7 +58,8 @@ class SwarmApplication:
         """
         self.store = store
         self._on_commit = on_commit
-        self._pending: tuple[int, dict[str, bytes | None], tuple[Event, ...]] | None = None
+        self._pending: _Pending | None = None
+        self._waiting = WaitingBook()
         self._genesis = membership.load_genesis(Overlay(store))
 
     @property
@@ -78,7 +91,9 @@ class SwarmApplication:
         overlay.put(membership.GENESIS_KEY, encode(record))
         overlay.put(membership.TIME_KEY, encode(BlockTime(time_ms=record.created_ms, elapsed_ms=0)))
         for organisation in record.organisations:
-            overlay.put(membership.organisation_key(organisation.domain), encode(organisation))
+            membership.save_organisation(overlay, organisation)
+            if organisation.validator is not None:
+                take_seat(overlay, organisation.domain, organisation.validator)
         # Who may reset the default contract alone: whoever runs the sentinel; among validators the first by name.
         creator = NodeName.parse(record.sentinel).domain if record.sentinel else record.organisations[0].domain
         default = Training(name=DEFAULT_CONTRACT, creator=creator, created_height=0)
@@ -88,7 +103,10 @@ class SwarmApplication:
         return self.store.root()
 
     def check(self, tx: bytes) -> TxResult:
-        """TX-9: judge a transaction by committed state: what would fail now, whatever the time, is not ordered."""
+        """TX-9, TX-20: judge a transaction by committed state: what would fail now, whatever the time, is not ordered.
+
+        Nor is one whose organisation has as many waiting here as it may have.
+        """
         height = self.store.height + 1
         overlay = Overlay(self.store)
         now = membership.load_time(overlay)
@@ -99,29 +117,39 @@ class SwarmApplication:
             admit(overlay, self.genesis, signed, height)
             times = hopeful_times(signed.payload.message, now.time_ms, now.elapsed_ms)
             context = identify(overlay, signed, height, times, bytes(32))
-            transition(self.genesis.version, overlay, context, signed, self.genesis.network)
         except Rejected as rejected:
             return TxResult(code=rejected.code, log=rejected.log)
+        domain = context.name.domain
+        try:
+            transition(self.genesis.version, overlay, context, signed, self.genesis.network)
+        except Rejected as rejected:
+            self._waiting.leave(domain, tx)
+            return TxResult(code=rejected.code, log=rejected.log)
+        if not self._waiting.enter(domain, tx, self.store.height):
+            return TxResult(code=Code.BUSY, log=f"too many transactions of {domain} wait for a block; try again later")
         return TxResult(code=Code.OK)
 
     def propose(self, txs: Sequence[bytes], max_bytes: int) -> list[bytes]:
-        """Take transactions in their order while they fit; leave out what no correct node accepts in a block."""
+        """TX-18, TX-19: take transactions in order while they fit; leave out what no correct node accepts."""
         chosen: list[bytes] = []
-        seen: set[bytes] = set()
+        rules = self._rules()
         room = max_bytes
         for tx in txs:
-            if len(tx) <= room and tx not in seen and self._is_wellformed(tx):
+            if len(tx) > room:
+                continue
+            with contextlib.suppress(Rejected):
+                rules.take(tx)
                 chosen.append(tx)
-                seen.add(tx)
                 room -= len(tx)
         return chosen
 
-    def _is_wellformed(self, tx: bytes) -> bool:
-        try:
-            open_tx(tx)
-        except Rejected:
-            return False
-        return True
+    def _rules(self) -> BlockRules:
+        """What may stand in the block after the committed one."""
+        state = Overlay(self.store)
+        now = membership.load_time(state)
+        if now is None:
+            raise Broken("a block before init")
+        return BlockRules(state, self.genesis, now, self.store.height + 1)
 
     def expects_more(self, txs: Sequence[bytes]) -> bool:
         """Whether `txs` are of a wave whose other messages have yet to come; asked of the sentinel's only."""
@@ -135,40 +163,70 @@ class SwarmApplication:
         return len(messages) == len(txs) and expects_more(state, messages)
 
     def accept(self, header: Header, txs: Sequence[bytes]) -> str:
-        """Refuse only what every correct node refuses: ill-formed, wrongly signed or repeated transactions."""
-        if len(set(txs)) != len(txs):
-            return f"block {header.height} holds a transaction twice"
+        """TX-18, TX-19: refuse only what every correct node refuses, and nothing that `propose` makes."""
+        if header.height != self.store.height + 1:
+            return f"block {header.height} does not follow the committed height {self.store.height}"
+        rules = self._rules()
         for index, tx in enumerate(txs):
             try:
-                open_tx(tx)
+                rules.take(tx)
             except Rejected as rejected:
                 return f"block {header.height}, transaction {index}: {rejected.log}"
         return ""
 
     def apply(self, header: Header, txs: Sequence[bytes], misbehaviour: Sequence[Misbehaviour] = ()) -> Applied:
-        """TX-13, TX-14: execute a block on top of the committed state, in memory."""
+        """TX-13, TX-14, TX-17: execute a block on the committed state, in memory; an empty one changes nothing."""
         if header.height != self.store.height + 1:
             raise Broken(f"block {header.height} does not follow the committed height {self.store.height}")
-        if not txs and not misbehaviour:
-            self._pending = (header.height, {}, ())
-            return Applied(results=(), app_hash=self.store.root(), events=())
         block = Overlay(self.store)
         before = membership.load_time(block)
         if before is None:
             raise Broken("apply before init")
-        gap = min(max(0, header.time_ms - before.time_ms), MAX_GAP_MS)
-        now = BlockTime(time_ms=header.time_ms, elapsed_ms=before.elapsed_ms + gap)
-        forget_nonces(block, header.height)
         results: list[TxResult] = []
         events: list[Event] = []
-        for tx in txs:
-            result, event = self._execute(block, header, now, tx)
-            results.append(result)
-            events.extend(event)
-        done = sum(result.code is Code.OK for result in results)
-        block.put(membership.TIME_KEY, encode(replace(now, transactions=before.transactions + done)))
-        self._pending = (header.height, block.changes, tuple(events))
-        return Applied(results=tuple(results), app_hash=self.store.root(block.changes), events=tuple(events))
+        if txs or misbehaviour:
+            gap = min(max(0, header.time_ms - before.time_ms), MAX_GAP_MS)
+            now = BlockTime(
+                time_ms=max(header.time_ms, before.time_ms),
+                elapsed_ms=before.elapsed_ms + gap,
+                transactions=before.transactions,
+                height=header.height,
+            )
+            forget_nonces(block, before.height, header.height)
+            events += [self._accuse(block, now, evidence) for evidence in misbehaviour]
+            for tx in txs:
+                result, event = self._execute(block, header, now, tx)
+                results.append(result)
+                events.extend(event)
+            done = sum(result.code is Code.OK for result in results)
+            block.put(membership.TIME_KEY, encode(msgspec.structs.replace(now, transactions=now.transactions + done)))
+        validators = self._changed_validators(block)
+        self._pending = _Pending(height=header.height, changes=block.changes, events=tuple(events), txs=tuple(txs))
+        return Applied(
+            results=tuple(results),
+            app_hash=self.store.root(block.changes),
+            events=tuple(events),
+            validators=validators,
+        )
+
+    def _accuse(self, block: Overlay, now: BlockTime, evidence: Misbehaviour) -> Event:
+        """M-16: write down what a validator did."""
+        offence = record_offence(
+            block,
+            kind=evidence.kind,
+            address=evidence.address,
+            happened=(evidence.height, evidence.time_ms),
+            recorded=(now.height, now.time_ms),
+        )
+        return Event(kind="misbehaviour", subject=offence.domain or offence.address.hex())
+
+    def _changed_validators(self, block: Overlay) -> tuple[Validator, ...] | None:
+        """M-13: all who vote after a block, if it changed them."""
+        prefix = membership.organisation_key(TrustDomain(""))
+        if not any(key.startswith(prefix) for key in block.changes):
+            return None
+        before, after = self.validators(), _list_validators(block)
+        return None if after == before else tuple(after.values())
 
     def _execute(self, block: Overlay, header: Header, now: BlockTime, tx: bytes) -> tuple[TxResult, list[Event]]:
         """TX-15: carry out one transaction; one that fails leaves only its nonce."""
@@ -181,7 +239,8 @@ class SwarmApplication:
         overlay = Overlay(block)
         try:
             times = (now.time_ms, now.elapsed_ms)
-            context = identify(overlay, signed, header.height, times, header.previous_hash)
+            sentinel = NodeId(header.proposer if self.genesis.ledger == "embedded" else "")
+            context = identify(overlay, signed, header.height, times, header.previous_hash, sentinel)
             changed = transition(self.genesis.version, overlay, context, signed, self.genesis.network)
         except Rejected as rejected:
             return TxResult(code=rejected.code, log=rejected.log), []
@@ -197,12 +256,13 @@ class SwarmApplication:
         Raises:
             Broken: no block has been applied.
         """
-        if self._pending is None:
+        pending = self._pending
+        if pending is None:
             raise Broken("commit without a block")
-        height, changes, events = self._pending
-        self.store.commit(height, changes)
+        self.store.commit(pending.height, pending.changes)
         self._pending = None
-        self._on_commit(events)
+        self._waiting.settle(pending.txs, pending.height)
+        self._on_commit(pending.events)
 
     def voters(self) -> dict[NodeId, bytes]:
         """Every registered SN whose key may sign (M-3), with that key: a majority of them replaces the sentinel."""
@@ -218,8 +278,7 @@ class SwarmApplication:
 
     def validators(self) -> dict[TrustDomain, Validator]:
         """M-8: who votes for each organisation."""
-        members = membership.list_organisations(Overlay(self.store))
-        return {member.domain: member.validator for member in members if member.validator is not None}
+        return _list_validators(Overlay(self.store))
 
     def query(self, path: str, argument: bytes) -> bytes:
         """Committed value under `path/argument`; empty where there is none.
@@ -230,6 +289,11 @@ class SwarmApplication:
         if path not in ("org", "node", "training", "meta"):
             raise Refused(f"query path {path!r}: expected org, node, training or meta", code="not-found")
         return self.store.get(f"{path}/{argument.decode(errors='replace')}") or b""
+
+
+def _list_validators(state: Overlay) -> dict[TrustDomain, Validator]:
+    members = membership.list_organisations(state)
+    return {member.domain: member.validator for member in members if member.validator is not None}
 
 
 def decode_genesis(data: bytes) -> Genesis:

@@ -14,15 +14,18 @@ from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_GOVERNANCE,
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TICKET,
     KEEPALIVE_S,
     STREAM_BLOCKS,
     STREAM_PROOF,
     STREAM_WATCH,
     BlocksRequest,
     Directory,
+    Governance,
     HistoryRequest,
     Notice,
     ProofRequest,
@@ -105,6 +108,22 @@ class SnClient:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
         return decode(await self._call(CALL_DIRECTORY, b""), Directory, limit=MAX_RECORD_BYTES)
+
+    async def governance(self) -> Governance:
+        """Proposals, and what validators have been accused of.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        return decode(await self._call(CALL_GOVERNANCE, b""), Governance, limit=MAX_RECORD_BYTES)
+
+    async def ticket(self) -> bytes:
+        """A join ticket, signed by the SN: see `sn.tickets`.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        return await self._call(CALL_TICKET, b"")
 
     async def submit(self, tx: bytes) -> Submitted:
         """Submit a transaction and wait until the SN has committed the block that holds it.

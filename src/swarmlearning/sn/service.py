@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from swarmlearning import __version__
 from swarmlearning.clock import WallClock
 from swarmlearning.contracts import membership
+from swarmlearning.contracts.governance import list_proposals, load_docket
+from swarmlearning.contracts.proposals import Proposal
 from swarmlearning.contracts.records import MAX_HISTORY, Node
+from swarmlearning.contracts.seats import list_offences
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
 from swarmlearning.ledger.boundary import LedgerArchive, LedgerView
@@ -15,12 +18,15 @@ from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
     CALL_DIRECTORY,
+    CALL_GOVERNANCE,
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TICKET,
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
+    Governance,
     HistoryRequest,
     Notice,
     Status,
@@ -39,7 +45,10 @@ _CLOCK_STEP_S = 0.001
 """A timer may fire so much early, by rounding."""
 
 HISTORY_BYTES = 900 << 10
-"""Of one reply with a history: older rounds are left out where they do not fit."""
+"""Of one reply with a history or with proposals: older ones are left out where they do not fit."""
+
+STATUS_OFFENCES = 8
+"""How many offences a status tells."""
 
 
 class SnService:
@@ -54,6 +63,7 @@ class SnService:
         *,
         sentinel: Callable[[], NodeId] | None = None,
         archive: LedgerArchive | None = None,
+        ticket: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
         """Serve `app` and `ledger` as `node`.
 
@@ -64,6 +74,7 @@ class SnService:
             clock: this SN's.
             sentinel: tells who orders now; None: whom the genesis names.
             archive: the past, for exports and proofs; None: they are not offered.
+            ticket: makes a join ticket; None: none is given.
         """
         self._node = node
         self._app = app
@@ -71,6 +82,7 @@ class SnService:
         self._clock = clock
         self._sentinel = sentinel
         self._archiving = None if archive is None else Archiving(app, archive, self._admit)
+        self._make_ticket = ticket
 
     @property
     def calls(self) -> Mapping[str, Call]:
@@ -82,6 +94,8 @@ class SnService:
             CALL_CONTRACTS: self._contracts,
             CALL_HISTORY: self._history,
             CALL_DIRECTORY: self._directory,
+            CALL_TICKET: self._ticket,
+            CALL_GOVERNANCE: self._governance,
         }
 
     @property
@@ -104,7 +118,8 @@ class SnService:
     async def _status(self, caller: Caller, _body: bytes) -> bytes:
         self._admit(caller, *Role)
         genesis = self._app.genesis
-        now = membership.load_time(Overlay(self._app.store))
+        state = Overlay(self._app.store)
+        now = membership.load_time(state)
         return encode(
             Status(
                 node=self._node.id,
@@ -119,6 +134,8 @@ class SnService:
                 clock_ms=self._clock(),
                 problem=self._ledger.problem,
                 version=__version__,
+                open_proposals=len(load_docket(state).open),
+                offences=tuple(list_offences(state, STATUS_OFFENCES)),
             )
         )
 
@@ -166,6 +183,36 @@ class SnService:
         height = self._ledger.height
         return encode(
             Directory(network=self._app.genesis.network, height=height, organisations=organisations, nodes=nodes)
+        )
+
+    async def _ticket(self, caller: Caller, _body: bytes) -> bytes:
+        """A-12: what an organisation needs that was admitted after the founding, signed by this SN."""
+        self._admit(caller, Role.SN, Role.OPERATOR)
+        if self._make_ticket is None:
+            raise Refused("this SN gives no join tickets", code="not-found")
+        return await self._make_ticket()
+
+    async def _governance(self, caller: Caller, _body: bytes) -> bytes:
+        """A-8: proposals, the open ones first where not all fit into a reply, and offences."""
+        self._admit(caller, *Role)
+        state = Overlay(self._app.store)
+        kept: list[Proposal] = []
+        found = list_proposals(state)
+        room = HISTORY_BYTES
+        for proposal in found:
+            room -= len(encode(proposal))
+            if room < 0:
+                break
+            kept.append(proposal)
+        return encode(
+            Governance(
+                height=self._ledger.height,
+                clock_ms=self._clock(),
+                members=tuple(member.domain for member in membership.list_organisations(state)),
+                proposals=tuple(sorted(kept, key=lambda proposal: proposal.number)),
+                left_out=len(found) - len(kept),
+                offences=tuple(list_offences(state)),
+            )
         )
 
     async def _watch(self, caller: Caller, body: bytes) -> AsyncIterator[Frame]:

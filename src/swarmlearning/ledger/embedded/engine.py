@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 
 from swarmlearning.clock import WallClock
 from swarmlearning.encoding import sha256
-from swarmlearning.errors import Broken, Closed, ConfigurationError, ForkDetected, SwarmError, VerificationError
+from swarmlearning.errors import (
+    Broken,
+    Closed,
+    ConfigurationError,
+    ForkDetected,
+    Refused,
+    SwarmError,
+    VerificationError,
+)
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import Application, LedgerProof, StoredBlock, TxResult
 from swarmlearning.ledger.embedded.blocks import Block, hash_header
@@ -248,6 +256,19 @@ class EmbeddedLedger:
 
     def _handovers(self) -> list[Handover]:
         return [signed.handover for signed in self._chain.reigning.handovers.values()]
+
+    async def block_hash(self, height: int) -> bytes:
+        """Hash of a committed block, 32 bytes.
+
+        Raises:
+            Refused: there is none of that height.
+            Broken: it is damaged on disk.
+            Closed: the engine was not started, or was stopped.
+        """
+        block = self.block(height)
+        if block is None:
+            raise Refused(f"there is no block {height}", code="not-found")
+        return hash_header(block.header)
 
     async def compare(self, peers: Sequence[Address]) -> None:
         """Compare signed headers with `peers`; those that do not answer are passed over.

@@ -1,0 +1,161 @@
+"""What `swarm network proposals` and its kin show. Asks nobody.
+
+Texts that members set are made printable here, once.
+"""
+
+import msgspec
+
+from swarmlearning.cli.status_report import make_printable
+from swarmlearning.cli.status_view import show_seconds, show_time
+from swarmlearning.contracts.governance import electorate, votes_needed
+from swarmlearning.contracts.proposals import (
+    AdmitOrganisation,
+    Proposal,
+    ProposalState,
+    ReplaceIssuers,
+    ReplaceValidator,
+    describe_change,
+    describe_offence,
+)
+from swarmlearning.identity.verify import fingerprint
+from swarmlearning.sn.api import Governance
+from swarmlearning.types import TrustDomain
+
+
+class ProposalReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A proposal, for programs."""
+
+    number: int
+    state: str
+    """As `ProposalState`; `expired` also while no block has closed it yet."""
+    kind: str
+    domain: TrustDomain
+    text: str
+    proposer: TrustDomain
+    reason: str
+    yes: tuple[TrustDomain, ...]
+    no: tuple[TrustDomain, ...]
+    needed: int
+    """Votes, by the members now; of a closed one they may have been others."""
+    outcome: str
+    opened_ms: int
+    """Milliseconds since the epoch."""
+    expires_ms: int
+    closed_height: int
+    certificates: tuple[str, ...]
+    """SHA-256 of CA certificates that are proposed, hexadecimal: to be compared with what their owner says."""
+    validator: str
+    """Key of a validator that is proposed, hexadecimal; else empty."""
+
+
+class OffenceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a validator was accused of, for programs."""
+
+    number: int
+    domain: TrustDomain
+    address: str
+    kind: str
+    height: int
+    time_ms: int
+    recorded_height: int
+
+
+class GovernanceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `swarm network proposals --json` tells."""
+
+    height: int
+    members: tuple[TrustDomain, ...]
+    proposals: tuple[ProposalReport, ...]
+    left_out: int
+    offences: tuple[OffenceReport, ...]
+
+
+def report_proposals(found: Governance) -> GovernanceReport:
+    """What an SN tells, for programs."""
+    return GovernanceReport(
+        height=found.height,
+        members=found.members,
+        proposals=tuple(_report(proposal, found) for proposal in found.proposals),
+        left_out=found.left_out,
+        offences=tuple(
+            OffenceReport(
+                number=offence.number,
+                domain=offence.domain,
+                address=offence.address.hex(),
+                kind=offence.kind,
+                height=offence.height,
+                time_ms=offence.time_ms,
+                recorded_height=offence.recorded_height,
+            )
+            for offence in found.offences
+        ),
+    )
+
+
+def _report(proposal: Proposal, found: Governance) -> ProposalReport:
+    change = proposal.change
+    issuers = change.issuers if isinstance(change, AdmitOrganisation | ReplaceIssuers) else ()
+    validator = change.validator if isinstance(change, AdmitOrganisation | ReplaceValidator) else None
+    over = proposal.state is ProposalState.OPEN and found.clock_ms >= proposal.expires_ms
+    return ProposalReport(
+        number=proposal.number,
+        state=(ProposalState.EXPIRED if over else proposal.state).value,
+        kind=type(change).__name__,
+        domain=change.domain,
+        text=describe_change(change),
+        proposer=proposal.proposer,
+        reason=make_printable(proposal.reason),
+        yes=proposal.yes,
+        no=proposal.no,
+        needed=votes_needed(change, set(found.members)),
+        outcome=make_printable(proposal.outcome) or ("its time is over" if over else ""),
+        opened_ms=proposal.opened_ms,
+        expires_ms=proposal.expires_ms,
+        closed_height=proposal.closed_height,
+        certificates=tuple(fingerprint(issuer).hex() for issuer in issuers),
+        validator=validator.key.hex() if validator is not None else "",
+    )
+
+
+def explain_proposal(proposal: Proposal, found: Governance) -> list[str]:
+    """A proposal for people, line by line."""
+    report = _report(proposal, found)
+    lines = [f"proposal {report.number}: {report.text} ({report.state})"]
+    lines += [f"  CA       {certificate}" for certificate in report.certificates]
+    if report.validator:
+        lines.append(f"  votes with {report.validator}")
+    lines.append(f"  by       {report.proposer}, {show_time(report.opened_ms)}" + _quote(report.reason))
+    yes = f"{', '.join(report.yes) or 'nobody'} ({len(report.yes)} of {report.needed} that are needed)"
+    if report.state != ProposalState.OPEN:
+        yes = ", ".join(report.yes) or "nobody"
+    lines.append(f"  yes      {yes}")
+    if report.no:
+        lines.append(f"  no       {', '.join(report.no)}")
+    if report.state != ProposalState.OPEN:
+        closed = f" at height {report.closed_height}" if report.closed_height else ""
+        return [*lines, f"  {report.state:<8} {report.outcome}{closed}"]
+    missing = sorted(electorate(proposal.change, set(found.members)) - {*report.yes, *report.no})
+    left = show_seconds((report.expires_ms - found.clock_ms) // 1000)
+    return [
+        *lines,
+        f"  missing  {', '.join(missing) or 'nobody'}; {left} left",
+        f"  vote     swarm network vote {report.number} yes|no",
+    ]
+
+
+def _quote(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def describe_proposals(found: Governance, *, everything: bool) -> list[str]:
+    """What is proposed and who is accused, for people, line by line."""
+    lines = [f"members  {len(found.members)}: {', '.join(found.members)}"]
+    shown = [p for p in found.proposals if everything or p.state is ProposalState.OPEN]
+    for proposal in shown:
+        lines += explain_proposal(proposal, found)
+    closed = len(found.proposals) - len(shown) + found.left_out
+    if not shown:
+        lines.append("nothing is proposed")
+    if closed:
+        lines.append(f"{closed} more not shown" + ("" if everything else "; --all shows the closed ones"))
+    return [*lines, *(f"{describe_offence(o)} ({show_time(o.time_ms)})" for o in found.offences)]
