@@ -23,11 +23,12 @@ import msgspec
 
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
-from swarmlearning.ledger.boundary import Application, Applied, Header, Misbehaviour, TxResult
+from swarmlearning.ledger.boundary import Application, Applied, Header, Misbehaviour, Snapshots, TxResult
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
 from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES, CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, CrashPoint
 from swarmlearning.ledger.cometbft.order import CallOrder
+from swarmlearning.ledger.cometbft.snapshots import SnapshotCalls
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Code, Validator
@@ -79,6 +80,7 @@ class Driver:
         crash: called at each crash point; raises where a test wants the node to die.
         members_changed: called after a commit that changed who votes.
         monotonic_s: a clock that only goes forward; None: the running loop's.
+        snapshots: the application's; None: none are given, none are taken.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Driver:
         crash: Crash,
         members_changed: Callable[[], None] = lambda: None,
         monotonic_s: Callable[[], float] | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._config = config
         self._app = app
@@ -104,6 +107,7 @@ class Driver:
         self._refreshed = False
         """Whether we have proposed an empty block for the sake of the time since the last one that was not empty."""
         self._order = CallOrder(app.info().height)
+        self._snapshots = SnapshotCalls(config.node, snapshots, store)
         self._answers: dict[str, Callable[[Any], pb.Response]] = {
             "echo": _echo,
             "flush": _flush,
@@ -117,10 +121,10 @@ class Driver:
             "verify_vote_extension": self._verify_extension,
             "finalize_block": self._finalize,
             "commit": self._commit,
-            "list_snapshots": _list_snapshots,
-            "load_snapshot_chunk": _load_snapshot_chunk,
-            "offer_snapshot": _offer_snapshot,
-            "apply_snapshot_chunk": _apply_snapshot_chunk,
+            "list_snapshots": self._snapshots.list,
+            "load_snapshot_chunk": self._snapshots.load,
+            "offer_snapshot": lambda request: self._snapshots.offer(request, self._order),
+            "apply_snapshot_chunk": lambda request: self._snapshots.apply(request, self._order),
         }
 
     @property
@@ -363,22 +367,6 @@ def _echo(request: pb.RequestEcho) -> pb.Response:
 
 def _flush(_: pb.RequestFlush) -> pb.Response:
     return pb.Response(flush=pb.ResponseFlush())
-
-
-def _list_snapshots(_: pb.RequestListSnapshots) -> pb.Response:
-    return pb.Response(list_snapshots=pb.ResponseListSnapshots())
-
-
-def _load_snapshot_chunk(_: pb.RequestLoadSnapshotChunk) -> pb.Response:
-    return pb.Response(load_snapshot_chunk=pb.ResponseLoadSnapshotChunk())
-
-
-def _offer_snapshot(_: pb.RequestOfferSnapshot) -> pb.Response:
-    return pb.Response(offer_snapshot=pb.ResponseOfferSnapshot(result=pb.OFFER_REJECT))
-
-
-def _apply_snapshot_chunk(_: pb.RequestApplySnapshotChunk) -> pb.Response:
-    return pb.Response(apply_snapshot_chunk=pb.ResponseApplySnapshotChunk(result=pb.CHUNK_ABORT))
 
 
 def _keys(members: Iterable[Validator]) -> set[bytes]:
