@@ -11,7 +11,7 @@ from cometbft_swarm import LIMIT_S, CometSwarm
 from test_cometbft_driver import Chained
 
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft import server
+from swarmlearning.ledger.cometbft.framing import read_frame
 from swarmlearning.ledger.cometbft.server import AbciServer
 from swarmlearning.types import Code
 
@@ -26,7 +26,7 @@ def test_b28_a_transaction_made_for_the_newest_state_is_ordered_though_the_other
     """Whoever submits is the only one to have committed the block that the transaction rests on."""
     slow: set[AbciServer] = set()
     here: contextvars.ContextVar[AbciServer] = contextvars.ContextVar("here")
-    serve, read = AbciServer._serve_client, server.read_frame
+    serve, read = AbciServer._serve_client, read_frame
 
     async def serve_client(self: AbciServer, *streams: Any) -> None:
         here.set(self)
@@ -39,7 +39,7 @@ def test_b28_a_transaction_made_for_the_newest_state_is_ordered_though_the_other
         return data
 
     monkeypatch.setattr(AbciServer, "_serve_client", serve_client)
-    monkeypatch.setattr(server, "read_frame", read_slowly)
+    monkeypatch.setattr("swarmlearning.ledger.cometbft.server.read_frame", read_slowly)
 
     async def work() -> None:
         # Emptying pools, the last resort, would hide what this is about.
