@@ -19,7 +19,7 @@ LETTERS = "abcd"
 def commands(section: str) -> list[str]:
     """What is typed after hospital A's prompt in a section, without `swarm`."""
     text = PAGE.partition(f"## {section}")[2].partition("\n## ")[0]
-    return re.findall(r"^hospital-a\$ swarm (.*)$", text, flags=re.MULTILINE)
+    return re.findall(r"^hospital-[ae]\$ swarm (.*)$", text, flags=re.MULTILINE)
 
 
 def at(letter: str, command: str) -> list[str]:
@@ -58,15 +58,24 @@ def _parse(words: list[str]) -> None:
     """See that a command has these options, without running it."""
     # With its own settings: click remembers what a command was first asked with.
     with click.Context(swarm, **swarm.context_settings) as context:
-        command = swarm.get_command(context, words[0])
+        command = swarm.get_command(context, words.pop(0))
+        while isinstance(command, click.Group):
+            command = command.get_command(context, words.pop(0))
         assert command is not None
-        command.make_context(words[0], words[1:], parent=context)
+        command.make_context(command.name, words, parent=context)
 
 
 def test_the_commands_of_an_attached_process_are_commands() -> None:
     (start,) = commands("Run CometBFT yourself")
     assert "--cometbft-abci" in start
     _parse(shlex.split(start))
+
+
+def test_the_commands_of_who_joins_later_are_commands() -> None:
+    ticket, join = commands("When an organisation is admitted later")
+    assert "--ticket" in join
+    _parse(shlex.split(ticket))
+    _parse(shlex.split(join))
 
 
 def test_the_page_installs_the_release_that_is_tested() -> None:

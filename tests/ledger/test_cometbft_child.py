@@ -127,7 +127,7 @@ def test_while_it_is_down_the_problem_says_why(tmp_path: Path, home: Path) -> No
     async def main() -> None:
         patience = Patience(first_wait_s=600, last_wait_s=600)
         script = (
-            "echo 'ERROR: no more disk'; echo 'E[x] Error dialing peer  module=p2p'; echo 'goroutine 1 [running]:'; "
+            "echo 'ERROR: no more disk'; echo 'E[x] use of closed connection  module=main'; echo 'goroutine 1:'; "
             "kill -9 $$"
         )
         child = Child(program(tmp_path, script), home, tmp_path / "log", patience=patience)
@@ -138,6 +138,20 @@ def test_while_it_is_down_the_problem_says_why(tmp_path: Path, home: Path) -> No
             # Neither `restart` nor `stop` waits for the ten minutes.
             await child.restart("the operator made room")
             await until(lambda: child.restarts == 1, "the restart")
+
+        await supervised(child, steps)
+
+    asyncio.run(main())
+
+
+def test_that_a_peer_is_away_is_not_told_as_the_reason_of_a_death(tmp_path: Path, home: Path) -> None:
+    async def main() -> None:
+        script = "echo 'E[x] no space left  module=state'; echo 'E[y] Error dialing peer  module=p2p'; exit 1"
+        child = Child(program(tmp_path, script), home, tmp_path / "log", patience=Patience(first_wait_s=600))
+
+        async def steps() -> None:
+            await until(lambda: child.problem != "", "its death")
+            assert child.problem == "cometbft ended with status 1 (E[x] no space left  module=state)"
 
         await supervised(child, steps)
 

@@ -1,5 +1,6 @@
 """How CometBFT's calls drive the application, call by call (docs/spec/ledger-cometbft.md, sections 2 to 4)."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -436,8 +437,21 @@ def test_b5_an_illegal_call_does_not_reach_the_application(child: Child) -> None
     ],
 )
 def test_b21_only_validators_and_those_of_a_join_ticket_may_connect(path: str, code: int, tmp_path: Path) -> None:
-    child = Child(tmp_path, extra_peers=frozenset({f"{8:040x}"}))
+    child = Child(tmp_path, introduced=(validator(8),), introduced_at=1)
     assert child.ask(query=pb.RequestQuery(path=path)).code == code
+
+
+def test_whom_a_join_ticket_introduced_is_a_stranger_once_its_block_is_committed(tmp_path: Path) -> None:
+    async def main() -> None:
+        child = Child(tmp_path, introduced=(validator(8), validator(1)), introduced_at=2)
+        child.start()
+        assert child.driver.members == (*MEMBERS.values(), validator(8))
+        child.block(b"a=1")
+        assert validator(8) in child.driver.members
+        child.block(b"a=2")
+        assert child.driver.members == tuple(MEMBERS.values())
+
+    asyncio.run(main())
 
 
 def test_snapshots_are_neither_offered_nor_taken(child: Child) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.records import Genesis
-from swarmlearning.identity.authority import Authority, create_ca, issue_certificate
+from swarmlearning.identity.authority import Authority, Issued, create_ca, issue_certificate
 from swarmlearning.identity.pem import read_certificates
 from swarmlearning.local.genesis import save_genesis
 from swarmlearning.local.validators import Card, create_voting_genesis, make_card
@@ -38,17 +38,13 @@ class Founders(msgspec.Struct, frozen=True):
             now_ms=NOW,
         )
 
-    def certificate(self, domain: TrustDomain, role: Role = Role.SN, network: str = "pilot") -> bytes:
+    def issue(self, domain: TrustDomain, role: Role = Role.SN, network: str = "pilot") -> Issued:
         node = NodeName(domain=domain, network=network, role=role, name="one")
-        issued = issue_certificate(
-            self.authorities[domain],
-            node,
-            ("127.0.0.1",),
-            self.base / domain / f"{role}-{network}",
-            at_ms=NOW,
-            force=True,
-        )
-        return read_certificates(issued.certificate, "certificate")[0]
+        folder = self.base / domain / f"{role}-{network}"
+        return issue_certificate(self.authorities[domain], node, ("127.0.0.1",), folder, at_ms=NOW, force=True)
+
+    def certificate(self, domain: TrustDomain, role: Role = Role.SN, network: str = "pilot") -> bytes:
+        return read_certificates(self.issue(domain, role, network).certificate, "certificate")[0]
 
 
 def found(base: Path) -> Founders:

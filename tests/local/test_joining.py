@@ -2,20 +2,24 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cometbft_support import cometbft, needs_cometbft
 from founding_support import DOMAINS, NOW, Founders, found
+from msgspec.structs import replace
 
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import ConfigurationError, DecodeError, VerificationError
 from swarmlearning.identity.authority import create_ca, issue_certificate
 from swarmlearning.identity.pem import read_certificates
+from swarmlearning.identity.source import PemSource
 from swarmlearning.ledger.cometbft.home import load_keys
 from swarmlearning.local.genesis import create_genesis, save_genesis
-from swarmlearning.local.joining import join_network
+from swarmlearning.local.joining import Invitation, join_network
 from swarmlearning.local.validators import make_card
-from swarmlearning.types import NodeName, Role, TrustDomain
+from swarmlearning.sn.tickets import Member, Ticket, find_ticket, sign_ticket
+from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain, Validator
 
 A, B, C, D = DOMAINS
 E = TrustDomain("e.example")
@@ -108,7 +112,7 @@ def stranger(tmp_path: Path, domain: TrustDomain) -> bytes:
     """A certificate of `domain` by a CA that the network does not know."""
     authority = create_ca(tmp_path / "stranger" / "ca", domain, at_ms=NOW)
     node = NodeName(domain=domain, network="pilot", role=Role.SN, name="one")
-    issued = issue_certificate(authority, node, ("127.0.0.1",), tmp_path / "stranger", at_ms=NOW)
+    issued = issue_certificate(authority, node, ("127.0.0.1",), tmp_path / "stranger" / "pki", at_ms=NOW)
     return read_certificates(issued.certificate, "certificate")[0]
 
 
@@ -119,9 +123,89 @@ def test_a_certificate_that_the_organisations_ca_did_not_issue_is_refused(founde
 
 
 def test_who_is_no_founder_is_told_about_the_ticket(founders: Founders, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"e\.example is not among the founders of pilot: a\.example.*ticket"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"e\.example is not among the members of pilot by the founding file: a\.example.*--ticket FILE",
+    ):
         join_network(tmp_path / "new", founders.genesis_file, stranger(tmp_path, E), NOW)
     assert not (tmp_path / "new").exists()
+
+
+# --- with a ticket -----------------------------------------------------------------------------------------------
+
+
+def ticket_of(founders: Founders, members: dict[TrustDomain, Validator], **changes: Any) -> Invitation:
+    """Signed by A's SN."""
+    ticket = Ticket(
+        network="pilot",
+        genesis=sha256(founders.genesis_file.read_bytes()),
+        ledger="cometbft",
+        made_ms=NOW,
+        height=9,
+        block_hash=bytes(32),
+        sentinel=NodeId(""),
+        members=tuple(Member(domain=domain, validator=validator) for domain, validator in members.items()),
+    )
+    issued = founders.issue(A)
+    credential = PemSource(issued.certificate, issued.key, issued.issuer).load(NOW)
+    issuers = (founders.authorities[A].certificate,)
+    return Invitation(ticket=sign_ticket(replace(ticket, **changes), credential), issuers=issuers)
+
+
+def present_members(founders: Founders, newcomer: Validator) -> dict[TrustDomain, Validator]:
+    """B has left, C has a new address, E was admitted."""
+    now = {domain: card.validator for domain, card in founders.cards.items() if domain != B}
+    now[C] = replace(now[C], endpoint=Endpoint(host="192.0.2.33", port=1))
+    return now | {E: newcomer}
+
+
+def test_who_was_admitted_later_joins_with_a_ticket_and_dials_the_present_members(
+    founders: Founders, tmp_path: Path
+) -> None:
+    data = tmp_path / "new"
+    card = make_card(data, E, "192.0.2.5")
+    invitation = ticket_of(founders, present_members(founders, card.validator))
+    certificate = stranger(tmp_path, E)
+    joined = join_network(data, founders.genesis_file, certificate, NOW, invitation)
+    assert joined.domain == E
+    assert joined.command.endswith("--host-ip 192.0.2.5 --sn-p2p-port 30303")
+    config = (data / "cometbft" / "config" / "config.toml").read_text()
+    assert "@192.0.2.33:1" in config
+    assert founders.cards[B].validator.peer not in config
+    ticket = find_ticket(data, founders.genesis_file.read_bytes())
+    assert ticket is not None
+    assert (ticket.height, ticket.validators[E]) == (9, card.validator)
+    # The genesis is what it has been from the founding on.
+    other = founders.data(A)
+    join_network(other, founders.genesis_file, None, NOW)
+    genesis = Path("cometbft", "config", "genesis.json")
+    assert (data / genesis).read_bytes() == (other / genesis).read_bytes()
+
+
+def test_a_ticket_that_does_not_name_this_organisation_or_its_key_is_refused(
+    founders: Founders, tmp_path: Path
+) -> None:
+    data = tmp_path / "new"
+    card = make_card(data, E, "192.0.2.5")
+    members = present_members(founders, card.validator)
+    with_other_key = ticket_of(founders, members | {E: replace(card.validator, key=bytes(32))})
+    with pytest.raises(ConfigurationError, match=r"the join ticket names the key 0000.* ask the member for a new"):
+        join_network(data, founders.genesis_file, stranger(tmp_path, E), NOW, with_other_key)
+    del members[E]
+    with pytest.raises(ConfigurationError, match=r"the join ticket of pilot does not name the key"):
+        join_network(data, founders.genesis_file, None, NOW, ticket_of(founders, members))
+    assert is_untouched(data)
+    assert not (data / "ticket.bin").exists()
+
+
+def test_a_ticket_that_does_not_hold_is_not_kept(founders: Founders, tmp_path: Path) -> None:
+    data = tmp_path / "new"
+    card = make_card(data, E, "192.0.2.5")
+    invitation = ticket_of(founders, present_members(founders, card.validator), genesis=bytes(32))
+    with pytest.raises(VerificationError, match="compare the founding files"):
+        join_network(data, founders.genesis_file, None, NOW, invitation)
+    assert is_untouched(data)
+    assert not (data / "ticket.bin").exists()
 
 
 # --- embedded ----------------------------------------------------------------------------------------------------
@@ -146,7 +230,7 @@ def test_founders_of_an_embedded_network_join_with_their_certificates(founders: 
     assert not (data / "b" / "cometbft").exists()
     with pytest.raises(ConfigurationError, match="--cert"):
         join_network(data / "c", path, None, NOW)
-    with pytest.raises(ConfigurationError, match=r"c\.example is not among the founders"):
+    with pytest.raises(ConfigurationError, match=r"c\.example is not among the members"):
         join_network(data / "c", path, founders.certificate(C), NOW)
     assert not (data / "c").exists()
 

@@ -85,8 +85,11 @@ class Office:
         self.chain = Chain(2)
         self.ledger = OneNodeLedger(self.chain)
         self.network = MemoryNetwork()
-        service = SnService(SN, self.chain.app, self.ledger, lambda: self.chain.time_ms)
+        service = SnService(SN, self.chain.app, self.ledger, lambda: self.chain.time_ms, ticket=self.ticket)
         self.network.serve(SN, HERE.endpoint, service)
+
+    async def ticket(self) -> bytes:
+        return b"a ticket"
 
     def client(self, name: NodeName) -> SnClient:
         return SnClient(self.network.client(name), HERE)
@@ -123,6 +126,23 @@ def test_a2_every_role_of_the_own_organisation_may_look(role: Role) -> None:
         office = Office()
         for method in LOOKS:
             assert await office.ask(member(0, role), method)
+
+    run(story())
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a12_join_tickets_are_for_sns_and_operators_of_the_own_organisation(role: Role) -> None:
+    async def story() -> None:
+        office = Office()
+        if role in (Role.SN, Role.OPERATOR):
+            assert await office.client(member(0, role)).ticket() == b"a ticket"
+        else:
+            with pytest.raises(Refused) as caught:
+                await office.client(member(0, role)).ticket()
+            assert caught.value.code == "role"
+        with pytest.raises(Refused) as caught:
+            await office.client(member(1, role)).ticket()
+        assert caught.value.code == "foreign-organisation"
 
     run(story())
 

@@ -7,14 +7,17 @@ from typing import Literal
 import click
 
 from swarmlearning.cli import examples
+from swarmlearning.cli.asking import ask_sn, sn_option
 from swarmlearning.cli.governance import COMMANDS as GOVERNANCE
 from swarmlearning.cli.handover import handover
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.records import Genesis
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.identity.files import read_file
+from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.signing import SigningKey
-from swarmlearning.identity.source import CERT_VARIABLE
+from swarmlearning.identity.source import CERT_VARIABLE, PemSource
 from swarmlearning.local.genesis import (
     create_genesis,
     describe_genesis,
@@ -25,8 +28,9 @@ from swarmlearning.local.genesis import (
     read_public_key,
     save_genesis,
 )
-from swarmlearning.local.joining import join_network
+from swarmlearning.local.joining import Invitation, join_network
 from swarmlearning.local.validators import create_voting_genesis, load_card, make_card, save_card
+from swarmlearning.sn.tickets import decode_ticket, describe_ticket, save_ticket
 from swarmlearning.types import SN_P2P_PORT
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -203,16 +207,47 @@ def show(genesis: Path) -> None:
     type=_FILE,
     help="Certificate of the SN; on CometBFT the keys in DIR will do.",
 )
-def join(data: Path, genesis: Path, cert: Path | None) -> None:
-    """Prepare the data directory of an SN for a network that its organisation founded with others.
+@click.option("--ticket", type=_FILE, help="Of an organisation that was admitted later: a member's join ticket.")
+@click.option("--trust", type=_FILE, metavar="CA.pem", help="With --ticket: the CA of the member who gave it.")
+def join(data: Path, genesis: Path, cert: Path | None, ticket: Path | None, trust: Path | None) -> None:
+    """Prepare the data directory of an SN for a network that its organisation is a member of.
 
-    Makes sure that the founding file means this organisation, and on CometBFT these keys, puts it into DIR, and says
-    what to do next. Nothing is started, and nobody is asked.
+    Makes sure that the founding file, or else a member's ticket, means this organisation, and on CometBFT these keys,
+    puts it into DIR, and says what to do next. Nothing is started, and nobody is asked.
     """
     directory = data.expanduser().absolute()
     certificate = None if cert is None else read_certificates(cert, "certificate")[0]
-    joined = join_network(directory, genesis, certificate, system_clock())
+    invitation: Invitation | None = None
+    if ticket is not None and trust is not None:
+        invitation = Invitation(
+            ticket=read_file(ticket, "join ticket"), issuers=read_certificates(trust, "CA certificate")
+        )
+    elif ticket is not None or trust is not None:
+        raise ConfigurationError("a join ticket needs both: --ticket FILE and --trust CA.pem, the CA of who gave it")
+    joined = join_network(directory, genesis, certificate, system_clock(), invitation)
     click.echo(f"{joined.domain} joins {joined.genesis.network}: {joined.part}")
     click.echo(f"  founding file  {directory / 'genesis.bin'}, ledger {joined.genesis.ledger}")
     click.echo(f"  fingerprint    {genesis_fingerprint(joined.genesis).hex()}   compare it with the other founders'")
     click.echo(f"  next           {joined.command} --cert FILE --key FILE --cacert FILE")
+
+
+@network.command(
+    epilog=examples(
+        "swarm network ticket --sn 10.0.0.1:30304 --out ticket.bin --cert operator.cert.pem --key operator.key.pem "
+        "--cacert a.ca.pem"
+    )
+)
+@identity_options
+@sn_option
+@click.option("--out", required=True, type=_FILE, help="Where to write the ticket, such as ticket.bin.")
+@click.option("--force", is_flag=True, help="Replace a file.")
+def ticket(identity: PemSource, sn: str, out: Path, force: bool) -> None:
+    """Ask the own SN for a ticket with which an organisation joins that was admitted after the founding.
+
+    It names the present members and a recent block, signed by the SN, and is good for 48 hours. Give it to the newcomer
+    with the founding file and this organisation's CA certificate.
+    """
+    data = ask_sn(identity, sn, lambda client: client.ticket())
+    described = describe_ticket(decode_ticket(data))
+    save_ticket(out, data, force=force)
+    click.echo(f"{out}: {described}")

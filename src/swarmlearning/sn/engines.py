@@ -18,6 +18,7 @@ from swarmlearning.ledger.boundary import LedgerView
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import Overlay
+from swarmlearning.sn.tickets import Ticket
 from swarmlearning.transport.api import Address, Call, Client
 from swarmlearning.transport.discover import discover
 from swarmlearning.types import Endpoint, NodeId, NodeName, Role
@@ -40,6 +41,10 @@ class Engine(LedgerView, Protocol):
     @property
     def sentinel(self) -> NodeId:
         """Node id of the sentinel that orders; empty where validators vote."""
+        ...
+
+    async def block_hash(self, height: int) -> bytes:
+        """Hash of a committed block, 32 bytes."""
         ...
 
     async def start(self) -> None:
@@ -159,8 +164,8 @@ class CometOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How many of the newest blocks are kept; 0: all."""
 
 
-def open_cometbft(parts: Parts, options: CometOptions, listen: Endpoint) -> "CometLedger":
-    """The engine on CometBFT, whose peers reach it at `listen`.
+def open_cometbft(parts: Parts, options: CometOptions, listen: Endpoint, ticket: Ticket | None = None) -> "CometLedger":
+    """The engine on CometBFT, whose peers reach it at `listen`; `ticket` says who they are while it catches up.
 
     Raises:
         ConfigurationError: protobuf is not installed, the network has a sentinel, or only one of `abci` and `rpc` is
@@ -187,5 +192,7 @@ def open_cometbft(parts: Parts, options: CometOptions, listen: Endpoint) -> "Com
         binary=options.binary,
         attach=attach,
         retain_blocks=options.retain_blocks,
+        introduced=() if ticket is None else tuple(ticket.validators.values()),
+        introduced_at=0 if ticket is None else ticket.height,
     )
     return CometLedger(config, parts.app)

@@ -1,5 +1,7 @@
 """The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Final
 
@@ -10,16 +12,18 @@ from swarmlearning.clock import system_clock
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Genesis
+from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.ledger.boundary import Event
+from swarmlearning.ledger.boundary import Event, LedgerArchive
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
+from swarmlearning.sn.tickets import Member, Ticket, find_ticket, sign_ticket
 from swarmlearning.transport.api import Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
@@ -27,6 +31,8 @@ from swarmlearning.types import Code, Endpoint, LedgerKind, Role, TrustDomain
 
 REGISTER_WAIT_S: Final = 120.0
 """How long a follower waits for the sentinel at start, seconds."""
+
+_LOOK_S: Final = 0.1
 
 
 class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +107,15 @@ class SnNode:
             identity=identity,
         )
         self.ledger = self._open_engine(parts)
-        service = SnService(node, self.app, self.ledger, system_clock, sentinel=lambda: self.ledger.sentinel)
+        service = SnService(
+            node,
+            self.app,
+            self.ledger,
+            system_clock,
+            sentinel=lambda: self.ledger.sentinel,
+            archive=self.ledger if isinstance(self.ledger, LedgerArchive) else None,
+            ticket=self.make_ticket,
+        )
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
 
@@ -129,7 +143,7 @@ class SnNode:
         if not config.p2p_port:
             raise ConfigurationError("CometBFT needs a peer-to-peer port that others know, not 0")
         listen = Endpoint(host=config.host, port=config.p2p_port)
-        return open_cometbft(parts, config.cometbft, listen)
+        return open_cometbft(parts, config.cometbft, listen, find_ticket(config.data, parts.data))
 
     @property
     def part(self) -> str:
@@ -150,6 +164,33 @@ class SnNode:
                 issuers=organisation.issuers, roles=organisation.roles, revoked=organisation.revoked
             )
         self._trust.update(members)
+
+    async def make_ticket(self) -> bytes:
+        """A join ticket as of the last block, signed with this SN's certificate key.
+
+        Raises:
+            Refused: there is no block yet.
+            SwarmError: the engine cannot say that block's hash.
+        """
+        height = self.ledger.height
+        if height == 0:
+            raise Refused("there is no block yet; ask again when the network runs", code="too-early")
+        # All of one moment: nothing else runs before the engine is asked for the hash.
+        members = tuple(
+            Member(domain=organisation.domain, validator=organisation.validator)
+            for organisation in membership.list_organisations(Overlay(self.app.store))
+        )
+        ticket = Ticket(
+            network=self.genesis.network,
+            genesis=sha256(encode(self.genesis)),
+            ledger=self.genesis.ledger,
+            made_ms=system_clock(),
+            height=height,
+            block_hash=await self.ledger.block_hash(height),
+            sentinel=self.ledger.sentinel,
+            members=members,
+        )
+        return sign_ticket(ticket, self.credential)
 
     async def start(self) -> dict[str, int]:
         """Open the ledger and listen; returns the ports by name.
@@ -172,12 +213,15 @@ class SnNode:
         """Register our own signing key and peer-to-peer endpoint, unless the ledger knows them; `run` must run.
 
         Raises:
-            WaitExpired: the sentinel did not answer in time.
+            WaitExpired: the sentinel did not answer, or this SN was not level with the others, in time.
             Refused: the ledger refused the registration.
         """
         node = self.credential.node.id
+        if self.genesis.ledger == "cometbft":
+            await self._until_level()
         known = membership.load_node(Overlay(self.app.store), node)
-        if known is not None and known.key == self._key.public and known.endpoint == self._endpoint:
+        registered = membership.is_registered(known, self._key.public, self.credential.certificate_der)
+        if known is not None and registered and known.endpoint == self._endpoint:
             return
         proof = self.credential.sign_proof(registration_bytes(self.genesis.network, node, self._key.public))
         message = RegisterNode(
@@ -189,6 +233,24 @@ class SnNode:
             raise WaitExpired("the ledger ran ahead while this SN registered; start it again")
         if result.code is not Code.OK:
             raise Refused(f"registration of {self.credential.node.short}: {result.log}", code=result.code.name.lower())
+
+    async def _until_level(self) -> None:
+        """Wait until this SN holds what the others do, and its organisation is a member there.
+
+        Our CometBFT judges what we submit by what this SN holds: a registration made earlier would be refused.
+
+        Raises:
+            WaitExpired: that did not come in time; says why.
+        """
+        domain, end = self.credential.node.domain, time.monotonic() + REGISTER_WAIT_S
+        while True:
+            member = membership.load_organisation(Overlay(self.app.store), domain) is not None
+            if member and not self.ledger.problem:
+                return
+            if time.monotonic() > end:
+                why = self.ledger.problem or f"{domain} is no member at block {self.ledger.height}: have it admitted"
+                raise WaitExpired(f"{self.credential.node.short} waited {REGISTER_WAIT_S:g} s to register: {why}")
+            await asyncio.sleep(_LOOK_S)
 
     async def run(self) -> None:
         """Order or follow until cancelled.

@@ -1,8 +1,8 @@
-"""The SN's API for its own organisation: submit, look, watch. Who may ask what: docs/spec/access.md, A-1 to A-5."""
+"""The SN's API for its own organisation: submit, look, watch. Who may ask what: docs/spec/access.md."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from swarmlearning import __version__
 from swarmlearning.clock import WallClock
@@ -13,7 +13,7 @@ from swarmlearning.contracts.records import MAX_HISTORY, Node
 from swarmlearning.contracts.seats import list_offences
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
-from swarmlearning.ledger.boundary import LedgerView
+from swarmlearning.ledger.boundary import LedgerArchive, LedgerView
 from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
@@ -22,6 +22,7 @@ from swarmlearning.sn.api import (
     CALL_HISTORY,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TICKET,
     KEEPALIVE_S,
     STREAM_WATCH,
     Directory,
@@ -33,6 +34,7 @@ from swarmlearning.sn.api import (
     WatchRequest,
 )
 from swarmlearning.sn.application import SwarmApplication
+from swarmlearning.sn.archiving import Archiving
 from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.types import ContractName, NodeId, NodeName, Role
@@ -60,13 +62,27 @@ class SnService:
         clock: WallClock,
         *,
         sentinel: Callable[[], NodeId] | None = None,
+        archive: LedgerArchive | None = None,
+        ticket: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
-        """Serve `app` and `ledger` as `node`; `sentinel` tells who orders now (None: whom the genesis names)."""
+        """Serve `app` and `ledger` as `node`.
+
+        Args:
+            node: this SN.
+            app: committed state.
+            ledger: orders what is submitted.
+            clock: this SN's.
+            sentinel: tells who orders now; None: whom the genesis names.
+            archive: the past, for exports and proofs; None: they are not offered.
+            ticket: makes a join ticket; None: none is given.
+        """
         self._node = node
         self._app = app
         self._ledger = ledger
         self._clock = clock
         self._sentinel = sentinel
+        self._archiving = None if archive is None else Archiving(app, archive, self._admit)
+        self._make_ticket = ticket
 
     @property
     def calls(self) -> Mapping[str, Call]:
@@ -78,13 +94,15 @@ class SnService:
             CALL_CONTRACTS: self._contracts,
             CALL_HISTORY: self._history,
             CALL_DIRECTORY: self._directory,
+            CALL_TICKET: self._ticket,
             CALL_GOVERNANCE: self._governance,
         }
 
     @property
     def streams(self) -> Mapping[str, Stream]:
         """Streaming methods."""
-        return {STREAM_WATCH: self._watch}
+        past = {} if self._archiving is None else self._archiving.streams
+        return {STREAM_WATCH: self._watch, **past}
 
     def _admit(self, caller: Caller, *roles: Role) -> None:
         """A-1: own organisation only. A-2: by role."""
@@ -166,6 +184,13 @@ class SnService:
         return encode(
             Directory(network=self._app.genesis.network, height=height, organisations=organisations, nodes=nodes)
         )
+
+    async def _ticket(self, caller: Caller, _body: bytes) -> bytes:
+        """A-12: what an organisation needs that was admitted after the founding, signed by this SN."""
+        self._admit(caller, Role.SN, Role.OPERATOR)
+        if self._make_ticket is None:
+            raise Refused("this SN gives no join tickets", code="not-found")
+        return await self._make_ticket()
 
     async def _governance(self, caller: Caller, _body: bytes) -> bytes:
         """A-8: proposals, the open ones first where not all fit into a reply, and offences."""

@@ -30,7 +30,10 @@ MAX_LOG_BYTES: Final = 4 << 20
 _KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "TMPDIR", "TZ", "GOMAXPROCS", "GOMEMLIMIT", "GOGC", "GODEBUG")
 """CometBFT takes any setting from `CMT_...` and its home from `CMTHOME`: an open RPC port, say. None gets through."""
 
-_TELLING: Final = re.compile(r"(panic:|fatal error:|ERROR:|Error:|E\[(?!.*module=p2p))")
+_FATAL: Final = re.compile(r"panic:|fatal error:|ERROR:|Error:")
+"""What it ends with; parts that are still being closed may say something after it."""
+
+_TELLING: Final = re.compile(r"E\[(?!.*module=p2p)")
 """What speaks of an error of its own; that a peer cannot be reached ends nobody."""
 
 _CONTROLS: Final = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x1f\x7f-\x9f]")
@@ -231,11 +234,12 @@ class _BoundedLog:
         self._partial = b""
         self._last = ""
         self._telling = ""
+        self._fatal = ""
 
     @property
     def telling(self) -> str:
-        """The last line that speaks of an error since `open`, else the last line."""
-        return self._telling or self._last or "it said nothing"
+        """The last line since `open` that it ended with, else that speaks of an error, else the last one."""
+        return self._fatal or self._telling or self._last or "it said nothing"
 
     def open(self) -> None:
         """Go on in the file, and forget what was said before.
@@ -244,7 +248,7 @@ class _BoundedLog:
             ConfigurationError: it cannot be written.
         """
         self._partial = b""
-        self._last = self._telling = ""
+        self._last = self._telling = self._fatal = ""
         try:
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)
@@ -258,7 +262,9 @@ class _BoundedLog:
         for line in lines:
             if text := _CONTROLS.sub("", line.decode("utf-8", "replace")).strip()[:_SHOWN_CHARACTERS]:
                 self._last = text
-                if _TELLING.match(text):
+                if _FATAL.match(text):
+                    self._fatal = text
+                elif _TELLING.match(text):
                     self._telling = text
         with contextlib.suppress(OSError):
             if self._file is not None:

@@ -48,8 +48,10 @@ class CometConfig(msgspec.Struct, frozen=True, kw_only=True):
     binary: Path | None = None
     """The `cometbft` program; None: it is searched for."""
     attach: Attach | None = None
-    extra_peers: frozenset[str] = frozenset()
-    """Peer ids that may connect besides the committed validators': those of a join ticket, while catching up."""
+    introduced: tuple[Validator, ...] = ()
+    """Who voted at the height `introduced_at`, as a join ticket says: peers besides the committed validators, until
+    that height is committed here."""
+    introduced_at: int = 0
 
     retain_blocks: int = 0
     """How many of the newest blocks the child keeps; 0: all."""

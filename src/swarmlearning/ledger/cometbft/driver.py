@@ -308,8 +308,17 @@ class Driver:
 
     @property
     def allowed_peers(self) -> frozenset[str]:
-        """Who may connect: the committed validators, and those of a join ticket."""
-        return frozenset(member.peer for member in self._app.validators().values()) | self._config.extra_peers
+        """Who may connect: the committed validators, and those of a join ticket until we have caught up with it."""
+        return frozenset(member.peer for member in self.members)
+
+    @property
+    def members(self) -> tuple[Validator, ...]:
+        """Those who may connect."""
+        committed = tuple(self._app.validators().values())
+        if self._app.info().height >= self._config.introduced_at:
+            return committed
+        known = {member.peer for member in committed}
+        return committed + tuple(member for member in self._config.introduced if member.peer not in known)
 
     def _query(self, request: pb.RequestQuery) -> pb.Response:
         kind, _, value = request.path.removeprefix(_FILTER).partition("/")

@@ -76,6 +76,14 @@ class CometLedger:
         """What this node answers other SN nodes: nothing, CometBFT has its own channel."""
         return {}
 
+    async def block_hash(self, height: int) -> bytes:
+        """Hash of a committed block, 32 bytes.
+
+        Raises:
+            SwarmError: the child cannot be asked, or does not hold that block.
+        """
+        return await self._opened().rpc.block_hash(height)
+
     async def start(self) -> None:
         """Open the engine's file, initialise the application, and listen for the child, which `run` starts.
 

@@ -92,7 +92,7 @@ class Parts:
             genesis_time_ms=config.genesis_time_ms,
             app_state=sha256(config.genesis),
             initial=config.initial,
-            peers=[member for member in self._app.validators().values() if member.peer != own.peer],
+            peers=[member for member in self.driver.members if member.peer != own.peer],
             listen=config.listen,
             external=config.external,
             abci=self._where.abci,

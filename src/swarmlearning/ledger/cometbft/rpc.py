@@ -24,6 +24,8 @@ T = TypeVar("T")
 MAX_REPLY_BYTES: Final = 8 << 20
 """Largest answer that is read; a block's results may be long."""
 
+HASH_BYTES: Final = 32
+
 _CALL_S: Final = 10.0
 _CONNECTIONS: Final = 64
 """Calls at a time; each offered transaction waits about 20 ms for its check."""
@@ -73,6 +75,22 @@ class _Peer(msgspec.Struct, frozen=True):
 
 class _NetInfo(msgspec.Struct, frozen=True):
     peers: list[_Peer]
+
+
+class _BlockId(msgspec.Struct, frozen=True):
+    hash: str
+
+
+class _Commit(msgspec.Struct, frozen=True):
+    block_id: _BlockId
+
+
+class _SignedHeader(msgspec.Struct, frozen=True):
+    commit: _Commit
+
+
+class _CommitAnswer(msgspec.Struct, frozen=True):
+    signed_header: _SignedHeader
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -138,6 +156,21 @@ class Rpc:
             SwarmError: as `call` does.
         """
         return frozenset(peer.node_info.id for peer in (await self.call("net_info", {}, _NetInfo)).peers)
+
+    async def block_hash(self, height: int) -> bytes:
+        """Hash of a block that the child holds, 32 bytes.
+
+        Raises:
+            SwarmError: as `call` does; above all, it does not hold that block.
+        """
+        answer = await self.call("commit", {"height": str(height)}, _CommitAnswer)
+        try:
+            found = bytes.fromhex(answer.signed_header.commit.block_id.hash)
+        except ValueError as error:
+            raise DecodeError(f"CometBFT's answer to commit: {error}") from error
+        if len(found) != HASH_BYTES:
+            raise DecodeError(f"CometBFT's answer to commit: a block hash of {len(found)} bytes, expected {HASH_BYTES}")
+        return found
 
     async def dial(self, members: Iterable[Validator]) -> None:
         """Have the child connect to those of `members` to whom it is not connected, and keep these connections.

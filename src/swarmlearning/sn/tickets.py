@@ -1,0 +1,162 @@
+"""Join tickets: what a member tells an organisation that was admitted after the founding, signed by its SN.
+
+The founding file does not name the newcomer, and may name validators that are long gone. The ticket names the present
+ones, so that the newcomer knows whom to ask for the blocks that say the rest; and a recent block. It is only an
+introduction: what the newcomer executes itself decides from the ticket's block on.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from swarmlearning.contracts.records import Genesis
+from swarmlearning.encoding import Record, decode, encode, sha256
+from swarmlearning.errors import ConfigurationError, DecodeError, VerificationError
+from swarmlearning.identity.files import PUBLIC_MODE, read_file, write_file
+from swarmlearning.identity.source import Credential
+from swarmlearning.identity.verify import verify_leaf, verify_proof
+from swarmlearning.types import NodeId, NodeName, Role, TrustDomain, Validator
+
+TICKET_DOMAIN: Final = b"swarmlearning join ticket v1\x00"
+"""Prefix of what a ticket's signature covers, so that it can pass for nothing else."""
+
+TICKET_HOURS: Final = 48
+"""How long a ticket is good: as long as evidence against those whom it names is accepted."""
+
+MAX_AHEAD_MS: Final = 5 * 60_000
+"""A ticket of a later time than this is refused: one of the two clocks is wrong."""
+
+TICKET_FILE: Final = "ticket.bin"
+"""The ticket within an SN's data directory."""
+
+
+class Member(Record, frozen=True, kw_only=True):
+    """A member, as of the ticket's block."""
+
+    domain: TrustDomain
+    validator: Validator | None = None
+    """None where a sentinel orders."""
+
+
+class Ticket(Record, frozen=True, kw_only=True):
+    """What an SN says of its network."""
+
+    network: str
+    genesis: bytes
+    """SHA-256 of the founding file."""
+    ledger: Literal["embedded", "cometbft"]
+    made_ms: int
+    """By the SN's clock, milliseconds since the epoch."""
+    height: int
+    block_hash: bytes
+    """Of the block of that height as the engine counts it, 32 bytes."""
+    sentinel: NodeId
+    """Who orders; empty where validators do."""
+    members: tuple[Member, ...]
+
+    @property
+    def validators(self) -> dict[TrustDomain, Validator]:
+        """Who votes for each member."""
+        return {member.domain: member.validator for member in self.members if member.validator is not None}
+
+
+class SignedTicket(Record, frozen=True, kw_only=True):
+    """A ticket as it is sent."""
+
+    ticket: bytes
+    certificate: bytes
+    """Of the SN, DER."""
+    signature: bytes
+    """By the certificate's key over `TICKET_DOMAIN + ticket`."""
+
+
+def sign_ticket(ticket: Ticket, credential: Credential) -> bytes:
+    """A ticket, signed by an SN's certificate key, as bytes."""
+    data = encode(ticket)
+    signature = credential.sign_proof(TICKET_DOMAIN + data)
+    return encode(SignedTicket(ticket=data, certificate=credential.certificate_der, signature=signature))
+
+
+def decode_ticket(data: bytes) -> Ticket:
+    """Read a signed ticket; nothing in it is verified.
+
+    Raises:
+        DecodeError: it is malformed.
+    """
+    ticket = decode(decode(data, SignedTicket).ticket, Ticket)
+    if len(ticket.genesis) != 32 or len(ticket.block_hash) != 32 or ticket.height < 1:
+        raise DecodeError("join ticket: expected two hashes of 32 bytes and a height of 1 or more")
+    return ticket
+
+
+def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, genesis: Genesis, now_ms: int) -> Ticket:
+    """See that a member's SN made this ticket for this network, lately.
+
+    Args:
+        data: the signed ticket.
+        issuers: CA certificates (DER) of the member, which the newcomer has from another channel.
+        founding: the founding file's bytes.
+        genesis: the same, decoded.
+        now_ms: milliseconds since the epoch.
+
+    Raises:
+        DecodeError: it is malformed.
+        VerificationError: it is not signed by an SN under one of these CAs, or is for another network, or too old.
+    """
+    # 1. The certificate is one that the trusted CA issued, of an SN in this network.
+    signed = decode(data, SignedTicket)
+    signer = verify_leaf(signed.certificate, issuers, now_ms)
+    if signer.role is not Role.SN or signer.network != genesis.network:
+        raise VerificationError(f"join ticket: signed by {signer.id}; expected an SN of the network {genesis.network}")
+    # 2. Its key signed exactly these bytes.
+    verify_proof(signed.certificate, TICKET_DOMAIN + signed.ticket, signed.signature)
+    # 3. They speak of this network, and of the signer as a member.
+    ticket = decode_ticket(data)
+    if (ticket.network, ticket.ledger, ticket.genesis) != (genesis.network, genesis.ledger, sha256(founding)):
+        raise VerificationError(
+            f"join ticket: for the network {ticket.network} of fingerprint {ticket.genesis.hex()[:16]}..., expected "
+            f"{genesis.network} of {sha256(founding).hex()[:16]}...; compare the founding files"
+        )
+    if signer.domain not in {member.domain for member in ticket.members}:
+        raise VerificationError(f"join ticket: {signer.domain}, which signed it, is no member by its own word")
+    # 4. They are recent.
+    if not now_ms - TICKET_HOURS * 3_600_000 <= ticket.made_ms <= now_ms + MAX_AHEAD_MS:
+        hours = (now_ms - ticket.made_ms) / 3_600_000
+        raise VerificationError(
+            f"join ticket: made {hours:.1f} hours ago by this clock, expected 0 to {TICKET_HOURS}; ask for a new one"
+        )
+    return ticket
+
+
+def save_ticket(path: Path, data: bytes, *, force: bool = False) -> None:
+    """Write a signed ticket; over another file only with `force`.
+
+    Raises:
+        IdentityError: it exists and `force` is not given, or it cannot be written.
+    """
+    write_file(path, data, mode=PUBLIC_MODE, force=force)
+
+
+def find_ticket(directory: Path, founding: bytes) -> Ticket | None:
+    """The ticket that `swarm network join` verified and put into an SN's data directory, None if there is none.
+
+    Raises:
+        ConfigurationError: what lies there is none, or another network's.
+        IdentityError: it cannot be read.
+    """
+    path = directory / TICKET_FILE
+    if not path.exists():
+        return None
+    try:
+        ticket = decode_ticket(read_file(path, "join ticket"))
+    except DecodeError as error:
+        raise ConfigurationError(f"{path}: {error}; join again with a new ticket (swarm network join)") from error
+    if ticket.genesis != sha256(founding):
+        raise ConfigurationError(f"{path} is for another network than the founding file; remove it, or join again")
+    return ticket
+
+
+def describe_ticket(ticket: Ticket) -> str:
+    """One line for people."""
+    sentinel = f"sentinel {NodeName.parse(ticket.sentinel).short}" if ticket.sentinel else ""
+    who = sentinel or f"{len(ticket.validators)} validators"
+    return f"{ticket.network}, block {ticket.height}, {len(ticket.members)} members, {who}"

@@ -1,0 +1,175 @@
+"""Join tickets (A-12): only a member's SN, lately, and for this network, introduces anybody."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from swarmlearning.clock import system_clock
+from swarmlearning.contracts.records import Genesis, Organisation
+from swarmlearning.encoding import decode, encode, sha256
+from swarmlearning.errors import ConfigurationError, DecodeError, PeerError, VerificationError
+from swarmlearning.identity.authority import Authority, create_ca, issue_certificate
+from swarmlearning.identity.source import Credential, PemSource
+from swarmlearning.sn.tickets import (
+    MAX_AHEAD_MS,
+    TICKET_FILE,
+    TICKET_HOURS,
+    Member,
+    SignedTicket,
+    Ticket,
+    describe_ticket,
+    find_ticket,
+    save_ticket,
+    sign_ticket,
+    verify_ticket,
+)
+from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain, Validator
+
+NOW = system_clock()
+A, B = TrustDomain("a.example"), TrustDomain("b.example")
+
+
+def validator(number: int) -> Validator:
+    return Validator(key=bytes([number]) * 32, peer=f"{number:040x}", endpoint=Endpoint(host="192.0.2.1", port=number))
+
+
+class World:
+    """Two organisations; the first one's SN gives tickets."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.authorities = {domain: create_ca(base / domain, domain, at_ms=NOW) for domain in (A, B)}
+        self.genesis = Genesis(
+            network="pilot",
+            version=1,
+            created_ms=NOW,
+            ledger="cometbft",
+            sentinel=NodeId(""),
+            sentinel_key=b"",
+            organisations=(Organisation(domain=A, issuers=(self.authorities[A].certificate,), validator=validator(1)),),
+        )
+        self.founding = encode(self.genesis)
+        self.ticket = Ticket(
+            network="pilot",
+            genesis=sha256(self.founding),
+            ledger="cometbft",
+            made_ms=NOW,
+            height=7,
+            block_hash=bytes(32),
+            sentinel=NodeId(""),
+            members=(Member(domain=A, validator=validator(1)), Member(domain=B, validator=validator(2))),
+        )
+
+    def credential(
+        self, domain: TrustDomain = A, role: Role = Role.SN, network: str = "pilot", authority: Authority | None = None
+    ) -> Credential:
+        node = NodeName(domain=domain, network=network, role=role, name="one")
+        folder = self.base / f"{domain}-{role}-{network}-{authority is None}"
+        issued = issue_certificate(
+            authority or self.authorities[domain], node, ("127.0.0.1",), folder, at_ms=NOW, force=True
+        )
+        return PemSource(issued.certificate, issued.key, issued.issuer).load(NOW)
+
+    def verify(self, data: bytes, **changes: Any) -> Ticket:
+        arguments: dict[str, Any] = {
+            "issuers": (self.authorities[A].certificate,),
+            "founding": self.founding,
+            "genesis": self.genesis,
+            "now_ms": NOW,
+        }
+        return verify_ticket(data, **(arguments | changes))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a12_a_members_ticket_is_believed(world: World) -> None:
+    ticket = world.verify(sign_ticket(world.ticket, world.credential()))
+    assert ticket == world.ticket
+    assert ticket.validators == {A: validator(1), B: validator(2)}
+    assert describe_ticket(ticket) == "pilot, block 7, 2 members, 2 validators"
+
+
+def test_a12_another_cas_word_counts_nothing(world: World, tmp_path: Path) -> None:
+    impostor = create_ca(tmp_path / "impostor", A, at_ms=NOW)
+    with pytest.raises(VerificationError):
+        world.verify(sign_ticket(world.ticket, world.credential(authority=impostor)))
+    with pytest.raises(VerificationError):
+        world.verify(sign_ticket(world.ticket, world.credential(B)))  # a member, but not whom the newcomer asked
+    assert world.verify(sign_ticket(world.ticket, world.credential(B)), issuers=(world.authorities[B].certificate,))
+
+
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.SN])
+def test_a12_only_an_sn_signs(world: World, role: Role) -> None:
+    with pytest.raises(VerificationError, match="expected an SN of the network pilot"):
+        world.verify(sign_ticket(world.ticket, world.credential(role=role)))
+
+
+def test_a12_an_sn_of_another_network_does_not_sign(world: World) -> None:
+    with pytest.raises(VerificationError, match="expected an SN of the network pilot"):
+        world.verify(sign_ticket(world.ticket, world.credential(network="other")))
+
+
+def test_a12_every_byte_of_it_is_signed(world: World) -> None:
+    signed = decode(sign_ticket(world.ticket, world.credential()), SignedTicket)
+    other = encode(replace(world.ticket, members=(Member(domain=A, validator=validator(9)),)))
+    with pytest.raises(VerificationError, match="the signature does not hold"):
+        world.verify(encode(replace(signed, ticket=other)))
+    with pytest.raises(VerificationError, match="the signature does not hold"):
+        world.verify(encode(replace(signed, signature=bytes(64))))
+
+
+def test_a12_a_signature_for_something_else_is_none(world: World) -> None:
+    credential = world.credential()
+    data = encode(world.ticket)
+    signed = SignedTicket(ticket=data, certificate=credential.certificate_der, signature=credential.sign_proof(data))
+    with pytest.raises(VerificationError, match="the signature does not hold"):
+        world.verify(encode(signed))
+
+
+@pytest.mark.parametrize("change", [{"network": "other"}, {"ledger": "embedded"}, {"genesis": bytes(32)}])
+def test_a12_a_ticket_of_another_network_is_refused(world: World, change: dict[str, Any]) -> None:
+    with pytest.raises(VerificationError, match="compare the founding files"):
+        world.verify(sign_ticket(replace(world.ticket, **change), world.credential()))
+
+
+def test_a12_who_is_no_member_by_its_own_word_introduces_nobody(world: World) -> None:
+    ticket = replace(world.ticket, members=world.ticket.members[1:])
+    with pytest.raises(VerificationError, match=r"a\.example, which signed it, is no member"):
+        world.verify(sign_ticket(ticket, world.credential()))
+
+
+def test_a12_a_ticket_is_good_for_two_days(world: World) -> None:
+    data = sign_ticket(world.ticket, world.credential())
+    last = NOW + TICKET_HOURS * 3_600_000
+    assert world.verify(data, now_ms=last)
+    with pytest.raises(VerificationError, match=r"made 48\.0 hours ago by this clock"):
+        world.verify(data, now_ms=last + 1)
+    early = sign_ticket(replace(world.ticket, made_ms=NOW + MAX_AHEAD_MS + 1), world.credential(B))
+    with pytest.raises(VerificationError, match="hours ago by this clock"):
+        world.verify(early, issuers=(world.authorities[B].certificate,))
+
+
+@pytest.mark.parametrize("change", [{"genesis": b""}, {"block_hash": bytes(31)}, {"height": 0}])
+def test_a12_a_malformed_ticket_is_refused(world: World, change: dict[str, Any]) -> None:
+    with pytest.raises(PeerError):
+        world.verify(sign_ticket(replace(world.ticket, **change), world.credential()))
+    with pytest.raises(DecodeError):
+        world.verify(b"no ticket")
+
+
+def test_an_sn_takes_up_the_ticket_that_was_put_beside_its_founding_file(world: World, tmp_path: Path) -> None:
+    directory = tmp_path / "sn"
+    directory.mkdir()
+    assert find_ticket(directory, world.founding) is None
+    save_ticket(directory / TICKET_FILE, sign_ticket(world.ticket, world.credential()))
+    assert find_ticket(directory, world.founding) == world.ticket
+    with pytest.raises(ConfigurationError, match="for another network than the founding file"):
+        find_ticket(directory, b"another")
+    (directory / TICKET_FILE).write_bytes(b"damaged")
+    with pytest.raises(ConfigurationError, match="join again with a new ticket"):
+        find_ticket(directory, world.founding)
