@@ -21,7 +21,7 @@ from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.sn.tickets import Member, Ticket, find_ticket, sign_ticket
+from swarmlearning.sn.tickets import Member, Ticket, catch_up, find_ticket, forget_ticket, sign_ticket
 from swarmlearning.transport.api import Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
@@ -102,6 +102,7 @@ class SnNode:
             trust=self._trust,
             identity=identity,
         )
+        self._ticket = find_ticket(config.data, data)
         self.ledger = self._open_engine(parts)
         service = SnService(
             node,
@@ -138,7 +139,7 @@ class SnNode:
         if not config.p2p_port:
             raise ConfigurationError("CometBFT needs a peer-to-peer port that others know, not 0")
         listen = Endpoint(host=config.host, port=config.p2p_port)
-        return open_cometbft(parts, config.cometbft, listen, find_ticket(config.data, parts.data))
+        return open_cometbft(parts, config.cometbft, listen, self._ticket)
 
     @property
     def part(self) -> str:
@@ -207,10 +208,16 @@ class SnNode:
     async def register(self) -> None:
         """Register our own signing key and peer-to-peer endpoint, unless the ledger knows them; `run` must run.
 
+        Whoever joined with a ticket catches up first: before its admission its own state does not know it.
+
         Raises:
-            WaitExpired: the sentinel did not answer in time.
+            WaitExpired: the sentinel, or the other validators, did not answer in time.
+            ForkDetected: the block that the ticket names is another one here.
             Refused: the ledger refused the registration.
         """
+        if self._ticket is not None:
+            await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S)
+            forget_ticket(self.config.data)
         node = self.credential.node.id
         known = membership.load_node(Overlay(self.app.store), node)
         if known is not None and known.key == self._key.public and known.endpoint == self._endpoint:
