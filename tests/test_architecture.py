@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": BASE | {"identity", "transport", "contracts", "sn.client", "sn.api", "sl.exchange", "callbacks.launch"},
     "demo": BASE | CORE | {"sl", "sn", "local", "callbacks", "tf", "pyt"},
     "rehearsal": BASE | {"callbacks", "sl.control", "parameters", "contracts.records"},
-    "bench": BASE | CORE | {"callbacks", "local"},
+    "bench": BASE | CORE | {"callbacks", "local", "sn.client"},
     "cli": BASE | CORE | {"sl", "sn", "local", "demo", "doctor", "rehearsal", "bench"},
     "__main__": {"cli"},
     "tf": BASE | {"callbacks", "sl.control", "contracts.records"},

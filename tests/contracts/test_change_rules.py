@@ -25,7 +25,17 @@ from swarmlearning.encoding import sha256
 from swarmlearning.identity.verify import fingerprint
 from swarmlearning.ledger.boundary import Event, Misbehaviour
 from swarmlearning.sn.state import Overlay
-from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, NodeId, Role, TrustDomain, Validator
+from swarmlearning.types import (
+    DEFAULT_CONTRACT,
+    Code,
+    ContractName,
+    Endpoint,
+    NodeId,
+    NodeName,
+    Role,
+    TrustDomain,
+    Validator,
+)
 
 LEAVE = LeaveNetwork()
 
@@ -133,6 +143,21 @@ def test_m12_a_replaced_authority_puts_out_the_nodes_of_the_old_one_until_they_r
     assert chain.do(sl, registration(sl)).code is Code.NOT_ALLOWED
     assert chain.do(sl, registration(sl, certificate(sl, "new.example"))).code is Code.OK
     assert chain.do(sl, CreateContract(contract=ContractName("b"))).code is Code.OK
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_m12_while_two_authorities_are_listed_each_node_belongs_to_the_one_that_issued_its_certificate(
+    kept: int,
+) -> None:
+    parliament = Parliament(4)
+    chain, nodes, names = parliament.chain, [member(2), member(2, Role.SN)], (org(2), "new.example")
+    parliament.decide(ReplaceIssuers(domain=org(2), issuers=issuers(*names)), 0, 1, 3)
+    for node, issuer in zip(nodes, names, strict=True):
+        assert chain.do(node, registration(node, certificate(node, issuer))).code is Code.OK
+    parliament.decide(ReplaceIssuers(domain=org(2), issuers=issuers(names[kept])), 0, 1, 3)
+    said = [chain.do(node, CreateContract(contract=ContractName(node.name))).code for node in nodes]
+    assert said[kept] is Code.OK
+    assert said[1 - kept] is Code.NOT_ALLOWED
 
 
 def test_m12_the_sentinel_is_not_put_out() -> None:
@@ -299,8 +324,9 @@ def test_m14_what_was_revoked_stays_so_when_a_former_member_is_admitted_again() 
 def test_m15_who_goes_takes_along_nodes_and_keys_and_nothing_of_others(expelled: bool) -> None:
     parliament = Parliament(4, voting=True)
     chain, sl = parliament.chain, member(3)
-    neighbour = member(30)  # org30.example: its name begins alike
-    parliament.decide(admission(30, voting=True), 0, 1, 2)
+    neighbour = NodeName(domain=TrustDomain("org3.example.two"), network="heart", role=Role.SL, name="sl3")
+    alike = replace(admission(30, voting=True), domain=neighbour.domain, issuers=issuers(neighbour.domain))
+    parliament.decide(alike, 0, 1, 2)
     chain.register(sl, neighbour)
     assert chain.do(sl, CreateContract(contract=ContractName("theirs"))).code is Code.OK
     if expelled:
@@ -308,7 +334,8 @@ def test_m15_who_goes_takes_along_nodes_and_keys_and_nothing_of_others(expelled:
     else:
         parliament.leave(3)
     left = list(chain.app.store.keys(""))
-    assert not [key for key in left if key.startswith(("node/", "count/nodes", "org/")) and "org3.example" in key]
+    forgotten = [f"node/{sl.id}", f"node/{op(3).id}", "count/nodes/org3.example", "org/org3.example"]
+    assert not set(forgotten) & set(left)
     assert f"key/{key_of(sl).public.hex()}" not in left
     assert f"node/{neighbour.id}" in left
     assert membership.load_training(parliament.state, ContractName("theirs")) is not None

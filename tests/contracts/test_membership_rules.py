@@ -127,6 +127,18 @@ def test_m2_a_new_key_replaces_the_old_one() -> None:
     assert chain.do(SL, create("a"), salt="new").code is Code.OK
 
 
+def test_m3_a_node_with_another_key_or_certificate_than_it_registered_with_is_to_register_anew() -> None:
+    """Else a node whose CA was replaced came back after its restart as silent as before."""
+    chain = Chain()
+    chain.register(SL)
+    known = membership.load_node(Overlay(chain.app.store), SL.id)
+    key, leaf = key_of(SL).public, certificate(SL, SL.domain)
+    assert membership.is_registered(known, key, leaf)
+    assert not membership.is_registered(known, key_of(SL, "new").public, leaf)
+    assert not membership.is_registered(known, key, certificate(SL, SL.domain, serial=8))
+    assert not membership.is_registered(None, key, leaf)
+
+
 # --- M-3, M-4: standing and revocation ------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import click
 
 from swarmlearning.clock import system_clock
+from swarmlearning.contracts.membership import is_registered
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Training
 from swarmlearning.errors import ConfigurationError
@@ -96,7 +97,8 @@ async def open_submitter(client: SnClient, identity: PemSource, sign_key: str | 
     directory = await client.directory()
     submitter = Submitter(client, directory.network, key)
     node = credential.node.id
-    if not any(known.node == node and known.key == key.public for known in directory.nodes):
+    known = next((known for known in directory.nodes if known.node == node), None)
+    if not is_registered(known, key.public, credential.certificate_der):
         proof = credential.sign_proof(registration_bytes(directory.network, node, key.public))
         await submitter.require(RegisterNode(node=node, certificate=credential.certificate_der, proof=proof))
     return submitter

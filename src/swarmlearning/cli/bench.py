@@ -14,24 +14,28 @@ DTYPES: Final = ("float32", "float64", "float16", "bfloat16", "int8", "int16", "
 
 
 class _Lazy(click.Group):
-    """Imports `round` when it is asked for."""
+    """Imports `round` and `ledger` when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Both."""
-        return sorted([*super().list_commands(ctx), "round"])
+        """All of them."""
+        return sorted([*super().list_commands(ctx), "ledger", "round"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One of them."""
-        if cmd_name != "round":
-            return super().get_command(ctx, cmd_name)
-        from swarmlearning.cli.bench_round import round_
+        if cmd_name == "round":
+            from swarmlearning.cli.bench_round import round_
 
-        return round_
+            return round_
+        if cmd_name == "ledger":
+            from swarmlearning.cli.bench_ledger import ledger
+
+            return ledger
+        return super().get_command(ctx, cmd_name)
 
 
-@click.group(cls=_Lazy, epilog=examples("swarm bench merge", "swarm bench round --peers 4 --megabytes 100"))
+@click.group(cls=_Lazy, epilog=examples("swarm bench merge", "swarm bench round --megabytes 100", "swarm bench ledger"))
 def bench() -> None:
-    """Measure this machine: merging alone, or whole rounds of a swarm.
+    """Measure this machine: merging alone, whole rounds of a swarm, or its ledger.
 
     Figures compare within a run; between runs only their ratios do.
     """

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "contract": Entry("swarmlearning.cli.contract:contract", "Look at training contracts; start a run anew."),
     "demo": Entry("swarmlearning.cli.demo:demo", "See hospitals train one model together, on this machine."),
     "doctor": Entry("swarmlearning.cli.doctor:doctor", "Look for what does not work, and say what to do."),
+    "ledger": Entry("swarmlearning.cli.ledger:ledger", "Export the ledger's history; prove and verify what is in it."),
     "network": Entry("swarmlearning.cli.network:network", "Found a network, join it, and look at it."),
     "rehearse": Entry("swarmlearning.cli.rehearse:rehearse", "Rehearse a training, with faults, before it begins."),
     "run": Entry("swarmlearning.cli.run:run", "Try your own training script in a throw-away swarm."),

@@ -145,6 +145,17 @@ def list_organisations(state: State) -> list[Organisation]:
     return [organisation for organisation in found if organisation is not None]
 
 
+def is_registered(known: Node | None, key: bytes, certificate: bytes) -> bool:
+    """Whether a node stands on the ledger with this signing key and this certificate (DER): else it registers anew.
+
+    With an older certificate it would stand there until that one is revoked, or its authority replaced (M-3, M-12).
+
+    Raises:
+        VerificationError: the certificate cannot be read.
+    """
+    return known is not None and known.key == key and known.certificates == fingerprints(certificate)
+
+
 # --- transitions ----------------------------------------------------------------------------------------------------
 
 

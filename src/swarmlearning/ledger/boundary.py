@@ -12,7 +12,7 @@ a crash, or after a block that was never committed, and must give the same answe
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from swarmlearning.encoding import Record
 from swarmlearning.types import Code, NodeId, TrustDomain, Validator
@@ -140,6 +140,71 @@ class Application(Protocol):
         ...
 
 
+class StoredBlock(Record, frozen=True, kw_only=True):
+    """A committed block and what came of its transactions, as any engine tells it."""
+
+    height: int
+    time_ms: int
+    hash: bytes
+    """Of the block's header, 32 bytes."""
+    proposer: str
+    """Node id or, where validators vote, the address in hexadecimal digits of who made it."""
+    txs: tuple[bytes, ...]
+    results: tuple[TxResult, ...]
+    """One for each transaction, in order; not under the block's hash."""
+
+
+class LedgerProof(Record, frozen=True, kw_only=True):
+    """What proves, to those who hold no ledger, that transactions are in a block."""
+
+    txs: tuple[bytes, ...]
+    """Those that are proven."""
+    body: bytes
+    """As the engine that orders here encodes and verifies it."""
+
+
+@runtime_checkable
+class LedgerArchive(Protocol):
+    """What has been committed: to be read, and to be proven to those who hold no ledger. An engine may be one."""
+
+    @property
+    def height(self) -> int:
+        """Height of the last committed block; 0 before the first."""
+        ...
+
+    async def lowest(self) -> int:
+        """Height of the first block that is still kept.
+
+        Raises:
+            SwarmError: it cannot be found out.
+        """
+        ...
+
+    async def stored(self, height: int) -> StoredBlock | None:
+        """The committed block of `height`; None if there is none (yet, or any more).
+
+        Raises:
+            SwarmError: it cannot be read.
+        """
+        ...
+
+    async def prove(self, height: int) -> LedgerProof | None:
+        """What proves a whole block; None if there is none (yet, or any more).
+
+        Raises:
+            SwarmError: it cannot be read.
+        """
+        ...
+
+    async def prove_tx(self, tx_hash: bytes) -> LedgerProof | None:
+        """What proves that the transaction with this SHA-256 is in a block; None if it is in none that is kept.
+
+        Raises:
+            SwarmError: it cannot be read.
+        """
+        ...
+
+
 class LedgerView(Protocol):
     """What an SN needs of a running engine, whichever it is."""
 
@@ -165,4 +230,50 @@ class LedgerView(Protocol):
 
     async def wait_height(self, above: int) -> int:
         """Wait until the committed height exceeds `above`, and return it."""
+        ...
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """The application's state after a block, as one node offers it to another that starts empty."""
+
+    height: int
+    format: int
+    """How its chunks are made; one that is not known is refused."""
+    chunks: int
+    hash: bytes
+    """Of all of it, 32 bytes: the same on every node that has the same state."""
+    metadata: bytes
+    """For the application: what it needs to verify the chunks."""
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """What became of an offered snapshot, or of one chunk of it."""
+
+    answer: Literal["accept", "retry", "reject", "reject_format", "abort"]
+    """Go on; ask another node for this chunk; take another snapshot; one of another format; none at all."""
+    reason: str = ""
+    """For people: what was expected, what was got."""
+
+
+class Snapshots(Protocol):
+    """What an engine that catches up by snapshots asks of the application; another one need not know of it.
+
+    A restoring is `offer {apply}`; nothing of it is kept before the last chunk has come and the state that they make
+    has the app hash that the engine has verified.
+    """
+
+    def available(self) -> Sequence[Snapshot]:
+        """Those that this node can give, the newest first."""
+        ...
+
+    def load(self, height: int, format_: int, chunk: int) -> bytes | None:
+        """A chunk of one of them; None if it is not there (any more)."""
+        ...
+
+    def offer(self, snapshot: Snapshot, app_hash: bytes) -> Verdict:
+        """Begin to restore `snapshot`, or refuse it; `app_hash` is the state's that validators signed."""
+        ...
+
+    def apply(self, chunk: int, data: bytes) -> Verdict:
+        """Take the chunk of this number, from 0, of the snapshot that was accepted last."""
         ...

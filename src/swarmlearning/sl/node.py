@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmlearning.clock import system_clock
+from swarmlearning.contracts.membership import is_registered
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.errors import (
     ConfigurationError,
@@ -184,10 +185,12 @@ class SlNode:
     async def _register(self, directory: Directory) -> None:
         """Register our signing key, unless the ledger knows it."""
         node = self.credential.node.id
-        if any(n.node == node and n.key == self._key.public and n.endpoint == self._endpoint for n in directory.nodes):
+        certificate = self.credential.certificate_der
+        known = next((known for known in directory.nodes if known.node == node), None)
+        registered = is_registered(known, self._key.public, certificate)
+        if known is not None and registered and known.endpoint == self._endpoint:
             return
         proof = self.credential.sign_proof(registration_bytes(directory.network, node, self._key.public))
-        certificate = self.credential.certificate_der
         await self._submitter.require(
             RegisterNode(node=node, certificate=certificate, proof=proof, endpoint=self._endpoint)
         )

@@ -16,6 +16,8 @@ CALL_DIRECTORY: Final = "directory"
 CALL_TICKET: Final = "ticket"
 CALL_GOVERNANCE: Final = "governance"
 STREAM_WATCH: Final = "watch"
+STREAM_BLOCKS: Final = "blocks"
+STREAM_PROOF: Final = "proof"
 
 KEEPALIVE_S: Final = 5.0
 """A watch that has nothing to say sends an empty notice this often, seconds."""
@@ -100,3 +102,18 @@ class Notice(Record, frozen=True, kw_only=True):
     training: bytes
     problem: str = ""
     """What keeps this SN from following the ledger, for people; empty while nothing does."""
+
+
+class BlocksRequest(Record, frozen=True, kw_only=True):
+    """All committed blocks from height `first` on, each a frame: `ledger.boundary.StoredBlock`."""
+
+    first: int
+
+
+class ProofRequest(Record, frozen=True, kw_only=True):
+    """What proves a transaction, or a whole block, in one frame: `sn.proofs.ProofFile`."""
+
+    tx: bytes = b""
+    """SHA-256 of the transaction; empty where a block is asked for."""
+    height: int = 0
+    """Of the block; 0 where a transaction is asked for."""

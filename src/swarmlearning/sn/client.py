@@ -2,13 +2,14 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from swarmlearning.contracts.messages import TX_DOMAIN, AnyMessage, Payload, Tx
 from swarmlearning.contracts.records import MAX_HISTORY, RoundSummary, Training
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import Refused
+from swarmlearning.errors import DecodeError, Refused
 from swarmlearning.identity.signing import SigningKey
+from swarmlearning.ledger.boundary import StoredBlock
 from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
@@ -19,11 +20,15 @@ from swarmlearning.sn.api import (
     CALL_SUBMIT,
     CALL_TICKET,
     KEEPALIVE_S,
+    STREAM_BLOCKS,
+    STREAM_PROOF,
     STREAM_WATCH,
+    BlocksRequest,
     Directory,
     Governance,
     HistoryRequest,
     Notice,
+    ProofRequest,
     Status,
     Submitted,
     WatchRequest,
@@ -147,6 +152,46 @@ class SnClient:
                 self.problem = notice.problem
                 if notice.training:
                     yield decode(notice.training, Training, limit=MAX_RECORD_BYTES)
+
+    async def blocks(self, first: int = 1) -> AsyncIterator[StoredBlock]:
+        """All blocks from height `first` to the one that is the last now, in order.
+
+        Raises:
+            Unreachable: the SN fell silent.
+            VerificationError, Refused: see `transport.api.Client.call`.
+            DecodeError: what comes is no gapless sequence of blocks.
+        """
+        body = encode(BlocksRequest(first=first))
+        expected = first
+        async with contextlib.aclosing(self._frames(STREAM_BLOCKS, body)) as frames:
+            async for frame in frames:
+                block = decode(frame, StoredBlock, limit=MAX_RECORD_BYTES)
+                if block.height != expected or len(block.results) != len(block.txs):
+                    raise DecodeError(
+                        f"the SN sent block {block.height} with {len(block.results)} results for {len(block.txs)} "
+                        f"transactions; expected block {expected} with as many"
+                    )
+                yield block
+                expected += 1
+
+    async def proof(self, *, tx: bytes = b"", height: int = 0) -> bytes:
+        """The encoded `sn.proofs.ProofFile` of the transaction with the SHA-256 `tx`, or of block `height`; unverified.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+            DecodeError: nothing came.
+        """
+        body = encode(ProofRequest(tx=tx, height=height))
+        async with contextlib.aclosing(self._frames(STREAM_PROOF, body)) as frames:
+            async for frame in frames:
+                return bytes(frame)
+        raise DecodeError("the SN sent an empty reply; expected a proof")
+
+    async def _frames(self, method: str, body: bytes) -> AsyncGenerator[memoryview, None]:
+        frames = self._client.stream(self.address, method, body, idle_s=self._timeout_s)
+        async with contextlib.aclosing(frames):  # type: ignore[type-var]  # AsyncIterator of the seam has aclose
+            async for frame in frames:
+                yield frame
 
 
 class Submitter:

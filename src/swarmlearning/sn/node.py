@@ -1,5 +1,7 @@
 """The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +17,7 @@ from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
-from swarmlearning.ledger.boundary import Event
+from swarmlearning.ledger.boundary import Event, LedgerArchive
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
@@ -29,6 +31,8 @@ from swarmlearning.types import Code, Endpoint, LedgerKind, Role, TrustDomain
 
 REGISTER_WAIT_S: Final = 120.0
 """How long a follower waits for the sentinel at start, seconds."""
+
+_LOOK_S: Final = 0.1
 
 
 class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +114,7 @@ class SnNode:
             self.ledger,
             system_clock,
             sentinel=lambda: self.ledger.sentinel,
+            archive=self.ledger if isinstance(self.ledger, LedgerArchive) else None,
             ticket=self.make_ticket,
         )
         self._api = Server(service, self._trust, identity)
@@ -211,7 +216,7 @@ class SnNode:
         Whoever joined with a ticket catches up first: before its admission its own state does not know it.
 
         Raises:
-            WaitExpired: the sentinel, or the other validators, did not answer in time.
+            WaitExpired: the sentinel did not answer, or this SN was not level with the others, in time.
             ForkDetected: the block that the ticket names is another one here.
             Refused: the ledger refused the registration.
         """
@@ -219,8 +224,11 @@ class SnNode:
             await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S)
             forget_ticket(self.config.data)
         node = self.credential.node.id
+        if self.genesis.ledger == "cometbft":
+            await self._until_level()
         known = membership.load_node(Overlay(self.app.store), node)
-        if known is not None and known.key == self._key.public and known.endpoint == self._endpoint:
+        registered = membership.is_registered(known, self._key.public, self.credential.certificate_der)
+        if known is not None and registered and known.endpoint == self._endpoint:
             return
         proof = self.credential.sign_proof(registration_bytes(self.genesis.network, node, self._key.public))
         message = RegisterNode(
@@ -232,6 +240,24 @@ class SnNode:
             raise WaitExpired("the ledger ran ahead while this SN registered; start it again")
         if result.code is not Code.OK:
             raise Refused(f"registration of {self.credential.node.short}: {result.log}", code=result.code.name.lower())
+
+    async def _until_level(self) -> None:
+        """Wait until this SN holds what the others do, and its organisation is a member there.
+
+        Our CometBFT judges what we submit by what this SN holds: a registration made earlier would be refused.
+
+        Raises:
+            WaitExpired: that did not come in time; says why.
+        """
+        domain, end = self.credential.node.domain, time.monotonic() + REGISTER_WAIT_S
+        while True:
+            member = membership.load_organisation(Overlay(self.app.store), domain) is not None
+            if member and not self.ledger.problem:
+                return
+            if time.monotonic() > end:
+                why = self.ledger.problem or f"{domain} is no member at block {self.ledger.height}: have it admitted"
+                raise WaitExpired(f"{self.credential.node.short} waited {REGISTER_WAIT_S:g} s to register: {why}")
+            await asyncio.sleep(_LOOK_S)
 
     async def run(self) -> None:
         """Order or follow until cancelled.

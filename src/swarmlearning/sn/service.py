@@ -1,4 +1,4 @@
-"""The SN's API for its own organisation: submit, look, watch. Who may ask what: docs/spec/access.md, A-1 to A-5."""
+"""The SN's API for its own organisation: submit, look, watch. Who may ask what: docs/spec/access.md."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from swarmlearning.contracts.records import MAX_HISTORY, Node
 from swarmlearning.contracts.seats import list_offences
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import Refused
-from swarmlearning.ledger.boundary import LedgerView
+from swarmlearning.ledger.boundary import LedgerArchive, LedgerView
 from swarmlearning.sn.api import (
     CALL_CONTRACT,
     CALL_CONTRACTS,
@@ -34,6 +34,7 @@ from swarmlearning.sn.api import (
     WatchRequest,
 )
 from swarmlearning.sn.application import SwarmApplication
+from swarmlearning.sn.archiving import Archiving
 from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.types import ContractName, NodeId, NodeName, Role
@@ -61,6 +62,7 @@ class SnService:
         clock: WallClock,
         *,
         sentinel: Callable[[], NodeId] | None = None,
+        archive: LedgerArchive | None = None,
         ticket: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
         """Serve `app` and `ledger` as `node`.
@@ -71,6 +73,7 @@ class SnService:
             ledger: orders what is submitted.
             clock: this SN's.
             sentinel: tells who orders now; None: whom the genesis names.
+            archive: the past, for exports and proofs; None: they are not offered.
             ticket: makes a join ticket; None: none is given.
         """
         self._node = node
@@ -78,6 +81,7 @@ class SnService:
         self._ledger = ledger
         self._clock = clock
         self._sentinel = sentinel
+        self._archiving = None if archive is None else Archiving(app, archive, self._admit)
         self._make_ticket = ticket
 
     @property
@@ -97,7 +101,8 @@ class SnService:
     @property
     def streams(self) -> Mapping[str, Stream]:
         """Streaming methods."""
-        return {STREAM_WATCH: self._watch}
+        past = {} if self._archiving is None else self._archiving.streams
+        return {STREAM_WATCH: self._watch, **past}
 
     def _admit(self, caller: Caller, *roles: Role) -> None:
         """A-1: own organisation only. A-2: by role."""

@@ -6,12 +6,13 @@ now and then only: the ledger has those blocks, durably, and executes them again
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
+from urllib.parse import quote
 
 from swarmlearning.encoding import sha256
-from swarmlearning.errors import Broken
+from swarmlearning.errors import Broken, VerificationError
 
 BUCKETS: Final = 1024
 """Number of buckets; part of the state root's definition."""
@@ -31,6 +32,7 @@ def bucket_of(key: str) -> int:
 
 
 _BUCKETS_IN_USE: Final = "SELECT DISTINCT bucket FROM state"
+_ENTRIES: Final = "SELECT key, value FROM state ORDER BY key"
 _UPSERT: Final = "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
@@ -78,6 +80,7 @@ class StateStore:
         Raises:
             Broken: the file is damaged, or is no state file.
         """
+        self._path = path
         try:
             self._db = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -172,9 +175,97 @@ class StateStore:
         self._height = height
         self._remember(changes)
 
+    def view(self) -> "StateView":
+        """The state as it is now, whatever is committed later; another thread may read it.
+
+        Raises:
+            Broken: the file cannot be read.
+        """
+        try:
+            return StateView(self._db if self._path is None else self._path)
+        except sqlite3.Error as error:
+            raise Broken(f"state {self._path}: {error}") from error
+
+    def replace(self, height: int, entries: Iterable[tuple[str, bytes]], root: bytes) -> None:
+        """Put the state after block `height` in place of this one, at once or not at all.
+
+        Args:
+            height: of the block after which it is.
+            entries: all keys and values; what their iterator raises changes nothing and is raised here.
+            root: the state root that they must have, 32 bytes.
+
+        Raises:
+            VerificationError: they have another root, or a key twice.
+            Broken: the disk is full or damaged; nothing was changed.
+        """
+        before = self._tree
+        rows = ((key, value, bucket_of(key)) for key, value in entries)
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute("DELETE FROM state")
+                self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
+                self._db.execute("UPDATE committed SET height = ?", (height,))
+                self._tree = _grow_tree(BUCKETS)
+                self._adopt(self._nodes({row[0]: {} for row in self._db.execute(_BUCKETS_IN_USE).fetchall()}))
+                if self.root() != root:
+                    found = self.root().hex()[:16]
+                    raise VerificationError(f"the state has the root {found}; expected {root.hex()[:16]}")
+        except sqlite3.IntegrityError as error:
+            self._tree = before
+            raise VerificationError(f"a key is there twice ({error})") from error
+        except sqlite3.Error as error:
+            self._tree = before
+            raise Broken(f"state, height {height}: {error}; free space on the disk, or replace it") from error
+        except BaseException:
+            self._tree = before
+            raise
+        self._height, self._known, self._computed = height, {}, None
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+class StateView:
+    """The committed state of one moment. A context manager; close it soon, it keeps the file's log from shrinking."""
+
+    def __init__(self, source: "Path | sqlite3.Connection") -> None:
+        """Of a state's file, or copied from a state in memory, which is the other thread's."""
+        self._entries: list[tuple[str, bytes]] | None = None
+        self._db: sqlite3.Connection | None = None
+        if isinstance(source, Path):
+            uri = f"file:{quote(str(source.absolute()))}?mode=ro"
+            self._db = db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            # The first read after this fixes what all later ones see.
+            db.execute("BEGIN")
+        else:
+            db = source
+            self._entries = [(str(key), bytes(value)) for key, value in db.execute(_ENTRIES)]
+        self.height = int(db.execute("SELECT height FROM committed").fetchone()[0])
+        """Of the block after which it is."""
+
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        """All keys with their values, in the order of the keys' bytes.
+
+        Raises:
+            Broken: the file cannot be read.
+        """
+        if self._entries is not None:
+            yield from self._entries
+        elif self._db is not None:
+            try:
+                for key, value in self._db.execute(_ENTRIES):
+                    yield str(key), bytes(value)
+            except sqlite3.Error as error:
+                raise Broken(f"the state cannot be read: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._db is not None:
+            self._db.close()
 
 
 class Overlay:

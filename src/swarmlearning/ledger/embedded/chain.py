@@ -20,7 +20,7 @@ from typing import Final
 
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import Broken, Closed, ConfigurationError, ForkDetected, SwarmError, VerificationError
-from swarmlearning.ledger.boundary import Application, Applied, Header
+from swarmlearning.ledger.boundary import Application, Applied, Header, StoredBlock
 from swarmlearning.ledger.embedded.blocks import (
     Block,
     Evidence,
@@ -136,6 +136,26 @@ class Chain:
             return self._recent[height]
         block = self.read(height)
         return None if block is None else encode(block)
+
+    def read_stored(self, height: int) -> StoredBlock | None:
+        """The committed block of `height` with its results; None if there is none (yet).
+
+        Raises:
+            Closed: not started, or stopped.
+            Broken: it is damaged on disk.
+        """
+        block = self.read(height)
+        if block is None:
+            return None
+        header = block.header
+        return StoredBlock(
+            height=header.height,
+            time_ms=header.time_ms,
+            hash=hash_header(header),
+            proposer=header.proposer,
+            txs=block.txs,
+            results=self.store.read_results(height),
+        )
 
     def find(self, tx_hash: bytes) -> Outcome | None:
         """Where the transaction with this hash was committed and what came of it; None if it was not."""

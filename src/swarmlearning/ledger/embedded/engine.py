@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from swarmlearning.clock import WallClock
+from swarmlearning.encoding import sha256
 from swarmlearning.errors import (
     Broken,
     Closed,
@@ -22,13 +23,15 @@ from swarmlearning.errors import (
     VerificationError,
 )
 from swarmlearning.identity.signing import SigningKey
-from swarmlearning.ledger.boundary import Application, TxResult
+from swarmlearning.ledger.boundary import Application, LedgerProof, StoredBlock, TxResult
 from swarmlearning.ledger.embedded.blocks import Block, hash_header
 from swarmlearning.ledger.embedded.chain import Chain
 from swarmlearning.ledger.embedded.config import EmbeddedConfig
 from swarmlearning.ledger.embedded.crash import Crash, never_crash
 from swarmlearning.ledger.embedded.following import Following, Peers, choose_peers
 from swarmlearning.ledger.embedded.forks import compare_headers
+from swarmlearning.ledger.embedded.handovers import Handover
+from swarmlearning.ledger.embedded.proofs import make_proof
 from swarmlearning.ledger.embedded.replica import Locate, Replica
 from swarmlearning.ledger.embedded.sentinel import Sentinel
 from swarmlearning.ledger.embedded.service import LedgerService
@@ -38,7 +41,7 @@ from swarmlearning.types import NodeId
 
 
 class EmbeddedLedger:
-    """One node's ledger engine; a `LedgerView`.
+    """One node's ledger engine; a `LedgerView` and a `LedgerArchive`.
 
     Args:
         config: who and where.
@@ -213,6 +216,46 @@ class EmbeddedLedger:
             Closed: the engine was not started, or was stopped.
         """
         return self._chain.read(height)
+
+    async def lowest(self) -> int:
+        """Height of the first block that is kept: of this engine all are."""
+        return 1
+
+    async def stored(self, height: int) -> StoredBlock | None:
+        """See `LedgerArchive.stored`.
+
+        Raises:
+            Broken: it is damaged on disk.
+            Closed: the engine was not started, or was stopped.
+        """
+        return self._chain.read_stored(height)
+
+    async def prove(self, height: int) -> LedgerProof | None:
+        """See `LedgerArchive.prove`.
+
+        Raises:
+            Broken, Closed: as for `stored`.
+        """
+        block = self._chain.read(height)
+        if block is None:
+            return None
+        return LedgerProof(txs=block.txs, body=make_proof(block, self._handovers(), None))
+
+    async def prove_tx(self, tx_hash: bytes) -> LedgerProof | None:
+        """See `LedgerArchive.prove_tx`.
+
+        Raises:
+            Broken, Closed: as for `stored`.
+        """
+        found = self._chain.find(tx_hash)
+        block = None if found is None else self._chain.read(found[0])
+        if block is None:
+            return None
+        index = [sha256(tx) for tx in block.txs].index(tx_hash)
+        return LedgerProof(txs=(block.txs[index],), body=make_proof(block, self._handovers(), index))
+
+    def _handovers(self) -> list[Handover]:
+        return [signed.handover for signed in self._chain.reigning.handovers.values()]
 
     async def block_hash(self, height: int) -> bytes:
         """Hash of a committed block, 32 bytes.

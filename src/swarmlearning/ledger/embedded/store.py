@@ -148,8 +148,24 @@ class BlockStore:
             return None
         height, position, results = row
         try:
-            return height, decode(results, tuple[TxResult, ...], limit=_MAX_RESULTS_BYTES)[position]
-        except (DecodeError, IndexError) as error:
+            return height, self._decode_results(height, results)[position]
+        except IndexError as error:
+            raise self._damaged(f"the results of block {height} are damaged ({error})") from error
+
+    def read_results(self, height: int) -> tuple[TxResult, ...]:
+        """The results of the transactions of block `height`, in order; none if there is no such block.
+
+        Raises:
+            Broken: what is stored there is damaged.
+        """
+        with self._damage():
+            row = self._db.execute("SELECT results FROM block WHERE height = ?", (height,)).fetchone()
+        return () if row is None else self._decode_results(height, row[0])
+
+    def _decode_results(self, height: int, results: bytes) -> tuple[TxResult, ...]:
+        try:
+            return decode(results, tuple[TxResult, ...], limit=_MAX_RESULTS_BYTES)
+        except DecodeError as error:
             raise self._damaged(f"the results of block {height} are damaged ({error})") from error
 
     def save_evidence(self, evidence: Evidence) -> None:
