@@ -17,7 +17,8 @@ from swarmlearning.ledger.cometbft import CometConfig
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
 from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES
 from swarmlearning.ledger.cometbft.crash import never_crash
-from swarmlearning.ledger.cometbft.driver import ENGINE, OLD_S, ORDERED, POWER, Driver
+from swarmlearning.ledger.cometbft.driver import OLD_S, POWER, Driver
+from swarmlearning.ledger.cometbft.pool import ENGINE, MAX_DOUBTFUL, ORDERED
 from swarmlearning.ledger.cometbft.store import FILE_NAME, OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Code, Endpoint, Validator
@@ -188,6 +189,40 @@ def test_b12_what_is_too_large_or_ordered_already_is_refused(child: Child) -> No
     for kind in (pb.NEW, pb.RECHECK):
         again = child.check(b"a=1", kind)
         assert (again.code, again.codespace) == (ORDERED, ENGINE)
+
+
+class Chained(VotingApplication):
+    """Refuses, for now, what is not the next of a chain: `n=0`, `n=1`, ..."""
+
+    def check(self, tx: bytes) -> TxResult:
+        if tx == b"n=%d" % len(self.log):
+            return TxResult(code=Code.OK)
+        return TxResult(code=Code.STALE if tx.startswith(b"n=") else Code.MALFORMED, log="not now")
+
+
+def test_b28_what_the_next_block_may_make_good_is_kept_until_then_but_not_proposed(tmp_path: Path) -> None:
+    child = Child(tmp_path, Chained())
+    child.start()
+    assert child.check(b"n=1").code == 0
+    assert child.check(b"n=9").code == 0
+    assert child.prepare([b"n=1", b"n=0", b"n=9"]) == [b"n=0"]
+    child.block(b"n=0")
+    assert child.check(b"n=1", pb.RECHECK).code == 0
+    assert child.check(b"n=9", pb.RECHECK).code == Code.STALE
+    assert child.prepare([b"n=1"]) == [b"n=1"]
+
+
+def test_b28_what_no_block_makes_good_is_refused_and_what_may_be_is_kept_in_bounds(tmp_path: Path) -> None:
+    child = Child(tmp_path, Chained())
+    child.start()
+    assert child.check(b"nonsense").code == Code.MALFORMED
+    codes = [child.check(b"n=%d" % i).code for i in range(1, MAX_DOUBTFUL + 3)]
+    assert codes == [0] * MAX_DOUBTFUL + [Code.STALE] * 2
+    child.block(b"n=0")
+    codes = [child.check(b"n=%d" % i).code for i in range(2, MAX_DOUBTFUL + 4)]
+    assert codes == [0] * MAX_DOUBTFUL + [Code.STALE] * 2
+    child.driver.begin()  # the pool died with the child
+    assert child.check(b"n=400").code == 0
 
 
 @pytest.mark.parametrize(("kind", "told"), [("RECHECK", True), ("NEW", False)])

@@ -23,7 +23,7 @@ from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.sn.tickets import Member, Ticket, find_ticket, sign_ticket
+from swarmlearning.sn.tickets import Member, Ticket, catch_up, find_ticket, forget_ticket, sign_ticket
 from swarmlearning.transport.api import Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
@@ -106,6 +106,7 @@ class SnNode:
             trust=self._trust,
             identity=identity,
         )
+        self._ticket = find_ticket(config.data, data)
         self.ledger = self._open_engine(parts)
         service = SnService(
             node,
@@ -143,7 +144,7 @@ class SnNode:
         if not config.p2p_port:
             raise ConfigurationError("CometBFT needs a peer-to-peer port that others know, not 0")
         listen = Endpoint(host=config.host, port=config.p2p_port)
-        return open_cometbft(parts, config.cometbft, listen, find_ticket(config.data, parts.data))
+        return open_cometbft(parts, config.cometbft, listen, self._ticket)
 
     @property
     def part(self) -> str:
@@ -212,10 +213,16 @@ class SnNode:
     async def register(self) -> None:
         """Register our own signing key and peer-to-peer endpoint, unless the ledger knows them; `run` must run.
 
+        Whoever joined with a ticket catches up first: before its admission its own state does not know it.
+
         Raises:
             WaitExpired: the sentinel did not answer, or this SN was not level with the others, in time.
+            ForkDetected: the block that the ticket names is another one here.
             Refused: the ledger refused the registration.
         """
+        if self._ticket is not None:
+            await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S)
+            forget_ticket(self.config.data)
         node = self.credential.node.id
         if self.genesis.ledger == "cometbft":
             await self._until_level()

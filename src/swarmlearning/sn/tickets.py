@@ -5,16 +5,28 @@ ones, so that the newcomer knows whom to ask for the blocks that say the rest; a
 introduction: what the newcomer executes itself decides from the ticket's block on.
 """
 
+import asyncio
+import logging
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from swarmlearning.contracts.records import Genesis
 from swarmlearning.encoding import Record, decode, encode, sha256
-from swarmlearning.errors import ConfigurationError, DecodeError, VerificationError
+from swarmlearning.errors import (
+    ConfigurationError,
+    DecodeError,
+    ForkDetected,
+    Unreachable,
+    VerificationError,
+    WaitExpired,
+)
 from swarmlearning.identity.files import PUBLIC_MODE, read_file, write_file
 from swarmlearning.identity.source import Credential
 from swarmlearning.identity.verify import verify_leaf, verify_proof
 from swarmlearning.types import NodeId, NodeName, Role, TrustDomain, Validator
+
+_LOG: Final = logging.getLogger("swarmlearning")
+_RETRY_S: Final = 0.5
 
 TICKET_DOMAIN: Final = b"swarmlearning join ticket v1\x00"
 """Prefix of what a ticket's signature covers, so that it can pass for nothing else."""
@@ -104,7 +116,10 @@ def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, gene
     """
     # 1. The certificate is one that the trusted CA issued, of an SN in this network.
     signed = decode(data, SignedTicket)
-    signer = verify_leaf(signed.certificate, issuers, now_ms)
+    try:
+        signer = verify_leaf(signed.certificate, issuers, now_ms)
+    except VerificationError as error:
+        raise VerificationError(f"join ticket: {error}; expected the CA of the member who gave it") from error
     if signer.role is not Role.SN or signer.network != genesis.network:
         raise VerificationError(f"join ticket: signed by {signer.id}; expected an SN of the network {genesis.network}")
     # 2. Its key signed exactly these bytes.
@@ -153,6 +168,77 @@ def find_ticket(directory: Path, founding: bytes) -> Ticket | None:
     if ticket.genesis != sha256(founding):
         raise ConfigurationError(f"{path} is for another network than the founding file; remove it, or join again")
     return ticket
+
+
+def forget_ticket(directory: Path) -> None:
+    """Remove the ticket from an SN's data directory: it has served.
+
+    Raises:
+        ConfigurationError: it cannot be removed.
+    """
+    try:
+        (directory / TICKET_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{directory / TICKET_FILE} cannot be removed: {error.strerror}") from error
+
+
+class Follower(Protocol):
+    """What is needed of an engine that catches up."""
+
+    @property
+    def height(self) -> int:
+        """Of the last block that is committed here."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from following, for people."""
+        ...
+
+    async def wait_height(self, above: int) -> int:
+        """Wait until the height exceeds `above`, and return it."""
+        ...
+
+    async def block_hash(self, height: int) -> bytes:
+        """Hash of a committed block, 32 bytes."""
+        ...
+
+
+async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float) -> None:
+    """A-12: wait until the ticket's block is committed here, and see that it is the one that the member meant.
+
+    Raises:
+        WaitExpired: no further block came for `limit_s` seconds, or that block's hash cannot be asked for.
+        ForkDetected: it is another block.
+        SwarmError: the engine halted.
+    """
+    if ledger.height < ticket.height:
+        _LOG.info("catching up to block %d, which the join ticket names", ticket.height)
+    while (height := ledger.height) < ticket.height:
+        try:
+            await asyncio.wait_for(ledger.wait_height(height), limit_s)
+        except TimeoutError as error:
+            raise WaitExpired(
+                f"at block {height} of {ticket.height} that the join ticket names, and no further one for "
+                f"{limit_s:.0f} s: {ledger.problem or 'nobody sends it'}"
+            ) from error
+    found = await _hash_of(ledger, ticket.height, limit_s)
+    if found != ticket.block_hash:
+        raise ForkDetected(
+            f"block {ticket.height} is {found.hex()[:16]} here, the join ticket says {ticket.block_hash.hex()[:16]}: "
+            "somebody shows this SN another history; ask the member who gave the ticket"
+        )
+
+
+async def _hash_of(ledger: Follower, height: int, limit_s: float) -> bytes:
+    deadline_s = asyncio.get_running_loop().time() + limit_s
+    while True:
+        try:
+            return await ledger.block_hash(height)
+        except Unreachable as error:
+            if asyncio.get_running_loop().time() >= deadline_s:
+                raise WaitExpired(f"the hash of block {height}, to compare it with the ticket's: {error}") from error
+            await asyncio.sleep(_RETRY_S)
 
 
 def describe_ticket(ticket: Ticket) -> str:

@@ -66,7 +66,7 @@ class CometConfig(msgspec.Struct, frozen=True, kw_only=True):
     """No block for so long, though transactions wait, is a problem."""
     retry_min_s: float = 0.1
     retry_max_s: float = 2.0
-    offer_again_s: float = 5.0
+    offer_again_s: float = 3.0
     """After so long without a block that holds it a transaction is offered once more: the child may have lost it."""
 
     def __post_init__(self) -> None:
