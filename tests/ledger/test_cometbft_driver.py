@@ -454,7 +454,7 @@ def test_whom_a_join_ticket_introduced_is_a_stranger_once_its_block_is_committed
     asyncio.run(main())
 
 
-def test_b28_without_snapshots_none_are_given_and_none_taken(tmp_path: Path) -> None:
+def test_b31_without_snapshots_none_are_given_and_none_taken(tmp_path: Path) -> None:
     child = Child(tmp_path)
     assert list(child.ask(list_snapshots=pb.RequestListSnapshots()).snapshots) == []
     assert child.ask(load_snapshot_chunk=pb.RequestLoadSnapshotChunk(height=1)).chunk == b""
@@ -462,7 +462,7 @@ def test_b28_without_snapshots_none_are_given_and_none_taken(tmp_path: Path) -> 
     assert child.ask(apply_snapshot_chunk=pb.RequestApplySnapshotChunk()).result == pb.CHUNK_ABORT
 
 
-def test_b29_a_snapshot_is_taken_at_the_beginning_only(child: Child, tmp_path: Path) -> None:
+def test_b32_a_snapshot_is_taken_at_the_beginning_only(child: Child, tmp_path: Path) -> None:
     with pytest.raises(Broken, match="OfferSnapshot"):
         child.ask(offer_snapshot=pb.RequestOfferSnapshot())
     with pytest.raises(Broken, match="ApplySnapshotChunk"):
@@ -507,7 +507,7 @@ OFFER = pb.RequestOfferSnapshot(
 CHUNK = pb.RequestApplySnapshotChunk(index=0, chunk=b"chunk", sender="somebody")
 
 
-def test_b28_the_newest_snapshots_are_given_chunk_by_chunk(tmp_path: Path) -> None:
+def test_b31_the_newest_snapshots_are_given_chunk_by_chunk(tmp_path: Path) -> None:
     child, _ = restoring(tmp_path)
     given = child.ask(list_snapshots=pb.RequestListSnapshots()).snapshots
     assert [each.height for each in given] == list(range(20, 10, -1))
@@ -515,7 +515,7 @@ def test_b28_the_newest_snapshots_are_given_chunk_by_chunk(tmp_path: Path) -> No
     assert child.ask(load_snapshot_chunk=pb.RequestLoadSnapshotChunk(height=8, format=1)).chunk == b""
 
 
-def test_b29_b30_after_the_last_chunk_the_next_block_is_executed(tmp_path: Path) -> None:
+def test_b32_b33_after_the_last_chunk_the_next_block_is_executed(tmp_path: Path) -> None:
     child, _ = restoring(tmp_path)
     assert child.ask(offer_snapshot=OFFER).result == pb.OFFER_ACCEPT
     assert child.store.app_hash(7) == b"h" * 32
@@ -526,7 +526,7 @@ def test_b29_b30_after_the_last_chunk_the_next_block_is_executed(tmp_path: Path)
         child.ask(offer_snapshot=OFFER)
 
 
-def test_b29_b30_what_the_application_refuses_is_told_to_the_child(tmp_path: Path) -> None:
+def test_b32_b33_what_the_application_refuses_is_told_to_the_child(tmp_path: Path) -> None:
     child, snapshots = restoring(tmp_path)
     snapshots.offered = Verdict(answer="reject_format")
     assert child.ask(offer_snapshot=OFFER).result == pb.OFFER_REJECT_FORMAT

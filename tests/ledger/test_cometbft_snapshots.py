@@ -1,4 +1,4 @@
-"""A newcomer takes the state from the others instead of executing all blocks (ledger-cometbft.md: B-28 to B-30)."""
+"""A newcomer takes the state from the others instead of executing all blocks (ledger-cometbft.md: B-31 to B-33)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -99,7 +99,7 @@ async def admit(swarm: CometSwarm, index: int) -> None:
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"no such chunk"], ids=["honest", "a chunk is spoilt"])
-def test_b29_a_newcomer_restores_a_verified_snapshot_and_goes_on_from_there(
+def test_b32_a_newcomer_restores_a_verified_snapshot_and_goes_on_from_there(
     tmp_path: Path, spoilt: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(KvSnapshots, "spoilt", spoilt)

@@ -51,7 +51,7 @@ class SnapshotCalls:
         self._left: set[int] = set()
 
     def list(self, _: pb.RequestListSnapshots) -> pb.Response:
-        """B-28: those that the application can give, the newest first."""
+        """B-31: those that the application can give, the newest first."""
         known = () if self._snapshots is None else self._snapshots.available()[:MOST]
         return pb.Response(
             list_snapshots=pb.ResponseListSnapshots(
@@ -76,7 +76,7 @@ class SnapshotCalls:
         return pb.Response(load_snapshot_chunk=pb.ResponseLoadSnapshotChunk(chunk=found or b""))
 
     def offer(self, request: pb.RequestOfferSnapshot, order: CallOrder) -> pb.Response:
-        """B-29: begin to restore; what a restoring before left is forgotten.
+        """B-32: begin to restore; what a restoring before left is forgotten.
 
         Raises:
             Broken: this node is past its beginning.
@@ -103,7 +103,7 @@ class SnapshotCalls:
         return pb.Response(offer_snapshot=pb.ResponseOfferSnapshot(result=_OFFERED[verdict.answer]))
 
     def apply(self, request: pb.RequestApplySnapshotChunk, order: CallOrder) -> pb.Response:
-        """B-30: take a chunk, and with the last one the state.
+        """B-33: take a chunk, and with the last one the state.
 
         Raises:
             Broken: no snapshot was offered.
