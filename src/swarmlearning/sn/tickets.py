@@ -16,6 +16,7 @@ from swarmlearning.errors import (
     ConfigurationError,
     DecodeError,
     ForkDetected,
+    Refused,
     Unreachable,
     VerificationError,
     WaitExpired,
@@ -23,7 +24,7 @@ from swarmlearning.errors import (
 from swarmlearning.identity.files import PUBLIC_MODE, read_file, write_file
 from swarmlearning.identity.source import Credential
 from swarmlearning.identity.verify import verify_leaf, verify_proof
-from swarmlearning.types import NodeId, NodeName, Role, TrustDomain, Validator
+from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain, Validator
 
 _LOG: Final = logging.getLogger("swarmlearning")
 _RETRY_S: Final = 0.5
@@ -64,6 +65,14 @@ class Ticket(Record, frozen=True, kw_only=True):
     sentinel: NodeId
     """Who orders; empty where validators do."""
     members: tuple[Member, ...]
+    sn: NodeId
+    """Who gives it."""
+    api: Endpoint
+    """Where that SN answers another member's."""
+    snapshot: int = 0
+    """Height of a snapshot of the state that the validators' nodes give away; 0: none."""
+    snapshot_hash: bytes = b""
+    """Hash of the block of that height; empty without one."""
 
     @property
     def validators(self) -> dict[TrustDomain, Validator]:
@@ -97,6 +106,8 @@ def decode_ticket(data: bytes) -> Ticket:
     ticket = decode(decode(data, SignedTicket).ticket, Ticket)
     if len(ticket.genesis) != 32 or len(ticket.block_hash) != 32 or ticket.height < 1:
         raise DecodeError("join ticket: expected two hashes of 32 bytes and a height of 1 or more")
+    if not 0 <= ticket.snapshot <= ticket.height or len(ticket.snapshot_hash) != (32 if ticket.snapshot else 0):
+        raise DecodeError("join ticket: expected a snapshot of a block before, with its hash, or none")
     return ticket
 
 
@@ -133,6 +144,8 @@ def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, gene
         )
     if signer.domain not in {member.domain for member in ticket.members}:
         raise VerificationError(f"join ticket: {signer.domain}, which signed it, is no member by its own word")
+    if ticket.sn != signer.id:
+        raise VerificationError(f"join ticket: signed by {signer.id}, but {ticket.sn} is named as who gave it")
     # 4. They are recent.
     if not now_ms - TICKET_HOURS * 3_600_000 <= ticket.made_ms <= now_ms + MAX_AHEAD_MS:
         hours = (now_ms - ticket.made_ms) / 3_600_000
@@ -204,8 +217,11 @@ class Follower(Protocol):
         ...
 
 
-async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float) -> None:
+async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float, *, restored: bool = False) -> None:
     """A-12: wait until the ticket's block is committed here, and see that it is the one that the member meant.
+
+    Where the state was `restored` from a newer snapshot that block is not kept here; the engine has verified the
+    snapshot by what the ticket names.
 
     Raises:
         WaitExpired: no further block came for `limit_s` seconds, or that block's hash cannot be asked for.
@@ -222,7 +238,12 @@ async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float) -> None:
                 f"at block {height} of {ticket.height} that the join ticket names, and no further one for "
                 f"{limit_s:.0f} s: {ledger.problem or 'nobody sends it'}"
             ) from error
-    found = await _hash_of(ledger, ticket.height, limit_s)
+    try:
+        found = await _hash_of(ledger, ticket.height, limit_s)
+    except Refused:
+        if restored:
+            return
+        raise
     if found != ticket.block_hash:
         raise ForkDetected(
             f"block {ticket.height} is {found.hex()[:16]} here, the join ticket says {ticket.block_hash.hex()[:16]}: "
@@ -245,4 +266,5 @@ def describe_ticket(ticket: Ticket) -> str:
     """One line for people."""
     sentinel = f"sentinel {NodeName.parse(ticket.sentinel).short}" if ticket.sentinel else ""
     who = sentinel or f"{len(ticket.validators)} validators"
-    return f"{ticket.network}, block {ticket.height}, {len(ticket.members)} members, {who}"
+    shown = f"{ticket.network}, block {ticket.height}, {len(ticket.members)} members, {who}"
+    return f"{shown}, snapshot of block {ticket.snapshot}" if ticket.snapshot else shown

@@ -12,6 +12,8 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from swarmlearning.errors import Broken, Closed, SwarmError
 from swarmlearning.ledger.boundary import Application, Snapshots, TxResult
 from swarmlearning.ledger.cometbft.child import Child
@@ -191,6 +193,15 @@ class CometLedger:
         while self.height <= above:
             await self._waiting.next_news()
         return self.height
+
+    async def ask_light(self, method: str, params: dict[str, str]) -> bytes:
+        """What the child answers a light client about a block, as JSON.
+
+        Raises:
+            Closed: the engine was not started, or was stopped.
+            SwarmError: the child does not answer, or with an error.
+        """
+        return bytes(await self._opened().rpc.call(method, dict(params), msgspec.Raw))
 
     def _opened(self) -> Parts:
         if self._parts is None:
