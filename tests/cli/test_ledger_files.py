@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from archive_world import SN, Registry, let_pass, member
+from archive_world import SN, Registry, let_all_pass, member
 from chain_world import genesis_of
 
 from swarmlearning.cli.ledger import _whole_file
@@ -25,7 +25,7 @@ def proofs() -> tuple[bytes, bytes, bytes]:
             await registry.register(SN, member(0))
             tx = registry.sign(member(0), CreateContract(contract=ContractName("heart\x1b[2J")))
             # Such a name is not ordered; a dishonest sentinel might.
-            let_pass(registry.app)
+            let_all_pass(registry.app)
             ((height, _),) = await registry.order(tx)
             client = registry.client(member(0))
             return await client.proof(tx=sha256(tx)), await client.proof(height=height), sha256(tx)

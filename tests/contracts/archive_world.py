@@ -21,7 +21,7 @@ from chain_world import (
 from swarmlearning.contracts.messages import AnyMessage, Payload
 from swarmlearning.contracts.records import Genesis
 from swarmlearning.encoding import encode
-from swarmlearning.ledger.boundary import TxResult
+from swarmlearning.ledger.boundary import Header, TxResult
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.client import SnClient
@@ -31,7 +31,7 @@ from swarmlearning.transport.api import Address
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import Code, Endpoint, NodeName, Role
 
-__all__ = ["HERE", "SN", "Registry", "authority", "certificate", "let_pass", "member", "registration"]
+__all__ = ["HERE", "SN", "Registry", "authority", "certificate", "let_all_pass", "member", "registration"]
 
 SN = member(0, Role.SN)
 HERE = Address(node=SN.id, endpoint=Endpoint(host="sn", port=30304))
@@ -99,8 +99,16 @@ class Registry:
         return txs
 
 
-def let_pass(app: SwarmApplication) -> None:
-    """Have a dishonest sentinel's application order whatever comes, alone: no other node would accept it."""
-    app.check = lambda tx: TxResult(code=Code.OK)  # type: ignore[method-assign]  # noqa: ARG005
-    app.propose = lambda txs, max_bytes: list(txs)  # type: ignore[method-assign]  # noqa: ARG005
-    app.accept = lambda header, txs: ""  # type: ignore[method-assign]  # noqa: ARG005
+def let_all_pass(app: SwarmApplication) -> None:
+    """From now on `app` lets everything into a block, as that of a dishonest sentinel might."""
+
+    def check(tx: bytes) -> TxResult:  # as the boundary names it
+        return TxResult(code=Code.OK)
+
+    def propose(txs: Sequence[bytes], max_bytes: int) -> list[bytes]:  # as above
+        return list(txs)
+
+    def accept(header: Header, txs: Sequence[bytes]) -> str:  # as above
+        return ""
+
+    app.check, app.propose, app.accept = check, propose, accept  # type: ignore[method-assign]

@@ -72,10 +72,10 @@ def test_the_commands_of_an_attached_process_are_commands() -> None:
 
 
 def test_the_commands_of_who_joins_later_are_commands() -> None:
-    ticket, join = commands("When an organisation is admitted later")
+    propose, ticket, join = commands("When an organisation is admitted later")
     assert "--ticket" in join
-    _parse(shlex.split(ticket))
-    _parse(shlex.split(join))
+    for command in (propose, ticket, join):
+        _parse(shlex.split(command))
 
 
 def test_the_page_installs_the_release_that_is_tested() -> None:

@@ -43,9 +43,11 @@ class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
 class FaultyNetwork(LocalNetwork):
     """A network whose nodes can be started again."""
 
-    def __init__(self, peers: int, workdir: Path, ledger: LedgerKind = "embedded") -> None:
-        sites = [Site(domain=TrustDomain(f"{name}.example")) for name in "abcdefgh"[:peers]]
+    def __init__(self, peers: int, workdir: Path, ledger: LedgerKind = "embedded", sls: int = 1) -> None:
+        sites = [Site(domain=TrustDomain(f"{name}.example"), sls=sls) for name in "abcdefgh"[:peers]]
         super().__init__(sites, workdir, ledger=ledger)
+        self.sn_options: tuple[object, ...] = ()
+        """Further options of the SNs that are started from now on."""
         self._recipes: dict[str, _Recipe] = {}
         self._processes: dict[str, Process] = {}
         self._frozen: set[str] = set()
@@ -53,6 +55,8 @@ class FaultyNetwork(LocalNetwork):
     async def _start_node(
         self, issued: Issued, arguments: Sequence[object], *, rank: int
     ) -> tuple[Process, Mapping[str, int]]:
+        if arguments[0] == "sn":
+            arguments = [*arguments, *self.sn_options]
         process, ports = await super()._start_node(issued, arguments, rank=rank)
         fixed = list(arguments)
         for option, port in PORT_OPTIONS.items():

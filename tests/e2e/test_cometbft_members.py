@@ -12,13 +12,18 @@ from matrix_network import FaultyNetwork
 
 from swarmlearning.clock import system_clock
 from swarmlearning.identity.authority import Authority, issue_certificate
-from swarmlearning.local.network import NETWORK, Site
+from swarmlearning.identity.pem import read_certificates
+from swarmlearning.local.joining import Invitation, join_network
+from swarmlearning.local.network import NETWORK, Site, _Pki, prepare_workdir
 from swarmlearning.local.validators import save_card
 from swarmlearning.types import NodeName, Role, TrustDomain
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), needs_cometbft]
 
 D, E = TrustDomain("d.example"), TrustDomain("e.example")
+
+
+FEW_BLOCKS = ("--keep-blocks", 6, "--snapshot-every", 4)
 
 
 class Operators:
@@ -43,10 +48,9 @@ class Operators:
         return done.stdout if ok else done.stderr.strip().splitlines()[-1]
 
 
-async def add_hospital(run: Hospitals, operators: Operators, folder: Path) -> None:
-    """Found the fifth one, have it admitted by three of four, and start its nodes and its program."""
-    network = run.network
-    pki = network._certify(Site(domain=E), system_clock())
+async def admit_fifth(network: FaultyNetwork, operators: Operators, folder: Path, sls: int) -> _Pki:
+    """Found the fifth hospital, and have it admitted by three of four."""
+    pki = network._certify(Site(domain=E, sls=sls), system_clock())
     assert pki.card is not None
     card = folder / "e.validator.json"
     save_card(card, pki.card)
@@ -58,7 +62,14 @@ async def add_hospital(run: Hospitals, operators: Operators, folder: Path) -> No
     assert "open" in await operators.say(1, "proposals")
     await operators.say(2, "vote", 1, "yes")
     assert f"{E}" in await operators.say(3, "proposals", "--all")
-    network.sites = (*network.sites, Site(domain=E))
+    network.sites = (*network.sites, Site(domain=E, sls=sls))
+    return pki
+
+
+async def add_hospital(run: Hospitals, operators: Operators, folder: Path) -> None:
+    """Have a fifth one admitted, and start its nodes and its program."""
+    network = run.network
+    pki = await admit_fifth(network, operators, folder, sls=1)
     sn, sls = await network._start_site(pki, None, len(network.sls), started=None)
     network.sns.append(sn)
     network.sls.extend(sls)
@@ -108,5 +119,37 @@ def test_a_fifth_is_admitted_while_four_train_and_one_is_expelled(tmp_path: Path
             record = await run.watch.settle()
             assert record.last is not None
             assert models == {record.last.sha256.hex()}
+
+    asyncio.run(story())
+
+
+def test_a_newcomer_takes_the_state_from_members_who_keep_their_newest_blocks_only(tmp_path: Path) -> None:
+    """B-32, A-13: it cannot execute all blocks, for nobody has them any more."""
+
+    async def story() -> None:
+        network = FaultyNetwork(4, prepare_workdir(tmp_path / "c"), "cometbft", sls=0)
+        network.sn_options = FEW_BLOCKS
+        async with network:
+            operators = Operators(network)
+            pki = await admit_fifth(network, operators, tmp_path, sls=0)
+            for number in range(8):
+                await operators.say(0, "propose", "roles", "b.example", "sn,sl,operator", "--reason", number)
+                await operators.say(0, "withdraw", 2 + number)
+            out = tmp_path / "ticket.bin"
+            said = await operators.say(0, "ticket", "--out", out)
+            assert "snapshot" in said
+            founders = network.workdir / "a.example" / "pki" / "a.example.ca.pem"
+            invitation = Invitation(ticket=out.read_bytes(), issuers=read_certificates(founders, "CA"))
+            certificate = read_certificates(pki.sn.certificate, "certificate")[0]
+            join_network(network.workdir / E / "sn", network.genesis, certificate, system_clock(), invitation)
+            sn = await network._start_sn(pki, None)
+            network.sns.append(sn)
+            log = (network.logs / f"sn.{E}.log").read_text()
+            assert "restored from a snapshot" in log
+            # It votes: with one of five gone three of the four old ones and it are needed.
+            await network.kill("sn.d.example")
+            await operators.say(0, "propose", "roles", "b.example", "sn,sl")
+            shown = await operators.say(4, "proposals")
+            assert "sn,sl" in shown.replace(", ", ",")
 
     asyncio.run(story())

@@ -14,7 +14,7 @@ import msgspec
 from cometbft_support import BINARY
 from ledger_support import GENESIS, NETWORK, START_MS, Died, KvApplication, sn
 
-from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour
+from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, Snapshots
 from swarmlearning.ledger.cometbft import CometConfig, CometLedger, CrashPoint
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
 from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys
@@ -93,10 +93,10 @@ LETTERS = {
 }
 """ABCI's calls that the grammar speaks of."""
 
-LIFE = re.compile(r"i?c?([pqev]*fm)*[pqev]*f?")
-"""The grammar of `spec/abci/abci++_comet_expected_behavior.md` without state-sync, of a life that may end anywhere:
+LIFE = re.compile(r"i?(c|(oa*)+)?([pqev]*fm)*[pqev]*f?")
+"""The grammar of `spec/abci/abci++_comet_expected_behavior.md` of a life that may end anywhere:
 
-    start = info [init-chain] *(*consensus-round finalize-block commit)
+    start = info [init-chain / 1*(offer-snapshot *apply-chunk)] *(*consensus-round finalize-block commit)
 
 As every part of a round may be left out, any sequence of its calls is a sequence of rounds. `Info` may also be asked at
 any time, and counts only at first."""
@@ -147,6 +147,8 @@ class CometNode:
         keys = load_or_create_keys(self.directory / HOME)
         self.endpoint = Endpoint(host="127.0.0.1", port=port)
         self.validator = Validator(key=keys.key, peer=keys.peer, endpoint=self.endpoint)
+        self.changes: dict[str, object] = {}
+        """Fields of its `CometConfig` that differ from the others'."""
         self.crash = CrashAt()
         self.recorder = Recorder()
         self.app = VotingApplication()
@@ -173,13 +175,14 @@ class CometNode:
             watch_every_s=0.5,
             dial_again_s=1.0,
         )
-        return msgspec.structs.replace(config, **self._swarm.changes)
+        return msgspec.structs.replace(config, **(self._swarm.changes | self.changes))
 
     async def start(self) -> None:
         """Start the engine anew on what is on disk, and run it."""
         self.app = self._swarm.make_app(self.directory / "app.msgpack")
         self.app.members = dict(self._swarm.members)
-        self.ledger = CometLedger(self.config(), self.app, crash=self.crash)
+        snapshots = None if self._swarm.make_snapshots is None else self._swarm.make_snapshots(self.app)
+        self.ledger = CometLedger(self.config(), self.app, snapshots=snapshots, crash=self.crash)
         await self.ledger.start()
         self.recorder.attach(self.parts)
         self.task = asyncio.ensure_future(self.ledger.run())
@@ -207,6 +210,7 @@ class CometSwarm:
         directory: where nodes keep their data.
         more: nodes that are made, but neither vote nor are started.
         make_app: makes a node's application, given its file.
+        make_snapshots: makes what gives and takes an application's state; None: nothing does.
         changes: fields of `CometConfig` that differ from the defaults.
     """
 
@@ -216,11 +220,13 @@ class CometSwarm:
         directory: Path,
         more: int = 0,
         make_app: Callable[[Path], VotingApplication] = VotingApplication,
+        make_snapshots: Callable[[VotingApplication], Snapshots] | None = None,
         **changes: object,
     ) -> None:
         self.directory = directory
         self.size = size
         self.make_app = make_app
+        self.make_snapshots = make_snapshots
         self.changes = changes
         self.members: dict[TrustDomain, Validator] = {}
         self.nodes = [CometNode(self, index, port) for index, port in enumerate(free_ports(size + more))]

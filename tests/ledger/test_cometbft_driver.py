@@ -8,16 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 from cometbft_swarm import VotingApplication
-from ledger_support import GENESIS, NETWORK, START_MS, KvApplication, sn
+from ledger_support import GENESIS, NETWORK, START_MS, KvApplication, KvState, sn
 
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
-from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, TxResult
+from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, Snapshot, TxResult, Verdict
 from swarmlearning.ledger.cometbft import CometConfig
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
 from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES
 from swarmlearning.ledger.cometbft.crash import never_crash
-from swarmlearning.ledger.cometbft.driver import ENGINE, OLD_S, ORDERED, POWER, Driver
+from swarmlearning.ledger.cometbft.driver import OLD_S, POWER, Driver
+from swarmlearning.ledger.cometbft.pool import ENGINE, MAX_DOUBTFUL, ORDERED
 from swarmlearning.ledger.cometbft.store import FILE_NAME, OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Code, Endpoint, Validator
@@ -188,6 +189,40 @@ def test_b12_what_is_too_large_or_ordered_already_is_refused(child: Child) -> No
     for kind in (pb.NEW, pb.RECHECK):
         again = child.check(b"a=1", kind)
         assert (again.code, again.codespace) == (ORDERED, ENGINE)
+
+
+class Chained(VotingApplication):
+    """Refuses, for now, what is not the next of a chain: `n=0`, `n=1`, ..."""
+
+    def check(self, tx: bytes) -> TxResult:
+        if tx == b"n=%d" % len(self.log):
+            return TxResult(code=Code.OK)
+        return TxResult(code=Code.STALE if tx.startswith(b"n=") else Code.MALFORMED, log="not now")
+
+
+def test_b28_what_the_next_block_may_make_good_is_kept_until_then_but_not_proposed(tmp_path: Path) -> None:
+    child = Child(tmp_path, Chained())
+    child.start()
+    assert child.check(b"n=1").code == 0
+    assert child.check(b"n=9").code == 0
+    assert child.prepare([b"n=1", b"n=0", b"n=9"]) == [b"n=0"]
+    child.block(b"n=0")
+    assert child.check(b"n=1", pb.RECHECK).code == 0
+    assert child.check(b"n=9", pb.RECHECK).code == Code.STALE
+    assert child.prepare([b"n=1"]) == [b"n=1"]
+
+
+def test_b28_what_no_block_makes_good_is_refused_and_what_may_be_is_kept_in_bounds(tmp_path: Path) -> None:
+    child = Child(tmp_path, Chained())
+    child.start()
+    assert child.check(b"nonsense").code == Code.MALFORMED
+    codes = [child.check(b"n=%d" % i).code for i in range(1, MAX_DOUBTFUL + 3)]
+    assert codes == [0] * MAX_DOUBTFUL + [Code.STALE] * 2
+    child.block(b"n=0")
+    codes = [child.check(b"n=%d" % i).code for i in range(2, MAX_DOUBTFUL + 4)]
+    assert codes == [0] * MAX_DOUBTFUL + [Code.STALE] * 2
+    child.driver.begin()  # the pool died with the child
+    assert child.check(b"n=400").code == 0
 
 
 @pytest.mark.parametrize(("kind", "told"), [("RECHECK", True), ("NEW", False)])
@@ -419,11 +454,100 @@ def test_whom_a_join_ticket_introduced_is_a_stranger_once_its_block_is_committed
     asyncio.run(main())
 
 
-def test_snapshots_are_neither_offered_nor_taken(child: Child) -> None:
+def test_b31_without_snapshots_none_are_given_and_none_taken(tmp_path: Path) -> None:
+    child = Child(tmp_path)
     assert list(child.ask(list_snapshots=pb.RequestListSnapshots()).snapshots) == []
     assert child.ask(load_snapshot_chunk=pb.RequestLoadSnapshotChunk(height=1)).chunk == b""
     assert child.ask(offer_snapshot=pb.RequestOfferSnapshot()).result == pb.OFFER_REJECT
     assert child.ask(apply_snapshot_chunk=pb.RequestApplySnapshotChunk()).result == pb.CHUNK_ABORT
+
+
+def test_b32_a_snapshot_is_taken_at_the_beginning_only(child: Child, tmp_path: Path) -> None:
+    with pytest.raises(Broken, match="OfferSnapshot"):
+        child.ask(offer_snapshot=pb.RequestOfferSnapshot())
+    with pytest.raises(Broken, match="ApplySnapshotChunk"):
+        Child(tmp_path).ask(apply_snapshot_chunk=pb.RequestApplySnapshotChunk())
+
+
+class OneChunk:
+    """Snapshots of one chunk, whose verdicts a test chooses."""
+
+    def __init__(self, app: VotingApplication) -> None:
+        self._app = app
+        self.offered = Verdict(answer="accept")
+        self.applied = Verdict(answer="accept")
+
+    def available(self) -> Sequence[Snapshot]:
+        return [Snapshot(height=h, format=1, chunks=1, hash=bytes(32), metadata=b"m") for h in range(20, 0, -1)]
+
+    def load(self, height: int, format_: int, chunk: int) -> bytes | None:
+        return b"chunk" if (height, format_, chunk) == (7, 1, 0) else None
+
+    def offer(self, snapshot: Snapshot, app_hash: bytes) -> Verdict:
+        assert (snapshot.height, snapshot.metadata, app_hash) == (7, b"m", b"h" * 32)
+        return self.offered
+
+    def apply(self, chunk: int, data: bytes) -> Verdict:
+        assert (chunk, data) == (0, b"chunk")
+        if self.applied.answer == "accept":
+            self._app.state = KvState(height=7, app_hash=b"h" * 32, log=())
+        return self.applied
+
+
+def restoring(directory: Path) -> tuple[Child, OneChunk]:
+    child = Child(directory)
+    snapshots = OneChunk(child.app)
+    child.driver._snapshots._snapshots = snapshots
+    return child, snapshots
+
+
+OFFER = pb.RequestOfferSnapshot(
+    snapshot=pb.Snapshot(height=7, format=1, chunks=1, hash=bytes(32), metadata=b"m"), app_hash=b"h" * 32
+)
+CHUNK = pb.RequestApplySnapshotChunk(index=0, chunk=b"chunk", sender="somebody")
+
+
+def test_b31_the_newest_snapshots_are_given_chunk_by_chunk(tmp_path: Path) -> None:
+    child, _ = restoring(tmp_path)
+    given = child.ask(list_snapshots=pb.RequestListSnapshots()).snapshots
+    assert [each.height for each in given] == list(range(20, 10, -1))
+    assert child.ask(load_snapshot_chunk=pb.RequestLoadSnapshotChunk(height=7, format=1)).chunk == b"chunk"
+    assert child.ask(load_snapshot_chunk=pb.RequestLoadSnapshotChunk(height=8, format=1)).chunk == b""
+
+
+def test_b32_b33_after_the_last_chunk_the_next_block_is_executed(tmp_path: Path) -> None:
+    child, _ = restoring(tmp_path)
+    assert child.ask(offer_snapshot=OFFER).result == pb.OFFER_ACCEPT
+    assert child.store.app_hash(7) == b"h" * 32
+    assert child.ask(apply_snapshot_chunk=CHUNK).result == pb.CHUNK_ACCEPT
+    child.block(b"a=1")
+    assert (child.store.height, child.store.find(sha256(b"a=1"))) == (8, (8, TxResult(code=Code.OK, log="at 8")))
+    with pytest.raises(Broken, match="OfferSnapshot"):
+        child.ask(offer_snapshot=OFFER)
+
+
+def test_b32_b33_what_the_application_refuses_is_told_to_the_child(tmp_path: Path) -> None:
+    child, snapshots = restoring(tmp_path)
+    snapshots.offered = Verdict(answer="reject_format")
+    assert child.ask(offer_snapshot=OFFER).result == pb.OFFER_REJECT_FORMAT
+    assert child.store.height == 0
+    snapshots.offered = Verdict(answer="accept")
+    assert child.ask(offer_snapshot=OFFER).result == pb.OFFER_ACCEPT
+    snapshots.applied = Verdict(answer="retry")
+    answer = child.ask(apply_snapshot_chunk=CHUNK)
+    assert (answer.result, list(answer.refetch_chunks), list(answer.reject_senders)) == (
+        pb.CHUNK_RETRY,
+        [0],
+        ["somebody"],
+    )
+    snapshots.applied = Verdict(answer="reject")
+    assert child.ask(apply_snapshot_chunk=CHUNK).result == pb.CHUNK_REJECT_SNAPSHOT
+    # Another one may be offered, or all blocks may come instead.
+    assert child.ask(offer_snapshot=OFFER).result == pb.OFFER_ACCEPT
+    child.driver.begin()
+    child.start()
+    child.block(b"a=1")
+    assert child.app.log == [b"a=1"]
 
 
 # --- the file ----------------------------------------------------------------------------------------------------

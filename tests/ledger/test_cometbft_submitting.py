@@ -20,7 +20,8 @@ from swarmlearning.errors import Broken, Closed, ConfigurationError, DecodeError
 from swarmlearning.ledger.boundary import TxResult
 from swarmlearning.ledger.cometbft import CometConfig, rpc
 from swarmlearning.ledger.cometbft.crash import never_crash
-from swarmlearning.ledger.cometbft.driver import ENGINE, ORDERED, Driver
+from swarmlearning.ledger.cometbft.driver import Driver
+from swarmlearning.ledger.cometbft.pool import ENGINE, ORDERED
 from swarmlearning.ledger.cometbft.rpc import MAX_REPLY_BYTES, Rpc
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.cometbft.submitting import Submitter
@@ -230,6 +231,34 @@ def test_b18_an_outcome_that_the_application_does_not_have_yet_is_not_told(contr
             comet.answers["broadcast_tx_sync"] = [CACHED]
             comet.on_broadcast = it.commit
             assert await it.submitter.submit(b"a=1", 20) == DONE
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("blocks_come", [False, True])
+def test_b29_the_childs_pool_is_emptied_where_no_block_comes_so_that_all_peers_get_it_anew(
+    blocks_come: bool, control: Path
+) -> None:
+    async def work() -> None:
+        async with served(control) as (comet, asking):
+            it = Submitting(control, asking)
+            comet.answers.update(broadcast_tx_sync=[ACCEPTED], unsafe_flush_mempool=[{"result": {}}])
+
+            def on_broadcast(tx: bytes) -> None:
+                count = comet.count("broadcast_tx_sync")
+                if blocks_come:
+                    assert it.app.state is not None
+                    it.app.state = msgspec.structs.replace(it.app.state, height=count)
+                if count == 6:
+                    it.commit(tx)
+
+            comet.on_broadcast = on_broadcast
+            assert await it.submitter.submit(b"a=1", 20) == DONE
+            methods = [method for method, _ in comet.asked]
+            if blocks_come:
+                assert methods == ["broadcast_tx_sync"] * 6
+            else:
+                assert methods[:3] == ["broadcast_tx_sync", "unsafe_flush_mempool", "broadcast_tx_sync"]
 
     asyncio.run(work())
 

@@ -136,6 +136,7 @@ def test_who_is_no_founder_is_told_about_the_ticket(founders: Founders, tmp_path
 
 def ticket_of(founders: Founders, members: dict[TrustDomain, Validator], **changes: Any) -> Invitation:
     """Signed by A's SN."""
+    issued = founders.issue(A)
     ticket = Ticket(
         network="pilot",
         genesis=sha256(founders.genesis_file.read_bytes()),
@@ -145,8 +146,9 @@ def ticket_of(founders: Founders, members: dict[TrustDomain, Validator], **chang
         block_hash=bytes(32),
         sentinel=NodeId(""),
         members=tuple(Member(domain=domain, validator=validator) for domain, validator in members.items()),
+        sn=issued.node.id,
+        api=Endpoint(host="192.0.2.1", port=30304),
     )
-    issued = founders.issue(A)
     credential = PemSource(issued.certificate, issued.key, issued.issuer).load(NOW)
     issuers = (founders.authorities[A].certificate,)
     return Invitation(ticket=sign_ticket(replace(ticket, **changes), credential), issuers=issuers)

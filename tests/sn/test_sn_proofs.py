@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from archive_world import HERE, SN, Registry, certificate, let_pass, member, registration
+from archive_world import HERE, SN, Registry, certificate, let_all_pass, member, registration
 from chain_world import START_MS, key_of, private
 from hypothesis import given
 from hypothesis import strategies as st
@@ -251,7 +251,7 @@ def test_pf5_what_certificate_and_key_do_not_prove_is_told_as_a_claim(what: str)
         async with Registry.open() as registry:
             await registry.register(SN)
             # Such a registration is not ordered; a dishonest sentinel might.
-            let_pass(registry.app)
+            let_all_pass(registry.app)
             tx = registry.sign(SL, false_registrations()[what])
             ((_, result),) = await registry.order(tx)
             assert result.code is not Code.OK
@@ -266,7 +266,7 @@ def test_pf4_a_registration_that_failed_is_neither_proven_nor_believed_by_an_exp
     async def work() -> None:
         async with Registry.open() as registry:
             await registry.register(SN)
-            let_pass(registry.app)
+            let_all_pass(registry.app)
             false = registry.sign(SL, false_registrations()["another key's proof"])
             unknown = registry.sign(SL, CreateContract(contract=A))
             true = registry.sign(SL, registration(SL))
@@ -309,7 +309,7 @@ def test_pf9_an_export_has_every_transaction_once_decoded_with_what_came_of_it()
         async with Registry.open() as registry:
             ordered = await story_of(registry)
             failing = registry.sign(SL, Finish(contract=A, run=1))
-            let_pass(registry.app)
+            let_all_pass(registry.app)
             await registry.order(failing)
             history = History()
             lines = [json.loads(history.line(block)) async for block in registry.client(OPERATOR).blocks()]

@@ -1,5 +1,6 @@
 """Join tickets (A-12): only a member's SN, lately, and for this network, introduces anybody."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ from msgspec.structs import replace
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.records import Genesis, Organisation
 from swarmlearning.encoding import decode, encode, sha256
-from swarmlearning.errors import ConfigurationError, DecodeError, PeerError, VerificationError
+from swarmlearning.errors import (
+    ConfigurationError,
+    DecodeError,
+    ForkDetected,
+    PeerError,
+    Unreachable,
+    VerificationError,
+    WaitExpired,
+)
 from swarmlearning.identity.authority import Authority, create_ca, issue_certificate
 from swarmlearning.identity.source import Credential, PemSource
 from swarmlearning.sn.tickets import (
@@ -19,8 +28,10 @@ from swarmlearning.sn.tickets import (
     Member,
     SignedTicket,
     Ticket,
+    catch_up,
     describe_ticket,
     find_ticket,
+    forget_ticket,
     save_ticket,
     sign_ticket,
     verify_ticket,
@@ -60,6 +71,8 @@ class World:
             block_hash=bytes(32),
             sentinel=NodeId(""),
             members=(Member(domain=A, validator=validator(1)), Member(domain=B, validator=validator(2))),
+            sn=NodeId(f"spiffe://{A}/pilot/sn/one"),
+            api=Endpoint(host="192.0.2.1", port=30304),
         )
 
     def credential(
@@ -100,7 +113,10 @@ def test_a12_another_cas_word_counts_nothing(world: World, tmp_path: Path) -> No
         world.verify(sign_ticket(world.ticket, world.credential(authority=impostor)))
     with pytest.raises(VerificationError):
         world.verify(sign_ticket(world.ticket, world.credential(B)))  # a member, but not whom the newcomer asked
-    assert world.verify(sign_ticket(world.ticket, world.credential(B)), issuers=(world.authorities[B].certificate,))
+    by_b = replace(world.ticket, sn=world.credential(B).node.id)
+    assert world.verify(sign_ticket(by_b, world.credential(B)), issuers=(world.authorities[B].certificate,))
+    with pytest.raises(VerificationError, match="is named as who gave it"):
+        world.verify(sign_ticket(world.ticket, world.credential(B)), issuers=(world.authorities[B].certificate,))
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.SN])
@@ -149,17 +165,77 @@ def test_a12_a_ticket_is_good_for_two_days(world: World) -> None:
     assert world.verify(data, now_ms=last)
     with pytest.raises(VerificationError, match=r"made 48\.0 hours ago by this clock"):
         world.verify(data, now_ms=last + 1)
-    early = sign_ticket(replace(world.ticket, made_ms=NOW + MAX_AHEAD_MS + 1), world.credential(B))
+    early = sign_ticket(replace(world.ticket, made_ms=NOW + MAX_AHEAD_MS + 1), world.credential())
     with pytest.raises(VerificationError, match="hours ago by this clock"):
-        world.verify(early, issuers=(world.authorities[B].certificate,))
+        world.verify(early)
 
 
-@pytest.mark.parametrize("change", [{"genesis": b""}, {"block_hash": bytes(31)}, {"height": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"genesis": b""},
+        {"block_hash": bytes(31)},
+        {"height": 0},
+        {"snapshot": 8, "snapshot_hash": bytes(32)},
+        {"snapshot": 3},
+    ],
+)
 def test_a12_a_malformed_ticket_is_refused(world: World, change: dict[str, Any]) -> None:
     with pytest.raises(PeerError):
         world.verify(sign_ticket(replace(world.ticket, **change), world.credential()))
     with pytest.raises(DecodeError):
         world.verify(b"no ticket")
+
+
+class Blocks:
+    """An engine that gets one block at a time, up to `last`."""
+
+    def __init__(self, last: int, block_hash: bytes = bytes(32), silent: int = 0) -> None:
+        self.height = 3
+        self.problem = "the others are away"
+        self._last = last
+        self._hash = block_hash
+        self._silent = silent
+        """So often it does not answer first."""
+        self.asked: list[int] = []
+
+    async def wait_height(self, above: int) -> int:
+        assert above == self.height
+        if self.height == self._last:
+            await asyncio.Event().wait()
+        self.height += 1
+        return self.height
+
+    async def block_hash(self, height: int) -> bytes:
+        assert height <= self.height
+        self.asked.append(height)
+        if len(self.asked) <= self._silent:
+            raise Unreachable("CometBFT is starting")
+        return self._hash
+
+
+def test_a12_a_newcomer_catches_up_and_compares_the_tickets_block(world: World) -> None:
+    blocks = Blocks(20, silent=1)
+    asyncio.run(catch_up(blocks, world.ticket, 60))
+    assert (blocks.height, blocks.asked) == (7, [7, 7])
+    past = Blocks(20)
+    past.height = 15  # started again, before the block was compared
+    asyncio.run(catch_up(past, world.ticket, 60))
+    assert past.asked == [7]
+
+
+def test_a12_another_history_than_the_members_stops_the_newcomer(world: World) -> None:
+    with pytest.raises(ForkDetected, match=r"block 7 is 0101.* here, the join ticket says 0000"):
+        asyncio.run(catch_up(Blocks(20, b"\x01" * 32), world.ticket, 60))
+
+
+def test_a12_a_newcomer_to_whom_nobody_sends_blocks_says_so(world: World) -> None:
+    with pytest.raises(WaitExpired, match=r"at block 5 of 7 .* no further one for 0 s: the others are away"):
+        asyncio.run(catch_up(Blocks(5), world.ticket, 0.01))
+    there = Blocks(20, silent=1000)
+    there.height = 7
+    with pytest.raises(WaitExpired, match=r"the hash of block 7.*CometBFT is starting"):
+        asyncio.run(catch_up(there, world.ticket, 0))
 
 
 def test_an_sn_takes_up_the_ticket_that_was_put_beside_its_founding_file(world: World, tmp_path: Path) -> None:
@@ -173,3 +249,6 @@ def test_an_sn_takes_up_the_ticket_that_was_put_beside_its_founding_file(world: 
     (directory / TICKET_FILE).write_bytes(b"damaged")
     with pytest.raises(ConfigurationError, match="join again with a new ticket"):
         find_ticket(directory, world.founding)
+    forget_ticket(directory)
+    forget_ticket(directory)
+    assert find_ticket(directory, world.founding) is None

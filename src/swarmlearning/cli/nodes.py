@@ -100,6 +100,13 @@ async def _until_signalled(work: Coroutine[Any, Any, None], stop: Callable[[], A
 )
 @click.option("--cometbft-rpc", metavar="ADDRESS", help="A CometBFT that runs elsewhere: its RPC, on this machine.")
 @click.option("--keep-blocks", type=click.IntRange(0), default=0, help="CometBFT: newest blocks to keep; default: all.")
+@click.option(
+    "--snapshot-every",
+    type=click.IntRange(0),
+    default=1_000,
+    show_default=True,
+    help="CometBFT: keep a snapshot of the state, for newcomers, after each so many-th block; 0: none.",
+)
 @click.option("--ready-file", metavar="FILE", help="Written when the SN is ready, with its ports, as JSON.")
 def sn(
     identity: PemSource,
@@ -115,6 +122,7 @@ def sn(
     cometbft_abci: str | None,
     cometbft_rpc: str | None,
     keep_blocks: int,
+    snapshot_every: int,
     ready_file: str | None,
 ) -> None:
     """Run a network node (SN): a replica of the ledger, and the API for this organisation's nodes."""
@@ -137,6 +145,7 @@ def sn(
             abci=cometbft_abci or "",
             rpc=cometbft_rpc or "",
             retain_blocks=keep_blocks,
+            snapshot_every=snapshot_every,
         ),
     )
 

@@ -12,6 +12,7 @@ from swarmlearning.doctor.findings import Finding, Topic, warning
 
 KNOWN: Final = frozenset(
     {
+        "SWARM_COMETBFT",
         "SWARM_DATA",
         "SWARM_EXCHANGE_DIR",
         "SWARM_ID_CACERT",

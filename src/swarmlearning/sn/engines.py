@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -14,7 +14,7 @@ from swarmlearning.errors import Closed, ConfigurationError, VerificationError
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import TrustStore
-from swarmlearning.ledger.boundary import LedgerView
+from swarmlearning.ledger.boundary import LedgerView, Snapshots
 from swarmlearning.ledger.embedded import EmbeddedConfig, EmbeddedLedger
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import Overlay
@@ -57,6 +57,15 @@ class Engine(LedgerView, Protocol):
 
     async def stop(self) -> None:
         """Close; whoever waits gets `Closed`."""
+        ...
+
+
+@runtime_checkable
+class LightLedger(Protocol):
+    """An engine that answers other members' light clients."""
+
+    async def ask_light(self, method: str, params: dict[str, str]) -> bytes:
+        """What is known of a block, as JSON."""
         ...
 
 
@@ -162,10 +171,28 @@ class CometOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Attach mode: its RPC."""
     retain_blocks: int = 0
     """How many of the newest blocks are kept; 0: all."""
+    snapshot_every: int = 1_000
+    """A snapshot of the state is kept after each so many-th block; 0: none."""
 
 
-def open_cometbft(parts: Parts, options: CometOptions, listen: Endpoint, ticket: Ticket | None = None) -> "CometLedger":
-    """The engine on CometBFT, whose peers reach it at `listen`; `ticket` says who they are while it catches up.
+def open_cometbft(
+    parts: Parts,
+    options: CometOptions,
+    listen: Endpoint,
+    snapshots: Snapshots | None = None,
+    ticket: Ticket | None = None,
+    light: str = "",
+) -> "CometLedger":
+    """The engine on CometBFT.
+
+    Args:
+        parts: of this SN.
+        options: of its operator.
+        listen: where its peers reach it.
+        snapshots: of the state, to be given and taken.
+        ticket: who its peers are while it catches up.
+        light: RPC address at which CometBFT asks what the ticket's snapshot is to be verified by; empty: it executes
+            all blocks.
 
     Raises:
         ConfigurationError: protobuf is not installed, the network has a sentinel, or only one of `abci` and `rpc` is
@@ -177,7 +204,12 @@ def open_cometbft(parts: Parts, options: CometOptions, listen: Endpoint, ticket:
     # It brings protobuf, an extra, with it.
     from swarmlearning.ledger.cometbft.config import Attach, CometConfig
     from swarmlearning.ledger.cometbft.engine import CometLedger
+    from swarmlearning.ledger.cometbft.home import StateSync
 
+    sync = None
+    if ticket is not None and light:
+        # CometBFT wants two to compare; what both say is verified by the validators' signatures.
+        sync = StateSync(servers=(light, light), height=ticket.snapshot, block_hash=ticket.snapshot_hash)
     attach = Attach(abci=options.abci, rpc=options.rpc) if options.abci else None
     members = (organisation.validator for organisation in genesis.organisations)
     config = CometConfig(
@@ -192,7 +224,8 @@ def open_cometbft(parts: Parts, options: CometOptions, listen: Endpoint, ticket:
         binary=options.binary,
         attach=attach,
         retain_blocks=options.retain_blocks,
+        state_sync=sync,
         introduced=() if ticket is None else tuple(ticket.validators.values()),
         introduced_at=0 if ticket is None else ticket.height,
     )
-    return CometLedger(config, parts.app)
+    return CometLedger(config, parts.app, snapshots=snapshots)

@@ -1,6 +1,8 @@
 """The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
 
 import asyncio
+import logging
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -20,18 +22,24 @@ from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.ledger.boundary import Event, LedgerArchive
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
-from swarmlearning.sn.engines import CometOptions, Engine, Parts, open_cometbft, open_embedded
+from swarmlearning.sn.engines import CometOptions, Engine, LightLedger, Parts, open_cometbft, open_embedded
+from swarmlearning.sn.light import LightProxy
 from swarmlearning.sn.service import SnService
+from swarmlearning.sn.snapshots import SnapshotStore
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.sn.tickets import Member, Ticket, find_ticket, sign_ticket
-from swarmlearning.transport.api import Call, Stream
+from swarmlearning.sn.tickets import Member, Ticket, catch_up, find_ticket, forget_ticket, sign_ticket
+from swarmlearning.transport.api import Address, Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
-from swarmlearning.types import Code, Endpoint, LedgerKind, Role, TrustDomain
+from swarmlearning.types import Code, Endpoint, LedgerKind, NodeName, Role, TrustDomain
 
 REGISTER_WAIT_S: Final = 120.0
 """How long a follower waits for the sentinel at start, seconds."""
 
+SNAPSHOT_AGE: Final = 2
+"""So many blocks must have come after a snapshot's: their headers say which state and which validators it had."""
+
+_LOG: Final = logging.getLogger("swarmlearning.sn")
 _LOOK_S: Final = 0.1
 
 
@@ -106,6 +114,9 @@ class SnNode:
             trust=self._trust,
             identity=identity,
         )
+        self._ticket = find_ticket(config.data, data)
+        self._snapshots = self._open_snapshots()
+        self._light = self._open_light()
         self.ledger = self._open_engine(parts)
         service = SnService(
             node,
@@ -115,9 +126,30 @@ class SnNode:
             sentinel=lambda: self.ledger.sentinel,
             archive=self.ledger if isinstance(self.ledger, LedgerArchive) else None,
             ticket=self.make_ticket,
+            light=self.ledger.ask_light if isinstance(self.ledger, LightLedger) else None,
         )
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
+
+    def _open_snapshots(self) -> SnapshotStore | None:
+        if self.genesis.ledger != "cometbft":
+            return None
+        every = self.config.cometbft.snapshot_every or sys.maxsize
+        return SnapshotStore(self.app.store, self.config.data / "snapshots", every=every, restored=self._refresh_trust)
+
+    def _open_light(self) -> LightProxy | None:
+        """What our CometBFT verifies a snapshot by, where a ticket offers one to an SN that has executed nothing."""
+        ticket = self._ticket
+        if ticket is None or not ticket.snapshot or self.genesis.ledger != "cometbft" or self.app.info().height:
+            return None
+        if NodeName.parse(ticket.sn).domain not in {o.domain for o in self.genesis.organisations}:
+            _LOG.warning(
+                "%s gave the ticket, whose certificates this SN cannot verify before it has the ledger: all blocks are "
+                "executed; a founder's ticket would have spared that",
+                ticket.sn,
+            )
+            return None
+        return LightProxy(self._client, Address(node=ticket.sn, endpoint=ticket.api))
 
     def _open_engine(self, parts: Parts) -> Engine:
         """The engine that the genesis names.
@@ -143,7 +175,8 @@ class SnNode:
         if not config.p2p_port:
             raise ConfigurationError("CometBFT needs a peer-to-peer port that others know, not 0")
         listen = Endpoint(host=config.host, port=config.p2p_port)
-        return open_cometbft(parts, config.cometbft, listen, find_ticket(config.data, parts.data))
+        light = "" if self._light is None else self._light.url
+        return open_cometbft(parts, config.cometbft, listen, self._snapshots, self._ticket, light)
 
     @property
     def part(self) -> str:
@@ -154,6 +187,8 @@ class SnNode:
 
     def _on_commit(self, events: tuple[Event, ...]) -> None:
         """Membership may have changed: whom TLS believes follows the ledger."""
+        if self._snapshots is not None:
+            self._snapshots.after_commit()
         if any(event.kind == "membership" for event in events):
             self._refresh_trust()
 
@@ -175,6 +210,7 @@ class SnNode:
         height = self.ledger.height
         if height == 0:
             raise Refused("there is no block yet; ask again when the network runs", code="too-early")
+        snapshot = 0 if self._snapshots is None else self._snapshots.newest(height - SNAPSHOT_AGE)
         # All of one moment: nothing else runs before the engine is asked for the hash.
         members = tuple(
             Member(domain=organisation.domain, validator=organisation.validator)
@@ -189,6 +225,10 @@ class SnNode:
             block_hash=await self.ledger.block_hash(height),
             sentinel=self.ledger.sentinel,
             members=members,
+            sn=self.credential.node.id,
+            api=self._api_endpoint,
+            snapshot=snapshot,
+            snapshot_hash=await self.ledger.block_hash(snapshot) if snapshot else b"",
         )
         return sign_ticket(ticket, self.credential)
 
@@ -200,6 +240,8 @@ class SnNode:
             AddressInUse: a port is taken.
             Broken: the ledger or the state is damaged.
         """
+        if self._light is not None:
+            await self._light.start()
         await self.ledger.start()
         self._refresh_trust()
         p2p = self.config.p2p_port
@@ -207,15 +249,22 @@ class SnNode:
             p2p = await self._p2p.start(self.config.host, p2p)
         api = await self._api.start(self.config.host, self.config.api_port)
         self._endpoint = Endpoint(host=self.config.host, port=p2p)
+        self._api_endpoint = Endpoint(host=self.config.host, port=api)
         return {"api": api, "p2p": p2p}
 
     async def register(self) -> None:
         """Register our own signing key and peer-to-peer endpoint, unless the ledger knows them; `run` must run.
 
+        Whoever joined with a ticket catches up first: before its admission its own state does not know it.
+
         Raises:
             WaitExpired: the sentinel did not answer, or this SN was not level with the others, in time.
+            ForkDetected: the block that the ticket names is another one here.
             Refused: the ledger refused the registration.
         """
+        if self._ticket is not None:
+            await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S, restored=self._light is not None)
+            forget_ticket(self.config.data)
         node = self.credential.node.id
         if self.genesis.ledger == "cometbft":
             await self._until_level()
@@ -267,5 +316,9 @@ class SnNode:
         await self._api.stop()
         await self._p2p.stop()
         await self.ledger.stop()
+        if self._light is not None:
+            await self._light.stop()
+        if self._snapshots is not None:
+            self._snapshots.close()
         await self._client.close()
         self.app.store.close()

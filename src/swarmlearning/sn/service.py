@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from swarmlearning import __version__
@@ -20,6 +21,7 @@ from swarmlearning.sn.api import (
     CALL_DIRECTORY,
     CALL_GOVERNANCE,
     CALL_HISTORY,
+    CALL_LIGHT,
     CALL_STATUS,
     CALL_SUBMIT,
     CALL_TICKET,
@@ -35,6 +37,7 @@ from swarmlearning.sn.api import (
 )
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.archiving import Archiving
+from swarmlearning.sn.light import LightRequest, check_question
 from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.types import ContractName, NodeId, NodeName, Role
@@ -51,6 +54,10 @@ STATUS_OFFENCES = 8
 """How many offences a status tells."""
 
 
+MAX_LIGHT = 16
+"""Most questions of one other SN's light client that are worked on at a time."""
+
+
 class SnService:
     """Answers SLs, operators and auditors of the SN's own organisation."""
 
@@ -64,6 +71,7 @@ class SnService:
         sentinel: Callable[[], NodeId] | None = None,
         archive: LedgerArchive | None = None,
         ticket: Callable[[], Awaitable[bytes]] | None = None,
+        light: Callable[[str, dict[str, str]], Awaitable[bytes]] | None = None,
     ) -> None:
         """Serve `app` and `ledger` as `node`.
 
@@ -75,6 +83,7 @@ class SnService:
             sentinel: tells who orders now; None: whom the genesis names.
             archive: the past, for exports and proofs; None: they are not offered.
             ticket: makes a join ticket; None: none is given.
+            light: what our CometBFT tells light clients; None: there is none.
         """
         self._node = node
         self._app = app
@@ -83,6 +92,8 @@ class SnService:
         self._sentinel = sentinel
         self._archiving = None if archive is None else Archiving(app, archive, self._admit)
         self._make_ticket = ticket
+        self._ask_light = light
+        self._light_busy: Counter[NodeId] = Counter()
 
     @property
     def calls(self) -> Mapping[str, Call]:
@@ -95,6 +106,7 @@ class SnService:
             CALL_HISTORY: self._history,
             CALL_DIRECTORY: self._directory,
             CALL_TICKET: self._ticket,
+            CALL_LIGHT: self._light,
             CALL_GOVERNANCE: self._governance,
         }
 
@@ -143,6 +155,22 @@ class SnService:
         self._admit(caller, Role.SL, Role.SN, Role.SWOP, Role.OPERATOR)
         height, result = await self._ledger.submit(body, timeout_s=SUBMIT_TIMEOUT_S)
         return encode(Submitted(height=height, code=result.code, log=result.log))
+
+    async def _light(self, caller: Caller, body: bytes) -> bytes:
+        """A-13: headers and signatures for the SN of any member, which verifies them itself."""
+        if caller.name.role is not Role.SN:
+            raise Refused(f"{caller.name.short} is {caller.name.role.value}; this needs the role sn", code="role")
+        if self._ask_light is None:
+            raise Refused("there is no CometBFT here", code="not-found")
+        request = decode(body, LightRequest)
+        check_question(request)
+        if self._light_busy[caller.node] >= MAX_LIGHT:
+            raise Refused(f"{caller.name.short} has {MAX_LIGHT} questions open already", code="busy")
+        self._light_busy[caller.node] += 1
+        try:
+            return await self._ask_light(request.method, request.params)
+        finally:
+            self._light_busy[caller.node] -= 1
 
     async def _contract(self, caller: Caller, body: bytes) -> bytes:
         self._admit(caller, *Role)

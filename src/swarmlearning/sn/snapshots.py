@@ -133,6 +133,10 @@ class SnapshotStore:
         found = [(height, self._manifest(height)) for height in self._heights()]
         return [_describe(manifest) for _, manifest in found if manifest is not None]
 
+    def newest(self, upto: int) -> int:
+        """Height of the newest one that is whole, of block `upto` or before; 0 if there is none."""
+        return next((height for height in self._heights() if height <= upto), 0)
+
     def load(self, height: int, format_: int, chunk: int) -> bytes | None:
         """A chunk as it was written; see `Snapshots.load`."""
         manifest = self._manifest(height)

@@ -5,16 +5,29 @@ ones, so that the newcomer knows whom to ask for the blocks that say the rest; a
 introduction: what the newcomer executes itself decides from the ticket's block on.
 """
 
+import asyncio
+import logging
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from swarmlearning.contracts.records import Genesis
 from swarmlearning.encoding import Record, decode, encode, sha256
-from swarmlearning.errors import ConfigurationError, DecodeError, VerificationError
+from swarmlearning.errors import (
+    ConfigurationError,
+    DecodeError,
+    ForkDetected,
+    Refused,
+    Unreachable,
+    VerificationError,
+    WaitExpired,
+)
 from swarmlearning.identity.files import PUBLIC_MODE, read_file, write_file
 from swarmlearning.identity.source import Credential
 from swarmlearning.identity.verify import verify_leaf, verify_proof
-from swarmlearning.types import NodeId, NodeName, Role, TrustDomain, Validator
+from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain, Validator
+
+_LOG: Final = logging.getLogger("swarmlearning")
+_RETRY_S: Final = 0.5
 
 TICKET_DOMAIN: Final = b"swarmlearning join ticket v1\x00"
 """Prefix of what a ticket's signature covers, so that it can pass for nothing else."""
@@ -52,6 +65,14 @@ class Ticket(Record, frozen=True, kw_only=True):
     sentinel: NodeId
     """Who orders; empty where validators do."""
     members: tuple[Member, ...]
+    sn: NodeId
+    """Who gives it."""
+    api: Endpoint
+    """Where that SN answers another member's."""
+    snapshot: int = 0
+    """Height of a snapshot of the state that the validators' nodes give away; 0: none."""
+    snapshot_hash: bytes = b""
+    """Hash of the block of that height; empty without one."""
 
     @property
     def validators(self) -> dict[TrustDomain, Validator]:
@@ -85,6 +106,8 @@ def decode_ticket(data: bytes) -> Ticket:
     ticket = decode(decode(data, SignedTicket).ticket, Ticket)
     if len(ticket.genesis) != 32 or len(ticket.block_hash) != 32 or ticket.height < 1:
         raise DecodeError("join ticket: expected two hashes of 32 bytes and a height of 1 or more")
+    if not 0 <= ticket.snapshot <= ticket.height or len(ticket.snapshot_hash) != (32 if ticket.snapshot else 0):
+        raise DecodeError("join ticket: expected a snapshot of a block before, with its hash, or none")
     return ticket
 
 
@@ -104,7 +127,10 @@ def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, gene
     """
     # 1. The certificate is one that the trusted CA issued, of an SN in this network.
     signed = decode(data, SignedTicket)
-    signer = verify_leaf(signed.certificate, issuers, now_ms)
+    try:
+        signer = verify_leaf(signed.certificate, issuers, now_ms)
+    except VerificationError as error:
+        raise VerificationError(f"join ticket: {error}; expected the CA of the member who gave it") from error
     if signer.role is not Role.SN or signer.network != genesis.network:
         raise VerificationError(f"join ticket: signed by {signer.id}; expected an SN of the network {genesis.network}")
     # 2. Its key signed exactly these bytes.
@@ -118,6 +144,8 @@ def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, gene
         )
     if signer.domain not in {member.domain for member in ticket.members}:
         raise VerificationError(f"join ticket: {signer.domain}, which signed it, is no member by its own word")
+    if ticket.sn != signer.id:
+        raise VerificationError(f"join ticket: signed by {signer.id}, but {ticket.sn} is named as who gave it")
     # 4. They are recent.
     if not now_ms - TICKET_HOURS * 3_600_000 <= ticket.made_ms <= now_ms + MAX_AHEAD_MS:
         hours = (now_ms - ticket.made_ms) / 3_600_000
@@ -155,8 +183,88 @@ def find_ticket(directory: Path, founding: bytes) -> Ticket | None:
     return ticket
 
 
+def forget_ticket(directory: Path) -> None:
+    """Remove the ticket from an SN's data directory: it has served.
+
+    Raises:
+        ConfigurationError: it cannot be removed.
+    """
+    try:
+        (directory / TICKET_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{directory / TICKET_FILE} cannot be removed: {error.strerror}") from error
+
+
+class Follower(Protocol):
+    """What is needed of an engine that catches up."""
+
+    @property
+    def height(self) -> int:
+        """Of the last block that is committed here."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from following, for people."""
+        ...
+
+    async def wait_height(self, above: int) -> int:
+        """Wait until the height exceeds `above`, and return it."""
+        ...
+
+    async def block_hash(self, height: int) -> bytes:
+        """Hash of a committed block, 32 bytes."""
+        ...
+
+
+async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float, *, restored: bool = False) -> None:
+    """A-12: wait until the ticket's block is committed here, and see that it is the one that the member meant.
+
+    Where the state was `restored` from a newer snapshot that block is not kept here; the engine has verified the
+    snapshot by what the ticket names.
+
+    Raises:
+        WaitExpired: no further block came for `limit_s` seconds, or that block's hash cannot be asked for.
+        ForkDetected: it is another block.
+        SwarmError: the engine halted.
+    """
+    if ledger.height < ticket.height:
+        _LOG.info("catching up to block %d, which the join ticket names", ticket.height)
+    while (height := ledger.height) < ticket.height:
+        try:
+            await asyncio.wait_for(ledger.wait_height(height), limit_s)
+        except TimeoutError as error:
+            raise WaitExpired(
+                f"at block {height} of {ticket.height} that the join ticket names, and no further one for "
+                f"{limit_s:.0f} s: {ledger.problem or 'nobody sends it'}"
+            ) from error
+    try:
+        found = await _hash_of(ledger, ticket.height, limit_s)
+    except Refused:
+        if restored:
+            return
+        raise
+    if found != ticket.block_hash:
+        raise ForkDetected(
+            f"block {ticket.height} is {found.hex()[:16]} here, the join ticket says {ticket.block_hash.hex()[:16]}: "
+            "somebody shows this SN another history; ask the member who gave the ticket"
+        )
+
+
+async def _hash_of(ledger: Follower, height: int, limit_s: float) -> bytes:
+    deadline_s = asyncio.get_running_loop().time() + limit_s
+    while True:
+        try:
+            return await ledger.block_hash(height)
+        except Unreachable as error:
+            if asyncio.get_running_loop().time() >= deadline_s:
+                raise WaitExpired(f"the hash of block {height}, to compare it with the ticket's: {error}") from error
+            await asyncio.sleep(_RETRY_S)
+
+
 def describe_ticket(ticket: Ticket) -> str:
     """One line for people."""
     sentinel = f"sentinel {NodeName.parse(ticket.sentinel).short}" if ticket.sentinel else ""
     who = sentinel or f"{len(ticket.validators)} validators"
-    return f"{ticket.network}, block {ticket.height}, {len(ticket.members)} members, {who}"
+    shown = f"{ticket.network}, block {ticket.height}, {len(ticket.members)} members, {who}"
+    return f"{shown}, snapshot of block {ticket.snapshot}" if ticket.snapshot else shown

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.ledger.cometbft.home import StateSync
 from swarmlearning.types import Endpoint, NodeId, Validator
 
 MAX_TX_BYTES: Final = 64 << 10
@@ -53,6 +54,8 @@ class CometConfig(msgspec.Struct, frozen=True, kw_only=True):
     that height is committed here."""
     introduced_at: int = 0
 
+    state_sync: StateSync | None = None
+    """Where a node that has no block gets the state from a snapshot; None: all blocks are executed."""
     retain_blocks: int = 0
     """How many of the newest blocks the child keeps; 0: all."""
     watch_every_s: float = 2.0
@@ -63,7 +66,7 @@ class CometConfig(msgspec.Struct, frozen=True, kw_only=True):
     """No block for so long, though transactions wait, is a problem."""
     retry_min_s: float = 0.1
     retry_max_s: float = 2.0
-    offer_again_s: float = 5.0
+    offer_again_s: float = 3.0
     """After so long without a block that holds it a transaction is offered once more: the child may have lost it."""
 
     def __post_init__(self) -> None:

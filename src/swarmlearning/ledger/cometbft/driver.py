@@ -23,14 +23,16 @@ import msgspec
 
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
-from swarmlearning.ledger.boundary import Application, Applied, Header, Misbehaviour, TxResult
+from swarmlearning.ledger.boundary import Application, Applied, Header, Misbehaviour, Snapshots
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
 from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES, CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, CrashPoint
 from swarmlearning.ledger.cometbft.order import CallOrder
+from swarmlearning.ledger.cometbft.pool import Pool
+from swarmlearning.ledger.cometbft.snapshots import SnapshotCalls
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
-from swarmlearning.types import Code, Validator
+from swarmlearning.types import Validator
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
@@ -39,12 +41,6 @@ POWER: Final = 10
 
 VERSION: Final = 1
 """Of the application's protocol, in every block's header."""
-
-ENGINE: Final = "engine"
-"""Codespace of what the engine refuses itself; the application's is empty."""
-
-ORDERED: Final = 1
-"""The engine's code for a transaction that is in a block already."""
 
 OLD_S: Final = 2.0
 """How long after a block the votes for it are too old to date the next one, seconds."""
@@ -71,6 +67,9 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
 class Driver:
     """Drives the application as CometBFT says.
 
+    Attributes:
+        pool: judges what waits for a block.
+
     Args:
         config: who and where.
         app: the application, initialised; driven by nobody else.
@@ -79,6 +78,7 @@ class Driver:
         crash: called at each crash point; raises where a test wants the node to die.
         members_changed: called after a commit that changed who votes.
         monotonic_s: a clock that only goes forward; None: the running loop's.
+        snapshots: the application's; None: none are given, none are taken.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Driver:
         crash: Crash,
         members_changed: Callable[[], None] = lambda: None,
         monotonic_s: Callable[[], float] | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._config = config
         self._app = app
@@ -97,6 +98,7 @@ class Driver:
         self._waiting = waiting
         self._crash = crash
         self._members_changed = members_changed
+        self.pool = Pool(app, store, waiting)
         self._pending: Pending | None = None
         self._monotonic_s = monotonic_s or _loop_s
         self._committed_s = -math.inf
@@ -104,12 +106,13 @@ class Driver:
         self._refreshed = False
         """Whether we have proposed an empty block for the sake of the time since the last one that was not empty."""
         self._order = CallOrder(app.info().height)
+        self._snapshots = SnapshotCalls(config.node, snapshots, store)
         self._answers: dict[str, Callable[[Any], pb.Response]] = {
             "echo": _echo,
             "flush": _flush,
             "info": self._info,
             "query": self._query,
-            "check_tx": self._check,
+            "check_tx": self.pool.check,
             "init_chain": self._init_chain,
             "prepare_proposal": self._prepare,
             "process_proposal": self._process,
@@ -117,10 +120,10 @@ class Driver:
             "verify_vote_extension": self._verify_extension,
             "finalize_block": self._finalize,
             "commit": self._commit,
-            "list_snapshots": _list_snapshots,
-            "load_snapshot_chunk": _load_snapshot_chunk,
-            "offer_snapshot": _offer_snapshot,
-            "apply_snapshot_chunk": _apply_snapshot_chunk,
+            "list_snapshots": self._snapshots.list,
+            "load_snapshot_chunk": self._snapshots.load,
+            "offer_snapshot": lambda request: self._snapshots.offer(request, self._order),
+            "apply_snapshot_chunk": lambda request: self._snapshots.apply(request, self._order),
         }
 
     @property
@@ -131,6 +134,7 @@ class Driver:
     def begin(self) -> None:
         """A child has connected: its life begins, and a block that was executed but not committed is forgotten."""
         self._pending = None
+        self.pool.forget()
         self._order = CallOrder(self.height)
 
     def answer(self, request: pb.Request) -> pb.Response:
@@ -186,32 +190,12 @@ class Driver:
             )
         )
 
-    # --- transactions that wait -------------------------------------------------------------------------------
-
-    def _check(self, request: pb.RequestCheckTx) -> pb.Response:
-        tx = request.tx
-        if self._store.find(sha256(tx)) is not None:
-            return _checked(ORDERED, "the transaction is in a block already", ENGINE)
-        result = self.check(tx)
-        if result.code is not Code.OK and request.type == pb.RECHECK:
-            # It was offered, and leaves the pool unordered.
-            self._waiting.tell(sha256(tx), (0, result))
-        return _checked(result.code, result.log, "")
-
-    def check(self, tx: bytes) -> TxResult:
-        """Judge a transaction that is in no block yet."""
-        if len(tx) > MAX_TX_BYTES:
-            return TxResult(
-                code=Code.MALFORMED, log=f"transaction of {len(tx)} bytes: at most {MAX_TX_BYTES} are accepted"
-            )
-        return self._app.check(tx)
-
     # --- deciding ---------------------------------------------------------------------------------------------
 
     def _prepare(self, request: pb.RequestPrepareProposal) -> pb.Response:
         self._crash(CrashPoint.BEFORE_PREPARE)
         self._order.decide("PrepareProposal", request.height)
-        offered = [tx for tx in dict.fromkeys(request.txs) if self._store.find(sha256(tx)) is None][:MAX_BLOCK_TXS]
+        offered = [tx for tx in dict.fromkeys(request.txs) if self.pool.may_propose(tx)][:MAX_BLOCK_TXS]
         chosen = [] if offered and self._time_is_old() else self._app.propose(offered, request.max_tx_bytes)
         sizes = itertools.accumulate(len(tx) + _TX_OVERHEAD for tx in chosen)
         fit = [tx for tx, size in zip(chosen, sizes, strict=True) if size <= request.max_tx_bytes][:MAX_BLOCK_TXS]
@@ -304,6 +288,7 @@ class Driver:
         self._app.commit()
         self._committed_s = self._monotonic_s()
         self._refreshed = self._refreshed and not pending.txs
+        self.pool.forget()
         self._crash(CrashPoint.AFTER_COMMIT)
         for tx, result in zip(pending.txs, pending.applied.results, strict=True):
             self._waiting.tell(sha256(tx), self._store.find(sha256(tx)) or (pending.height, result))
@@ -365,32 +350,12 @@ def _flush(_: pb.RequestFlush) -> pb.Response:
     return pb.Response(flush=pb.ResponseFlush())
 
 
-def _list_snapshots(_: pb.RequestListSnapshots) -> pb.Response:
-    return pb.Response(list_snapshots=pb.ResponseListSnapshots())
-
-
-def _load_snapshot_chunk(_: pb.RequestLoadSnapshotChunk) -> pb.Response:
-    return pb.Response(load_snapshot_chunk=pb.ResponseLoadSnapshotChunk())
-
-
-def _offer_snapshot(_: pb.RequestOfferSnapshot) -> pb.Response:
-    return pb.Response(offer_snapshot=pb.ResponseOfferSnapshot(result=pb.OFFER_REJECT))
-
-
-def _apply_snapshot_chunk(_: pb.RequestApplySnapshotChunk) -> pb.Response:
-    return pb.Response(apply_snapshot_chunk=pb.ResponseApplySnapshotChunk(result=pb.CHUNK_ABORT))
-
-
 def _keys(members: Iterable[Validator]) -> set[bytes]:
     return {member.key for member in members}
 
 
 def _update(key: bytes, power: int) -> pb.ValidatorUpdate:
     return pb.ValidatorUpdate(pub_key=pb.PublicKey(ed25519=key), power=power)
-
-
-def _checked(code: int, log: str, codespace: str) -> pb.Response:
-    return pb.Response(check_tx=pb.ResponseCheckTx(code=code, log=log, codespace=codespace))
 
 
 def _queried(code: int, log: str) -> pb.Response:

@@ -12,8 +12,10 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from swarmlearning.errors import Broken, Closed, SwarmError
-from swarmlearning.ledger.boundary import Application, TxResult
+from swarmlearning.ledger.boundary import Application, Snapshots, TxResult
 from swarmlearning.ledger.cometbft.child import Child
 from swarmlearning.ledger.cometbft.config import CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, never_crash
@@ -32,12 +34,16 @@ class CometLedger:
     Args:
         config: who and where.
         app: the application; driven by nobody else from `start` on.
+        snapshots: gives, and takes, the application's state; None: all blocks are executed.
         crash: raises where a test wants the node to die.
     """
 
-    def __init__(self, config: CometConfig, app: Application, *, crash: Crash = never_crash) -> None:
+    def __init__(
+        self, config: CometConfig, app: Application, *, snapshots: Snapshots | None = None, crash: Crash = never_crash
+    ) -> None:
         self._config = config
         self._app = app
+        self._snapshots = snapshots
         self._crash = crash
         self._waiting = Waiting()
         self._parts: Parts | None = None
@@ -97,7 +103,7 @@ class CometLedger:
             store = OrderedStore(self._config.data_dir, self._config.genesis)
             stack.callback(store.close)
             self._bring_level(store)
-            parts = Parts(self._config, self._app, store, self._waiting, self._crash, self._halt)
+            parts = Parts(self._config, self._app, store, self._waiting, self._crash, self._halt, self._snapshots)
             stack.push_async_callback(parts.stop)
             await parts.server.start()
             stack.pop_all()
@@ -187,6 +193,15 @@ class CometLedger:
         while self.height <= above:
             await self._waiting.next_news()
         return self.height
+
+    async def ask_light(self, method: str, params: dict[str, str]) -> bytes:
+        """What the child answers a light client about a block, as JSON.
+
+        Raises:
+            Closed: the engine was not started, or was stopped.
+            SwarmError: the child does not answer, or with an error.
+        """
+        return bytes(await self._opened().rpc.call(method, dict(params), msgspec.Raw))
 
     def _opened(self) -> Parts:
         if self._parts is None:

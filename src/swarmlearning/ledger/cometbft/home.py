@@ -397,4 +397,5 @@ rpc_servers = {_text(",".join(sync.servers))}
 trust_height = {sync.height}
 trust_hash = {_text(sync.block_hash.hex().upper())}
 trust_period = "{EVIDENCE_HOURS}h0m0s"
+discovery_time = "5s"
 """

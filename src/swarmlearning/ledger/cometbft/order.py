@@ -20,6 +20,7 @@ class Step(enum.Enum):
     INITIALISED = enum.auto()  # the chain begins
     DECIDING = enum.auto()  # proposals may be made and judged
     APPLIED = enum.auto()  # a block was executed; it must be committed next
+    RESTORING = enum.auto()  # a snapshot was offered, and its chunks come
 
 
 class CallOrder:
@@ -52,6 +53,29 @@ class CallOrder:
         if self._step is not Step.INFORMED or self._height != 0:
             raise self._illegal("InitChain", 0)
         self._step = Step.INITIALISED
+
+    def offer_snapshot(self) -> None:
+        """A snapshot is offered, instead of all blocks up to it.
+
+        Raises:
+            Broken: there are blocks here already, or the chain began.
+        """
+        if self._height != 0 or self._step not in (Step.CONNECTED, Step.INFORMED, Step.RESTORING):
+            raise self._illegal("OfferSnapshot", 0)
+        self._step = Step.RESTORING
+
+    def apply_chunk(self) -> None:
+        """A chunk of the snapshot that was offered comes.
+
+        Raises:
+            Broken: none was.
+        """
+        if self._step is not Step.RESTORING:
+            raise self._illegal("ApplySnapshotChunk", 0)
+
+    def restored(self, height: int) -> None:
+        """The last chunk was taken: this node stands at the snapshot's height."""
+        self._height, self._step = height, Step.DECIDING
 
     def decide(self, call: str, height: int) -> None:
         """A proposal or a vote for the block of `height`; `call` is its name.

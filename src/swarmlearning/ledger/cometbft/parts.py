@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from swarmlearning.encoding import sha256
-from swarmlearning.ledger.boundary import Application
+from swarmlearning.ledger.boundary import Application, Snapshots
 from swarmlearning.ledger.cometbft.binary import find_binary
 from swarmlearning.ledger.cometbft.child import Child
 from swarmlearning.ledger.cometbft.config import Attach, CometConfig
@@ -44,6 +44,7 @@ class Parts:
         waiting: everyone who waits.
         crash: raises where a test wants the node to die.
         failed: told of what ends the engine.
+        snapshots: the application's, if it has any.
 
     Raises:
         ConfigurationError: there is no usable `cometbft`, or its home is another network's.
@@ -57,6 +58,7 @@ class Parts:
         waiting: Waiting,
         crash: Crash,
         failed: Callable[[BaseException], None],
+        snapshots: Snapshots | None,
     ) -> None:
         self._config = config
         self._app = app
@@ -69,7 +71,7 @@ class Parts:
         where = config.attach or self._make_child()
         self._where = where
         self.rpc = Rpc(where.rpc)
-        self.driver = Driver(config, app, store, waiting, crash, self._members_changed)
+        self.driver = Driver(config, app, store, waiting, crash, self._members_changed, snapshots=snapshots)
         self.server = AbciServer(where.abci, self._begin, self.driver.answer, failed)
         self.watch = Watch(self.rpc, app.validators, self._stalled, config.dial_again_s)
         self.submitter = Submitter(config, self.driver, store, self.rpc, waiting, lambda: self.problem)
@@ -97,6 +99,7 @@ class Parts:
             external=config.external,
             abci=self._where.abci,
             rpc=self._where.rpc,
+            state_sync=config.state_sync if self._app.info().height == 0 else None,
         )
 
     async def care(self) -> None:

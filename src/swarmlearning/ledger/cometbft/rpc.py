@@ -181,6 +181,14 @@ class Rpc:
         peers = sorted(f"{member.peer}@{member.endpoint}" for member in members)
         await self.call("dial_peers", {"peers": peers, "persistent": True}, dict[str, Any])
 
+    async def flush(self) -> None:
+        """Have the child forget all that waits for a block, so that what is offered anew is sent to all peers anew.
+
+        Raises:
+            SwarmError: as `call` does.
+        """
+        await self.call("unsafe_flush_mempool", {}, dict[str, Any])
+
     async def call(self, method: str, params: dict[str, Any], kind: type[T]) -> T:
         """Any call, its result decoded as `kind`.
 

@@ -102,6 +102,17 @@ class OrderedStore:
                 [(sha256(tx), height, encode(result)) for tx, result in zip(txs, results, strict=True)],
             )
 
+    def begin_at(self, height: int, app_hash: bytes) -> None:
+        """Begin with the block of `height`, whose state comes from a snapshot; what was there is forgotten.
+
+        Raises:
+            Broken: the disk failed.
+        """
+        with self._damage(), self._transaction():
+            self._db.execute("DELETE FROM tx")
+            self._db.execute("DELETE FROM block")
+            self._db.execute("INSERT INTO block VALUES (?, ?)", (height, app_hash))
+
     def app_hash(self, height: int) -> bytes | None:
         """The application's state after the block of `height`, None if it was not written."""
         with self._damage():

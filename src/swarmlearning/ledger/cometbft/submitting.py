@@ -1,18 +1,24 @@
 """Brings one transaction into a block: offers it to the child, again where that may help, until it is committed here.
 
 The child forgets what waits when it dies, drops what a full pool has no room for, and refuses what it has seen before;
-none of this is an answer. Spec: docs/spec/ledger-cometbft.md, section 3.
+none of this is an answer. It sends a transaction to each peer once, and one that just starts drops it: where too few
+have it nothing goes on, so after a while without any block the child's pool is emptied and filled again.
+
+Spec: docs/spec/ledger-cometbft.md, section 3.
 """
 
 import asyncio
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
 from swarmlearning.encoding import sha256
-from swarmlearning.errors import DecodeError, Refused, Unreachable, WaitExpired
+from swarmlearning.errors import DecodeError, Refused, SwarmError, Unreachable, WaitExpired
 from swarmlearning.ledger.boundary import TxResult
 from swarmlearning.ledger.cometbft.config import CometConfig
-from swarmlearning.ledger.cometbft.driver import ENGINE, Driver
+from swarmlearning.ledger.cometbft.driver import Driver
+from swarmlearning.ledger.cometbft.pool import ENGINE
 from swarmlearning.ledger.cometbft.rpc import CACHED, FULL, Broadcast, Rpc
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Outcome, Waiting
@@ -48,6 +54,7 @@ class Submitter:
         self._problem = problem
         self._since: dict[object, float] = {}
         """When each wait that is not over began."""
+        self._flushed_at = -math.inf
 
     @property
     def waiting_s(self) -> float:
@@ -68,7 +75,7 @@ class Submitter:
         # After a crash the file may know of blocks that the application has yet to execute again.
         if known is not None and known[0] <= self._driver.height:
             return known
-        result = self._driver.check(tx)
+        result = self._driver.pool.judge(tx)
         if result.code is not Code.OK:
             return 0, result
         token, said = object(), ["it was not offered yet"]
@@ -88,7 +95,7 @@ class Submitter:
     async def _bring(self, tx: bytes, outcome: asyncio.Future[Outcome], said: list[str]) -> Outcome:
         retry_s = self._config.retry_min_s
         while True:
-            offering = asyncio.ensure_future(self._offer(tx, said))
+            height, offering = self._driver.height, asyncio.ensure_future(self._offer(tx, said))
             try:
                 either: set[asyncio.Future[Any]] = {outcome, offering}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -102,7 +109,18 @@ class Submitter:
             await asyncio.wait({outcome}, timeout=self._config.offer_again_s if answer else retry_s)
             if outcome.done():
                 return outcome.result()
+            if answer and self._driver.height == height:
+                await self._flush()
             retry_s = self._config.retry_min_s if answer else min(2 * retry_s, self._config.retry_max_s)
+
+    async def _flush(self) -> None:
+        """B-29: empty the child's pool, unless another transaction's wait has just done so."""
+        now = asyncio.get_running_loop().time()
+        if now - self._flushed_at < self._config.offer_again_s:
+            return
+        self._flushed_at = now
+        with contextlib.suppress(SwarmError):  # a child that does not answer has nothing to forget
+            await self._rpc.flush()
 
     async def _offer(self, tx: bytes, said: list[str]) -> bool | TxResult:
         """Offer it once: the application's refusal, or whether it waits for a block now."""
