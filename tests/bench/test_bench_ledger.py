@@ -1,9 +1,11 @@
 """`swarm bench ledger`: real SNs, and figures that fit each other; not how fast anything is."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,12 +16,16 @@ from swarmlearning.bench.ledger import (
     EACH_CONTRACT,
     WARM_UP,
     Measured,
+    _level,
     cpu_seconds,
     deal_peers,
     list_processes,
     rank_latencies,
 )
 from swarmlearning.cli.main import main, swarm
+from swarmlearning.errors import WaitExpired
+from swarmlearning.transport.api import Address
+from swarmlearning.types import Endpoint, NodeId
 
 KEYS = {"latency_ms", "throughput_tps", "start_seconds", "enrol_tps", "floor_ms", "ledger", "validators", "peers"}
 
@@ -49,6 +55,29 @@ def test_peers_are_dealt_over_trainings_that_still_wait_for_one() -> None:
     for peers in range(1, 1200, 37):
         assert sum(deal_peers(peers)) == peers
         assert max(deal_peers(peers)) <= EACH_CONTRACT
+
+
+class LaggingSn:
+    """An SN that has committed one block more each time it is asked, up to `top`."""
+
+    def __init__(self, height: int, top: int) -> None:
+        self.height, self.top, self.now = height, top, height
+        self.address = Address(node=NodeId("spiffe://a/b/sn/c"), endpoint=Endpoint(host="h", port=1))
+
+    async def status(self) -> "LaggingSn":
+        self.now = min(self.top, self.now + 1)
+        self.height = self.now
+        return self
+
+
+def test_what_one_sn_has_committed_all_have_before_anybody_builds_upon_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sns: list[Any] = [LaggingSn(7, 7), LaggingSn(3, 9), LaggingSn(0, 7)]
+    asyncio.run(_level(sns))
+    assert [sn.height >= 7 for sn in sns] == [True] * 3
+    monkeypatch.setattr("swarmlearning.bench.ledger.LEVEL_S", 0.05)
+    stuck: list[Any] = [LaggingSn(7, 7), LaggingSn(0, 2)]
+    with pytest.raises(WaitExpired, match="is not at block 7 within"):
+        asyncio.run(_level(stuck))
 
 
 def test_99_of_100_are_not_above_the_99th() -> None:

@@ -31,7 +31,7 @@ from swarmlearning.contracts.messages import (
 )
 from swarmlearning.contracts.records import MAX_PEERS, Manifested, Settings
 from swarmlearning.encoding import encode
-from swarmlearning.errors import Broken
+from swarmlearning.errors import Broken, WaitExpired
 from swarmlearning.identity.authority import Authority, issue_certificate
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
@@ -52,6 +52,9 @@ EACH_CONTRACT: Final = MAX_PEERS - 1
 """Most peers of a training that waits for one more than it has."""
 
 FLOOR_TIMES: Final = 200
+
+LEVEL_S: Final = 30.0
+"""Longest wait until all SNs have committed what one has, seconds."""
 
 _HOME: Final = Endpoint(host="127.0.0.1", port=30305)
 
@@ -146,7 +149,7 @@ async def measure(plan: Plan, workdir: Path, tell: Callable[[str], None]) -> Mea
         tell(f"enrolling {plan.peers} peers")
         clients = [await _connect(network, index, stack) for index in range(plan.validators)]
         peers = _make_peers(plan, network, clients)
-        enrolled = await _enrol(peers)
+        enrolled = await _enrol(peers, clients)
         tell(f"{plan.transactions} check-ins, one after another")
         floor = await _measure_floor(clients[0], workdir)
         latencies = await _one_after_another(peers, plan.transactions)
@@ -225,16 +228,30 @@ def _make_peers(plan: Plan, network: LocalNetwork, clients: Sequence[SnClient]) 
     return peers
 
 
-async def _enrol(peers: Sequence[_Peer]) -> float:
+async def _enrol(peers: Sequence[_Peer], clients: Sequence[SnClient]) -> float:
     """Register and enrol all, and let each check in once; registrations and enrolments a second."""
     began = time.monotonic()
     await _send((peer, peer.registration) for peer in peers)
     creators = {peer.contract: peer for peer in peers}
     await _send((peer, CreateContract(contract=contract)) for contract, peer in creators.items())
+    # What one SN has committed, another may be about to: it would refuse who builds upon it.
+    await _level(clients)
     await _send((peer, _enrolment(peer)) for peer in peers)
     seconds = time.monotonic() - began
+    await _level(clients)
     await _send((peer, _check_in(peer)) for peer in peers)
     return 2 * len(peers) / seconds
+
+
+async def _level(clients: Sequence[SnClient]) -> None:
+    """Wait until every SN is as far as the furthest was."""
+    top = max(client.height for client in clients)
+    limit_s = time.monotonic() + LEVEL_S
+    for client in clients:
+        while (await client.status()).height < top:
+            if time.monotonic() > limit_s:
+                raise WaitExpired(f"{client.address.node} is not at block {top} within {LEVEL_S:g} s")
+            await asyncio.sleep(0.01)
 
 
 def _enrolment(peer: _Peer) -> Enrol:
