@@ -47,6 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Room to the rooms, or single modules of rooms, that it may import besides itself."""
 
 FRAMEWORKS = ["keras", "tensorflow", "jax", "torch", "sklearn", "scipy", "matplotlib", "pandas"]
+EXTRAS = [*FRAMEWORKS, "google.protobuf"]
+"""What comes with extras, and the core does without."""
 
 
 def name_of(path: Path) -> str:
@@ -133,7 +135,8 @@ def test_the_core_imports_no_framework() -> None:
     """Hospitals' nodes have none installed; and start-up would take seconds."""
     program = (
         "import sys, swarmlearning.cli.main, swarmlearning.sl.node, swarmlearning.sn.node\n"
-        f"print(*[name for name in {FRAMEWORKS!r} if name in sys.modules])"
+        "import swarmlearning.local.network, swarmlearning.ledger.cometbft.proofs\n"
+        f"print(*[name for name in {EXTRAS!r} if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

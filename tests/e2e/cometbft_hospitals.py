@@ -6,28 +6,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import pytest
 from matrix_network import FaultyNetwork, Program
 from matrix_program import Job
 from matrix_watch import Watch, wait_until
 
 from swarmlearning.contracts.records import Settings, Training
-from swarmlearning.errors import ConfigurationError
-from swarmlearning.ledger.cometbft.binary import find_binary
 from swarmlearning.local.network import prepare_workdir
 from swarmlearning.sn.api import Status
 from swarmlearning.types import ContractName, LedgerKind
-
-
-def _missing() -> str:
-    try:
-        find_binary()
-    except ConfigurationError as error:
-        return str(error)
-    return ""
-
-
-needs_cometbft = pytest.mark.skipif(bool(_missing()), reason=_missing())
 
 CONTRACT = ContractName("heart")
 PEERS = 4

@@ -9,16 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swarmlearning.local.network import LocalNetwork, Site, prepare_workdir
-from swarmlearning.types import TrustDomain
+from swarmlearning.types import LedgerKind, TrustDomain
 
 A = TrustDomain("a.example")
 
 
 @contextmanager
-def running_network(workdir: Path, sites: Sequence[Site] = (Site(domain=A, sls=2),)) -> Iterator[LocalNetwork]:
+def running_network(
+    workdir: Path, sites: Sequence[Site] = (Site(domain=A, sls=2),), ledger: LedgerKind = "embedded"
+) -> Iterator[LocalNetwork]:
     """By default one organisation with an SN and two SLs."""
     prepare_workdir(workdir)
-    made = LocalNetwork(list(sites), workdir)
+    made = LocalNetwork(list(sites), workdir, ledger=ledger)
     loop = asyncio.new_event_loop()
     # The loop goes on while tests run: it is what copies the nodes' output to their logs.
     thread = threading.Thread(target=loop.run_forever)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cometbft_hospitals import Hospitals, hospitals, needs_cometbft
+from cometbft_hospitals import Hospitals, hospitals
+from cometbft_support import needs_cometbft
 from matrix_network import FaultyNetwork
 
 from swarmlearning.clock import system_clock

@@ -4,7 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from cometbft_hospitals import PEERS, hospitals, needs_cometbft
+from cometbft_hospitals import PEERS, hospitals
+from cometbft_support import needs_cometbft
 
 from swarmlearning.types import LedgerKind
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cometbft_support import needs_cometbft
 from real_network import A, ask_swarm, running_network
 
 from swarmlearning.errors import ExitCode
@@ -16,10 +17,10 @@ from swarmlearning.types import TrustDomain
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
+@pytest.fixture(scope="module", params=["embedded", pytest.param("cometbft", marks=needs_cometbft)])
+def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
     sites = (Site(domain=A, sls=2), Site(domain=TrustDomain("b.example"), sls=1))
-    with running_network(tmp_path_factory.mktemp("ledger") / "w", sites) as running:
+    with running_network(tmp_path_factory.mktemp("ledger") / "w", sites, request.param) as running:
         yield running
 
 
@@ -56,7 +57,8 @@ def test_pf9_what_is_exported_is_proven_and_what_is_proven_is_verified_offline(
     assert verified.returncode == 0, verified.stderr
     assert verified.stdout.count(reset["hash"]) == 2
     assert f"sent by     spiffe://{A}/local/operator/operator (key" in verified.stdout
-    assert verified.stdout.count(f"signed by     the sentinel {network.sns[0].address.node}") == 2
+    by = f"the sentinel {network.sns[0].address.node}" if network.ledger == "embedded" else "2 of 2 validators"
+    assert verified.stdout.count(f"signed by     {by}") == 2, verified.stdout
     data = bytearray(proof.read_bytes())
     data[len(data) // 2] ^= 1
     proof.write_bytes(data)

@@ -15,8 +15,10 @@ from cometbft_support import BINARY
 from ledger_support import GENESIS, NETWORK, START_MS, Died, KvApplication, sn
 
 from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, Snapshots
-from swarmlearning.ledger.cometbft import CometConfig, CometLedger, CrashPoint
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
+from swarmlearning.ledger.cometbft.config import CometConfig
+from swarmlearning.ledger.cometbft.crash import CrashPoint
+from swarmlearning.ledger.cometbft.engine import CometLedger
 from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys
 from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.types import Endpoint, TrustDomain, Validator

@@ -12,7 +12,7 @@ from cometbft_swarm import LIMIT_S, CometSwarm, VotingApplication, eventually
 from ledger_support import KvApplication
 
 from swarmlearning.errors import Broken, SwarmError
-from swarmlearning.ledger.cometbft import CrashPoint
+from swarmlearning.ledger.cometbft.crash import CrashPoint
 from swarmlearning.ledger.cometbft.store import FILE_NAME
 
 pytestmark = needs_cometbft

@@ -13,9 +13,8 @@ from ledger_support import GENESIS, NETWORK, START_MS, KvApplication, KvState, s
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
 from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, Snapshot, TxResult, Verdict
-from swarmlearning.ledger.cometbft import CometConfig
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES
+from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES, CometConfig
 from swarmlearning.ledger.cometbft.crash import never_crash
 from swarmlearning.ledger.cometbft.driver import OLD_S, POWER, Driver
 from swarmlearning.ledger.cometbft.pool import ENGINE, MAX_DOUBTFUL, ORDERED

@@ -13,8 +13,9 @@ from ledger_support import GENESIS, NETWORK, START_MS, KvApplication
 
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, Closed, ConfigurationError, WaitExpired
-from swarmlearning.ledger.cometbft import Attach, CometConfig, CometLedger
 from swarmlearning.ledger.cometbft.child import Child
+from swarmlearning.ledger.cometbft.config import Attach, CometConfig
+from swarmlearning.ledger.cometbft.engine import CometLedger
 from swarmlearning.ledger.cometbft.home import HOME, write_home
 from swarmlearning.types import Code, Endpoint, NodeId
 

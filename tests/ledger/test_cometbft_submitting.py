@@ -18,7 +18,8 @@ from test_cometbft_driver import MEMBERS, validator
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, Closed, ConfigurationError, DecodeError, Refused, Unreachable, WaitExpired
 from swarmlearning.ledger.boundary import TxResult
-from swarmlearning.ledger.cometbft import CometConfig, rpc
+from swarmlearning.ledger.cometbft import rpc
+from swarmlearning.ledger.cometbft.config import CometConfig
 from swarmlearning.ledger.cometbft.crash import never_crash
 from swarmlearning.ledger.cometbft.driver import Driver
 from swarmlearning.ledger.cometbft.pool import ENGINE, ORDERED

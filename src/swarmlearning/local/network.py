@@ -12,7 +12,9 @@ Nothing outlives the network: see `process` and `reaper`.
 """
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import socket
 import sys
@@ -28,7 +30,7 @@ import msgspec
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.records import Genesis
-from swarmlearning.errors import ConfigurationError, Unreachable, WaitExpired
+from swarmlearning.errors import AddressInUse, ConfigurationError, Unreachable, WaitExpired
 from swarmlearning.identity.authority import Authority, Issued, create_ca, issue_certificate
 from swarmlearning.identity.pem import read_certificates
 from swarmlearning.identity.signing import SigningKey
@@ -53,6 +55,9 @@ STOP_S: Final = 5.0
 
 MAX_SOCKET_PATH: Final = 100
 """A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
+
+PORTS: Final = range(20_000, 30_000)
+"""For validators; below those that systems give to connections by themselves (Linux: from 32768)."""
 
 _POLL_S: Final = 0.02
 _OTHER_SWARM: Final = (
@@ -356,9 +361,14 @@ class LocalNetwork:
 
 
 def _free_port(host_ip: str) -> int:
-    """A port that was free a moment ago: a validator's must be known before it is started."""
-    with socket.create_server((host_ip, 0)) as server:
-        return int(server.getsockname()[1])
+    """A port that was free a moment ago: a validator's must be known before it is started.
+
+    Of those that the system gives nobody by itself, so that no connection takes it meanwhile.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.create_server((host_ip, port)):
+            return port
+    raise AddressInUse(f"no port of {PORTS.start}-{PORTS.stop - 1} is free at {host_ip}")
 
 
 def _read_ready(path: Path) -> Mapping[str, int] | None:

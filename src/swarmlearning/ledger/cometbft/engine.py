@@ -15,11 +15,13 @@ from typing import Final
 import msgspec
 
 from swarmlearning.errors import Broken, Closed, SwarmError
-from swarmlearning.ledger.boundary import Application, Snapshots, TxResult
+from swarmlearning.ledger.boundary import Application, LedgerProof, Snapshots, StoredBlock, TxResult
+from swarmlearning.ledger.cometbft.archive import CometArchive
 from swarmlearning.ledger.cometbft.child import Child
 from swarmlearning.ledger.cometbft.config import CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, never_crash
 from swarmlearning.ledger.cometbft.parts import Parts
+from swarmlearning.ledger.cometbft.proofs import first_members
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.transport.api import Call
@@ -29,7 +31,7 @@ _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
 
 class CometLedger:
-    """One node's ledger engine; a `LedgerView`.
+    """One node's ledger engine; a `LedgerView` and a `LedgerArchive`.
 
     Args:
         config: who and where.
@@ -202,6 +204,43 @@ class CometLedger:
             SwarmError: the child does not answer, or with an error.
         """
         return bytes(await self._opened().rpc.call(method, dict(params), msgspec.Raw))
+
+    async def lowest(self) -> int:
+        """Height of the first block that the child still keeps.
+
+        Raises:
+            SwarmError: the child does not answer as it should.
+        """
+        return await self._archive().lowest()
+
+    async def stored(self, height: int) -> StoredBlock | None:
+        """See `LedgerArchive.stored`.
+
+        Raises:
+            SwarmError: the child does not answer as it should.
+        """
+        return await self._archive().stored(height)
+
+    async def prove(self, height: int) -> LedgerProof | None:
+        """See `LedgerArchive.prove`.
+
+        Raises:
+            SwarmError: the child does not answer as it should, or not from the genesis on.
+        """
+        return await self._archive().prove(height)
+
+    async def prove_tx(self, tx_hash: bytes) -> LedgerProof | None:
+        """See `LedgerArchive.prove_tx`.
+
+        Raises:
+            SwarmError: as for `prove`.
+        """
+        return await self._archive().prove_tx(tx_hash)
+
+    def _archive(self) -> CometArchive:
+        parts, config = self._opened(), self._config
+        first = first_members(config.initial)
+        return CometArchive(config.network, first, parts.rpc.call, lambda: self.height, parts.store.find)
 
     def _opened(self) -> Parts:
         if self._parts is None:
