@@ -1,16 +1,24 @@
 """A validator that lies is outvoted, and the others go on (docs/spec/ledger-cometbft.md: B-25)."""
 
 import asyncio
+import base64
+import datetime as dt
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from cometbft_support import needs_cometbft
 from cometbft_swarm import LIMIT_S, CometSwarm, VotingApplication
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ledger_support import NETWORK, START_MS
 
-from swarmlearning.ledger.boundary import Header
+from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
+from swarmlearning.ledger.cometbft.headers import PRECOMMIT, Commit, Instant, Parts, Vote, vote_bytes
+from swarmlearning.ledger.cometbft.home import HOME
 from swarmlearning.types import Code
 
 pytestmark = needs_cometbft
@@ -98,5 +106,69 @@ def test_b25_who_refuses_every_block_or_computes_another_state_stops_nobody(tmp_
             await swarm.settle(*HONEST)
             for index in HONEST:
                 assert swarm.log(index) == expected
+
+    asyncio.run(work())
+
+
+class Accusing(VotingApplication):
+    """Notes what validators are accused of."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__(path)
+        self.accused: list[tuple[int, Misbehaviour]] = []
+
+    def apply(self, header: Header, txs: Sequence[bytes], misbehaviour: Sequence[Misbehaviour] = ()) -> Applied:
+        self.accused += [(header.height, each) for each in misbehaviour]
+        return super().apply(header, txs, misbehaviour)
+
+
+def sign_vote(swarm: CometSwarm, height: int, block: bytes) -> dict[str, Any]:
+    """The liar's precommit for any block of `height`, as CometBFT's RPC takes it."""
+    home = swarm.nodes[LIAR].directory / HOME / "config" / "priv_validator_key.json"
+    key = Ed25519PrivateKey.from_private_bytes(
+        base64.b64decode(json.loads(home.read_bytes())["priv_key"]["value"])[:32]
+    )
+    address, time = swarm.nodes[LIAR].validator.address, Instant(seconds=START_MS // 1000, nanos=0)
+    parts = Parts(total=1, hash=block)
+    vote = Vote(address=address, time=time, signature=bytes(64))
+    header: Any = SimpleNamespace(height=height, chain_id=NETWORK)  # all that a vote says of it
+    signature = key.sign(vote_bytes(header, block, Commit(round=0, parts=parts, votes=()), vote))
+    return {
+        "type": PRECOMMIT,
+        "height": str(height),
+        "round": 0,
+        "block_id": {"hash": block.hex().upper(), "parts": {"total": 1, "hash": block.hex().upper()}},
+        "timestamp": dt.datetime.fromtimestamp(time.seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "validator_address": address.hex().upper(),
+        "validator_index": 0,
+        "signature": base64.b64encode(signature).decode(),
+    }
+
+
+def test_b13_who_votes_twice_at_one_height_is_found_out_and_the_application_hears_of_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with CometSwarm(4, tmp_path, make_app=Accusing) as swarm:
+            await order(swarm, 0, lambda count: count == 2)
+            rpc = swarm.nodes[0].parts.rpc
+            header = (await rpc.call("header", {"height": "2"}, dict[str, Any]))["header"]
+            value = {
+                "vote_a": sign_vote(swarm, 2, b"a" * 32),
+                "vote_b": sign_vote(swarm, 2, b"b" * 32),
+                "TotalVotingPower": "40",
+                "ValidatorPower": "10",
+                "Timestamp": header["time"],
+            }
+            evidence = {"type": "tendermint/DuplicateVoteEvidence", "value": value}
+            await rpc.call("broadcast_evidence", {"evidence": evidence}, dict[str, Any])
+            await order(swarm, 2, lambda count: count >= 4 and bool(swarm.nodes[1].app.accused))  # type: ignore[attr-defined]
+            await swarm.settle(*HONEST)
+            accused = [swarm.nodes[index].app.accused for index in HONEST]  # type: ignore[attr-defined]
+            assert accused[0] == accused[1] == accused[2]
+            [(_, found)] = accused[0]
+            assert (found.kind, found.address, found.height) == (
+                "duplicate_vote",
+                swarm.nodes[LIAR].validator.address,
+                2,
+            )
 
     asyncio.run(work())
