@@ -61,6 +61,7 @@ class World:
         self.api: Endpoint
         self.trainings: list[Training] = []
         self.problem = ""
+        self.ledger: LedgerKind = "embedded"
         self.sl_version = __version__
         self.sl_ahead_ms = 0
         self.sl_calls = True
@@ -127,7 +128,9 @@ class World:
             Status(
                 node=name(A, Role.SN).id,
                 network="net",
-                sentinel=name(B, Role.SN).id,
+                ledger=self.ledger,
+                validators=2 if self.ledger == "cometbft" else 0,
+                sentinel=NodeId("") if self.ledger == "cometbft" else name(B, Role.SN).id,
                 height=7,
                 transactions=3,
                 app_hash=b"",

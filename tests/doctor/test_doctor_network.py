@@ -52,6 +52,28 @@ def test_a_network_in_order_is_all_ok_and_every_node_is_named(world: World) -> N
     assert advises(report)
 
 
+def test_where_validators_vote_an_sns_port_is_cometbfts_and_only_knocked_at(world: World) -> None:
+    world.ledger = "cometbft"
+    # Who listens there is CometBFT's affair: it finds that out itself.
+    world.impostors[name(B, Role.SN)] = name(A, Role.SN)
+    report = look(world)
+    assert report.verdict is Verdict.OK
+    assert pick(report, topic=Topic.SN)[1].text == "orders together with the others, 2 validators in all"
+    assert only(report, topic=Topic.MEMBERS, subject="SN sn@b.example").text.endswith("its CometBFT's port is open")
+    assert not pick(report, topic=Topic.PORTS, subject="registered SN sn@a.example")
+
+
+def test_a_validator_that_is_not_reached_and_what_keeps_ours_from_making_blocks(world: World) -> None:
+    world.ledger, world.problem = "cometbft", "1 of 2 validators are connected here"
+    world.stopped = [name(B, Role.SN)]
+    report = look(world)
+    found = pick(report, verdict=Verdict.PROBLEM)
+    assert [f.subject for f in found] == ["SN sn@a.example", "SN sn@b.example"]
+    assert found[0].text == "makes no blocks: 1 of 2 validators are connected here"
+    assert "nothing listens there" in found[1].text
+    assert advises(report)
+
+
 def test_a_stopped_sl_is_a_problem_that_names_it_and_its_address(world: World) -> None:
     world.stopped = [name(B, Role.SL)]
     report = look(world)

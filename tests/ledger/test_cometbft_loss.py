@@ -55,6 +55,7 @@ def test_b30_a_validator_that_is_cut_off_orders_nothing_alone_and_catches_up_whe
 ) -> None:
     cut_off: set[str] = set()
     """Its peer id, while nobody talks to it and it to nobody."""
+
     def allowed(driver: Driver) -> frozenset[str]:
         home = driver._config.data_dir.name
         found = frozenset(member.peer for member in driver.members)

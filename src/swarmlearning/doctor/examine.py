@@ -89,7 +89,7 @@ async def _examine_network(plan: Plan, identity: Identity, clock: WallClock) -> 
     )
     try:
         network = await _ask_network(plan, asker)
-        nodes = network.sn.directory.nodes if network.sn is not None else ()
+        nodes = _speaking_tls(network.sn) if network.sn is not None else ()
         watch = Watch(trust=trust, source=identity.source, domain=node.domain)
         ports = await _check_ports(plan, watch, nodes)
     finally:
@@ -110,7 +110,8 @@ async def _ask_network(plan: Plan, asker: Asker) -> Network:
     )
     asked, left_out = choose_members(sn.directory.nodes, plan.without)
     answers, (trainings, told) = await asyncio.gather(
-        asyncio.gather(*(ask_member(asker, name, endpoint) for name, endpoint in asked)), _ask_trainings(asker, sn)
+        asyncio.gather(*(ask_member(asker, name, endpoint, sn.status.ledger) for name, endpoint in asked)),
+        _ask_trainings(asker, sn),
     )
     at_ms = asker.clock()
     members = [finding for answer in answers for finding in judge_member(answer, at_ms)]
@@ -156,6 +157,13 @@ async def _check_ports(plan: Plan, watch: Watch | None, nodes: Sequence[Node]) -
         advice = "give --sl-fs-port, --sn-api-port or --sn-p2p-port, with --host-ip, of the nodes here"
         return [skipped(Topic.PORTS, "ports", "none was named, and no node of ours is registered here", advice)]
     return found
+
+
+def _speaking_tls(sn: OwnSn) -> tuple[Node, ...]:
+    """Registered nodes at whose port one of ours answers; where validators vote, CometBFT does so at an SN's."""
+    if sn.status.ledger == "embedded":
+        return sn.directory.nodes
+    return tuple(node for node in sn.directory.nodes if NodeName.parse(node.node).role is not Role.SN)
 
 
 def _choose_ports(plan: Plan, local: Sequence[tuple[NodeName, Endpoint]]) -> list[Port]:

@@ -13,7 +13,7 @@ from swarmlearning.contracts.records import Node
 from swarmlearning.doctor.clocks import Skew, measure
 from swarmlearning.doctor.credentials import judge_period
 from swarmlearning.doctor.failures import explain_failure
-from swarmlearning.doctor.findings import Finding, Topic, problem, skipped, warning
+from swarmlearning.doctor.findings import Finding, Topic, ok, problem, skipped, warning
 from swarmlearning.encoding import decode
 from swarmlearning.errors import Refused, SwarmError, Unreachable, VerificationError
 from swarmlearning.identity.certificate import parse_certificate
@@ -23,7 +23,7 @@ from swarmlearning.transport.api import Address, Client
 from swarmlearning.transport.discover import fetch_certificate
 from swarmlearning.transport.tls import Source
 from swarmlearning.transport.wire import UNKNOWN_METHOD
-from swarmlearning.types import Endpoint, NodeName, Role
+from swarmlearning.types import Endpoint, LedgerKind, NodeName, Role
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +58,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Endpoint
     certificate: bytes = b""
     """What it showed, DER; verified."""
+    is_open: bool = False
+    """Somebody listens there; who it is was not asked."""
     error: SwarmError | None = None
     """Why it was not reached, or is not who it should be."""
     about: About | None = None
@@ -66,9 +68,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     skew: Skew | None = None
 
 
-async def ask_member(asker: Asker, node: NodeName, endpoint: Endpoint) -> Answer:
-    """Ask one registered node."""
+async def ask_member(asker: Asker, node: NodeName, endpoint: Endpoint, ledger: LedgerKind = "embedded") -> Answer:
+    """Ask one registered node.
+
+    Where validators vote, an SN has registered its CometBFT's port, which speaks no TLS: whether it is open is all that
+    can be found out from outside.
+    """
     limit = Limit(asker.timeout_s)
+    if node.role is Role.SN and ledger == "cometbft":
+        try:
+            await _knock(endpoint, limit.left())
+        except Unreachable as error:
+            return Answer(node=node, endpoint=endpoint, error=error)
+        return Answer(node=node, endpoint=endpoint, is_open=True)
     try:
         leaf = await fetch_certificate(asker.trust, asker.source, endpoint, timeout_s=limit.left())
         found = asker.trust.verify(leaf)
@@ -83,6 +95,17 @@ async def ask_member(asker: Asker, node: NodeName, endpoint: Endpoint) -> Answer
     except SwarmError as error:
         return Answer(node=node, endpoint=endpoint, certificate=leaf, silence=error)
     return Answer(node=node, endpoint=endpoint, certificate=leaf, about=about, skew=skew)
+
+
+async def _knock(endpoint: Endpoint, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    except TimeoutError as error:
+        raise Unreachable(f"no answer within {timeout_s:.0f} s") from error
+    except OSError as error:
+        raise Unreachable(error.strerror or str(error)) from error
+    writer.close()
 
 
 async def _ask_about(asker: Asker, to: Address, limit: Limit) -> tuple[About, Skew]:
@@ -134,6 +157,8 @@ def judge_member(answer: Answer, at_ms: int) -> list[Finding]:
             what = f"at {where}: {what}"
         advice += f"; if it is gone for good: --without {answer.node.short}"
         return [problem(Topic.MEMBERS, subject, what, advice)]
+    if answer.is_open:
+        return [ok(Topic.MEMBERS, subject, f"{where}, its CometBFT's port is open")]
     text = f"{where}, is who it should be"
     if answer.about is not None:
         text += f", version {answer.about.version}"

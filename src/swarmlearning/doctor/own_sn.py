@@ -93,6 +93,8 @@ def judge_sn(sn: OwnSn, at_ms: int) -> list[Finding]:
         text += f", last block {show_age(status.clock_ms - status.time_ms)} ago"
     renew = "renew it (`swarm cert renew`); the SN takes it over while it runs"
     found = [judge_period(Topic.SN, subject, parse_certificate(sn.certificate), at_ms, f"{text}; certificate", renew)]
+    if status.ledger == "cometbft":
+        return [*found, _judge_validator(subject, status)]
     sentinel = short_name(status.sentinel)
     if status.problem:
         text = f"does not follow the sentinel {sentinel}: {status.problem}"
@@ -103,6 +105,13 @@ def judge_sn(sn: OwnSn, at_ms: int) -> list[Finding]:
     else:
         found.append(ok(Topic.SN, subject, f"follows the sentinel {sentinel}"))
     return found
+
+
+def _judge_validator(subject: str, status: Status) -> Finding:
+    if status.problem:
+        text = f"makes no blocks: {status.problem}"
+        return problem(Topic.SN, subject, text, "see below which SNs are reached; their operators run this there")
+    return ok(Topic.SN, subject, f"orders together with the others, {status.validators} validators in all")
 
 
 def show_age(ms: int) -> str:
