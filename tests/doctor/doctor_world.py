@@ -27,7 +27,7 @@ from swarmlearning.sn.api import (
 )
 from swarmlearning.transport.api import Call, Caller, Stream
 from swarmlearning.transport.server import Server
-from swarmlearning.types import Endpoint, NodeName, Role, TrustDomain
+from swarmlearning.types import Endpoint, LedgerKind, NodeId, NodeName, Role, TrustDomain
 
 A, B = TrustDomain("a.example"), TrustDomain("b.example")
 HOST = "127.0.0.1"
