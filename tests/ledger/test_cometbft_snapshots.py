@@ -98,10 +98,15 @@ async def admit(swarm: CometSwarm, index: int) -> None:
     await swarm.ledger(0).submit(tx, timeout_s=LIMIT_S)
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"no such chunk"], ids=["honest", "a chunk is spoilt"])
+@pytest.mark.parametrize(
+    ("spoilt", "trusted"),
+    [(b"", 1), (b"no such chunk", 2)],
+    ids=["from a block that is years old", "a chunk is spoilt"],
+)
 def test_b32_a_newcomer_restores_a_verified_snapshot_and_goes_on_from_there(
-    tmp_path: Path, spoilt: bytes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spoilt: bytes, trusted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first block has the time of the genesis; the second one is of now."""
     monkeypatch.setattr(KvSnapshots, "spoilt", spoilt)
 
     async def work() -> None:
@@ -113,7 +118,7 @@ def test_b32_a_newcomer_restores_a_verified_snapshot_and_goes_on_from_there(
             rpcs = [swarm.nodes[i].parts._where.rpc for i in (0, 1)]
             newcomer = swarm.nodes[3]
             newcomer.changes["state_sync"] = StateSync(
-                servers=tuple(rpcs), height=2, block_hash=await swarm.ledger(0).block_hash(2)
+                servers=tuple(rpcs), height=trusted, block_hash=await swarm.ledger(0).block_hash(trusted)
             )
             await newcomer.start()
             await swarm.until(3, swarm.ledger(0).height)
