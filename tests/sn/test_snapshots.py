@@ -227,6 +227,23 @@ def test_ss3_a_full_disk_costs_the_snapshot_and_not_the_node(
     store.close()
 
 
+def test_ss3_a_machine_that_has_no_thread_left_costs_the_snapshot_and_not_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def exhausted(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = state(tmp_path / "s.sqlite", SMALL)
+    snapshots = SnapshotStore(store, tmp_path / "s", every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", exhausted)
+        snapshots.after_commit()
+    assert "no snapshot of block 10: can't start new thread" in caplog.text
+    snapshots.after_commit()
+    snapshots.close()
+    store.close()
+
+
 # --- SS-4: giving ---------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +436,18 @@ def test_ss6_a_state_with_another_root_is_not_kept(tmp_path: Path, what: str, wh
     assert taker.snapshots.apply(0, chunks[0]).answer == "accept"
     assert held(store) == SMALL
     store.close()
+
+
+def test_ss5_a_restored_state_survives_a_power_cut(taker: Taker, tmp_path: Path) -> None:
+    """Until SQLite fsyncs its log, at a checkpoint, only what is in the file itself is sure to be there."""
+    app_hash = state(None, SMALL).root()
+    snapshot, chunks = forged(sorted(SMALL.items()), app_hash)
+    taker.snapshots.offer(snapshot, app_hash)
+    assert taker.snapshots.apply(0, chunks[0]).answer == "accept"
+    shutil.copy(tmp_path / "taker.sqlite", tmp_path / "after.sqlite")
+    after = StateStore(tmp_path / "after.sqlite")
+    assert (after.height, after.root()) == (10, app_hash)
+    after.close()
 
 
 def test_ss6_another_offer_ends_the_one_before(giver: SnapshotStore, taker: Taker) -> None:

@@ -15,6 +15,7 @@ from swarmlearning.errors import (
     DecodeError,
     ForkDetected,
     PeerError,
+    Refused,
     Unreachable,
     VerificationError,
     WaitExpired,
@@ -30,6 +31,7 @@ from swarmlearning.sn.tickets import (
     Ticket,
     catch_up,
     describe_ticket,
+    find_snapshot_hash,
     find_ticket,
     forget_ticket,
     save_ticket,
@@ -197,6 +199,7 @@ class Blocks:
         self._hash = block_hash
         self._silent = silent
         """So often it does not answer first."""
+        self.lowest = 1
         self.asked: list[int] = []
 
     async def wait_height(self, above: int) -> int:
@@ -211,6 +214,8 @@ class Blocks:
         self.asked.append(height)
         if len(self.asked) <= self._silent:
             raise Unreachable("CometBFT is starting")
+        if height < self.lowest:
+            raise Refused(f"height {height} is not available, lowest height is {self.lowest}", code="rpc")
         return self._hash
 
 
@@ -236,6 +241,16 @@ def test_a12_a_newcomer_to_whom_nobody_sends_blocks_says_so(world: World) -> Non
     there.height = 7
     with pytest.raises(WaitExpired, match=r"the hash of block 7.*CometBFT is starting"):
         asyncio.run(catch_up(there, world.ticket, 0))
+
+
+def test_a13_a_ticket_names_no_snapshot_whose_block_is_not_kept_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    blocks = Blocks(20, b"\x05" * 32)
+    assert asyncio.run(find_snapshot_hash(blocks, 0)) == b""
+    assert blocks.asked == []
+    assert asyncio.run(find_snapshot_hash(blocks, 2)) == b"\x05" * 32
+    blocks.lowest = 3
+    assert asyncio.run(find_snapshot_hash(blocks, 2)) == b""
+    assert "--keep-blocks" in caplog.text
 
 
 def test_an_sn_takes_up_the_ticket_that_was_put_beside_its_founding_file(world: World, tmp_path: Path) -> None:

@@ -27,7 +27,15 @@ from swarmlearning.sn.light import LightProxy
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.snapshots import SnapshotStore
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.sn.tickets import Member, Ticket, catch_up, find_ticket, forget_ticket, sign_ticket
+from swarmlearning.sn.tickets import (
+    Member,
+    Ticket,
+    catch_up,
+    find_snapshot_hash,
+    find_ticket,
+    forget_ticket,
+    sign_ticket,
+)
 from swarmlearning.transport.api import Address, Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
@@ -102,7 +110,8 @@ class SnNode:
         self._identity = identity
         self._trust = TrustStore(self.genesis.network, system_clock, organisations)
         self._client = HttpClient(self._trust, identity)
-        self.app = SwarmApplication(StateStore(config.data / "state.sqlite"), self._on_commit)
+        state = StateStore(config.data / "state.sqlite", durable=config.cometbft.retain_blocks > 0)
+        self.app = SwarmApplication(state, self._on_commit)
         parts = Parts(
             node=node,
             genesis=self.genesis,
@@ -207,10 +216,11 @@ class SnNode:
             Refused: there is no block yet.
             SwarmError: the engine cannot say that block's hash.
         """
+        snapshot = 0 if self._snapshots is None else self._snapshots.newest(self.ledger.height - SNAPSHOT_AGE)
+        snapshot_hash = await find_snapshot_hash(self.ledger, snapshot)
         height = self.ledger.height
         if height == 0:
             raise Refused("there is no block yet; ask again when the network runs", code="too-early")
-        snapshot = 0 if self._snapshots is None else self._snapshots.newest(height - SNAPSHOT_AGE)
         # All of one moment: nothing else runs before the engine is asked for the hash.
         members = tuple(
             Member(domain=organisation.domain, validator=organisation.validator)
@@ -227,8 +237,8 @@ class SnNode:
             members=members,
             sn=self.credential.node.id,
             api=self._api_endpoint,
-            snapshot=snapshot,
-            snapshot_hash=await self.ledger.block_hash(snapshot) if snapshot else b"",
+            snapshot=snapshot if snapshot_hash else 0,
+            snapshot_hash=snapshot_hash,
         )
         return sign_ticket(ticket, self.credential)
 

@@ -76,8 +76,14 @@ class SnapshotStore:
             _LOG.warning("no snapshot of block %d: %s", height, error)
             return
         app_hash = self._store.root()
-        self._writer = threading.Thread(target=self._write, args=(view, app_hash), name=f"snapshot {height}")
-        self._writer.start()
+        writer = threading.Thread(target=self._write, args=(view, app_hash), name=f"snapshot {height}")
+        try:
+            writer.start()
+        except RuntimeError as error:  # as many threads as this machine lets us have
+            view.close()
+            _LOG.warning("no snapshot of block %d: %s", height, error)
+            return
+        self._writer = writer
 
     def wait(self) -> None:
         """Wait until the snapshot that is being written is there; for tests and the end."""

@@ -2,7 +2,8 @@
 
 The root covers the whole state; only buckets that a block touches are hashed again. One SQL transaction a block. It
 survives the death of the process; a power cut may take the last blocks' with it, each whole, for the file is fsynced
-now and then only: the ledger has those blocks, durably, and executes them again.
+now and then only: the ledger has those blocks, durably, and executes them again. Where it has not (blocks that are
+dropped, or that a snapshot stands for) the state is fsynced too.
 """
 
 import sqlite3
@@ -71,11 +72,12 @@ def _rehash(tree: Tree, buckets: dict[int, bytes]) -> dict[tuple[int, int], byte
 class StateStore:
     """Committed state, in a file or in memory."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, durable: bool = False) -> None:
         """Open or create the state.
 
         Args:
             path: the SQLite file; None keeps everything in memory (simulator).
+            durable: whether each block survives a power cut: where the ledger drops blocks, it could not give them again.
 
         Raises:
             Broken: the file is damaged, or is no state file.
@@ -84,7 +86,7 @@ class StateStore:
         try:
             self._db = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._db.execute("CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB, bucket INT)")
             self._db.execute("CREATE INDEX IF NOT EXISTS by_bucket ON state (bucket, key)")
             self._db.execute("CREATE TABLE IF NOT EXISTS committed (id INT PRIMARY KEY CHECK (id = 0), height INT)")
@@ -187,7 +189,7 @@ class StateStore:
             raise Broken(f"state {self._path}: {error}") from error
 
     def replace(self, height: int, entries: Iterable[tuple[str, bytes]], root: bytes) -> None:
-        """Put the state after block `height` in place of this one, at once or not at all.
+        """Put the state after block `height` in place of this one, at once or not at all; durable.
 
         Args:
             height: of the block after which it is.
@@ -221,6 +223,11 @@ class StateStore:
             self._tree = before
             raise
         self._height, self._known, self._computed = height, {}, None
+        try:
+            # No block that led to it is here to be executed again after a power cut.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise Broken(f"state, height {height}: {error}; free space on the disk, or replace it") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -264,6 +271,10 @@ class StateView:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no more."""
         if self._db is not None:
             self._db.close()
 

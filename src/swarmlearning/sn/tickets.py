@@ -262,6 +262,27 @@ async def _hash_of(ledger: Follower, height: int, limit_s: float) -> bytes:
             await asyncio.sleep(_RETRY_S)
 
 
+async def find_snapshot_hash(ledger: Follower, height: int) -> bytes:
+    """Hash of the block of which there is a snapshot, for a ticket; empty for `height` 0, or if it is not kept.
+
+    Raises:
+        SwarmError: the engine cannot say.
+    """
+    if height == 0:
+        return b""
+    try:
+        return await ledger.block_hash(height)
+    except Refused as error:
+        # With it are gone blocks after it, which a newcomer would need.
+        _LOG.warning(
+            "the join ticket names no snapshot: the block of the newest one, %d, is not kept (%s); keep more than twice "
+            "as many blocks (--keep-blocks) as there are from one snapshot to the next (--snapshot-every)",
+            height,
+            error,
+        )
+        return b""
+
+
 def describe_ticket(ticket: Ticket) -> str:
     """One line for people."""
     sentinel = f"sentinel {NodeName.parse(ticket.sentinel).short}" if ticket.sentinel else ""
