@@ -549,6 +549,17 @@ def test_b32_b33_what_the_application_refuses_is_told_to_the_child(tmp_path: Pat
     assert child.app.log == [b"a=1"]
 
 
+def test_b33_a_snapshot_that_is_offered_anew_leaves_the_block_at_which_the_application_stands(tmp_path: Path) -> None:
+    store = OrderedStore(tmp_path, GENESIS)
+    store.begin_at(7, b"h" * 32)
+    store.begin_at(9, b"i" * 32, keep=7)
+    # Whether the application gets the newer state or not, the file is level with it or ahead.
+    assert (store.app_hash(7), store.app_hash(9), store.height) == (b"h" * 32, b"i" * 32, 9)
+    store.begin_at(8, b"j" * 32)
+    assert (store.app_hash(7), store.app_hash(8), store.height) == (None, b"j" * 32, 8)
+    store.close()
+
+
 # --- the file ----------------------------------------------------------------------------------------------------
 
 

@@ -283,8 +283,13 @@ def test_ss5_a_new_node_has_the_state_once_the_last_chunk_has_come(giver: Snapsh
     assert taker.holds_nothing()
     assert taker.snapshots.apply(1, giver.load(10, 1, 1) or b"").answer == "accept"
     assert held(taker.store) == LARGE
-    assert (taker.store.height, taker.store.root(), taker.told) == (10, app_hash, [10])
+    assert (taker.store.height, taker.store.begun_at, taker.store.root(), taker.told) == (10, 10, app_hash, [10])
     assert list(taker.directory.iterdir()) == []
+    # Its engine died before it had noted that, and offers it again.
+    again = StateStore(taker.store._path)
+    assert (again.height, again.begun_at) == (10, 10)
+    again.close()
+    assert {verdict.answer for verdict in taker.take(giver, snapshot, app_hash)} == {"accept"}
     # It goes on from there like any other node, and is the same after a restart.
     taker.store.commit(11, {"a": b"later"})
     fresh = StateStore(taker.store._path)

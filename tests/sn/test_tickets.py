@@ -229,6 +229,18 @@ def test_a12_a_newcomer_catches_up_and_compares_the_tickets_block(world: World) 
     assert past.asked == [7]
 
 
+def test_a12_a_block_before_the_snapshot_that_was_restored_is_not_here_to_be_compared(world: World) -> None:
+    for begun_at in (8, 7, 0):
+        blocks = Blocks(20)
+        blocks.height, blocks.lowest = 15, 8
+        waiting = catch_up(blocks, world.ticket, 60, begun_at=lambda height=begun_at: height)  # type: ignore[misc]
+        if begun_at == 8:
+            asyncio.run(waiting)
+        else:
+            with pytest.raises(Refused, match="lowest height is 8"):
+                asyncio.run(waiting)
+
+
 def test_a12_another_history_than_the_members_stops_the_newcomer(world: World) -> None:
     with pytest.raises(ForkDetected, match=r"block 7 is 0101.* here, the join ticket says 0000"):
         asyncio.run(catch_up(Blocks(20, b"\x01" * 32), world.ticket, 60))

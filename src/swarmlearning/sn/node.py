@@ -148,8 +148,10 @@ class SnNode:
 
     def _open_light(self) -> LightProxy | None:
         """What our CometBFT verifies a snapshot by, where a ticket offers one to an SN that has executed nothing."""
-        ticket = self._ticket
-        if ticket is None or not ticket.snapshot or self.genesis.ledger != "cometbft" or self.app.info().height:
+        ticket, state = self._ticket, self.app.store
+        if ticket is None or not ticket.snapshot or self.genesis.ledger != "cometbft":
+            return None
+        if state.height > 0 and state.height != state.begun_at:
             return None
         if NodeName.parse(ticket.sn).domain not in {o.domain for o in self.genesis.organisations}:
             _LOG.warning(
@@ -273,7 +275,7 @@ class SnNode:
             Refused: the ledger refused the registration.
         """
         if self._ticket is not None:
-            await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S, restored=self._light is not None)
+            await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S, begun_at=lambda: self.app.store.begun_at)
             forget_ticket(self.config.data)
         node = self.credential.node.id
         if self.genesis.ledger == "cometbft":

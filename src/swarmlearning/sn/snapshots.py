@@ -173,10 +173,11 @@ class SnapshotStore:
     def offer(self, snapshot: Snapshot, app_hash: bytes) -> Verdict:
         """Accept a snapshot whose metadata are sound and say that it is the state of `app_hash`; see `Snapshots.offer`.
 
-        Only a node that has executed no block restores one.
+        Only a node that has executed no block restores one; or none since it restored one, if its engine died before it
+        had noted that.
         """
         self._drop_incoming()
-        if self._store.height > 0:
+        if self._store.height > 0 and self._store.height != self._store.begun_at:
             return Verdict(answer="abort", reason=f"this node has executed {self._store.height} blocks already")
         if snapshot.format != FORMAT:
             return Verdict(

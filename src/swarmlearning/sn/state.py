@@ -92,6 +92,7 @@ class StateStore:
             self._db.execute("CREATE TABLE IF NOT EXISTS committed (id INT PRIMARY KEY CHECK (id = 0), height INT)")
             self._db.execute("INSERT OR IGNORE INTO committed VALUES (0, -1)")
             self._height = int(self._db.execute("SELECT height FROM committed").fetchone()[0])
+            self._begun_at = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             self._known: dict[str, bytes | None] = {}
             """Values that were read or committed last."""
             self._computed: tuple[dict[str, bytes | None], dict[tuple[int, int], bytes]] | None = None
@@ -107,6 +108,11 @@ class StateStore:
     def height(self) -> int:
         """Height of the last committed block; -1 before `init`."""
         return self._height
+
+    @property
+    def begun_at(self) -> int:
+        """Height of the block whose state was put in place of an empty one; 0: all blocks were executed."""
+        return self._begun_at
 
     def get(self, key: str) -> bytes | None:
         """Committed value under `key`, or None."""
@@ -208,6 +214,7 @@ class StateStore:
                 self._db.execute("DELETE FROM state")
                 self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
                 self._db.execute("UPDATE committed SET height = ?", (height,))
+                self._db.execute(f"PRAGMA user_version = {height:d}")
                 self._tree = _grow_tree(BUCKETS)
                 self._adopt(self._nodes({row[0]: {} for row in self._db.execute(_BUCKETS_IN_USE).fetchall()}))
                 if self.root() != root:
@@ -222,7 +229,8 @@ class StateStore:
         except BaseException:
             self._tree = before
             raise
-        self._height, self._known, self._computed = height, {}, None
+        self._height = self._begun_at = height
+        self._known, self._computed = {}, None
         try:
             # No block that led to it is here to be executed again after a power cut.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -7,6 +7,7 @@ introduction: what the newcomer executes itself decides from the ticket's block 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -217,11 +218,19 @@ class Follower(Protocol):
         ...
 
 
-async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float, *, restored: bool = False) -> None:
+async def catch_up(
+    ledger: Follower, ticket: Ticket, limit_s: float, *, begun_at: Callable[[], int] = lambda: 0
+) -> None:
     """A-12: wait until the ticket's block is committed here, and see that it is the one that the member meant.
 
-    Where the state was `restored` from a newer snapshot that block is not kept here; the engine has verified the
+    Where the state was restored from a newer snapshot that block is not kept here; the engine has verified the
     snapshot by what the ticket names.
+
+    Args:
+        ledger: catches up.
+        ticket: names the block.
+        limit_s: how long to wait for a further block.
+        begun_at: height of the snapshot from which the state was restored; 0 if it was not.
 
     Raises:
         WaitExpired: no further block came for `limit_s` seconds, or that block's hash cannot be asked for.
@@ -241,7 +250,7 @@ async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float, *, restored
     try:
         found = await _hash_of(ledger, ticket.height, limit_s)
     except Refused:
-        if restored:
+        if ticket.height < begun_at():
             return
         raise
     if found != ticket.block_hash:

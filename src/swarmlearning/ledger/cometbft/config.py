@@ -55,7 +55,7 @@ class CometConfig(msgspec.Struct, frozen=True, kw_only=True):
     introduced_at: int = 0
 
     state_sync: StateSync | None = None
-    """Where a node that has no block gets the state from a snapshot; None: all blocks are executed."""
+    """Where a child that has no block learns what a snapshot is verified by; None: all blocks are executed."""
     retain_blocks: int = 0
     """How many of the newest blocks the child keeps; 0: all."""
     watch_every_s: float = 2.0

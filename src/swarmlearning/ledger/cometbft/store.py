@@ -102,16 +102,21 @@ class OrderedStore:
                 [(sha256(tx), height, encode(result)) for tx, result in zip(txs, results, strict=True)],
             )
 
-    def begin_at(self, height: int, app_hash: bytes) -> None:
+    def begin_at(self, height: int, app_hash: bytes, *, keep: int = 0) -> None:
         """Begin with the block of `height`, whose state comes from a snapshot; what was there is forgotten.
+
+        Args:
+            height: of the snapshot.
+            app_hash: the application's after that block.
+            keep: where the application stands until it has that state: this block is not forgotten.
 
         Raises:
             Broken: the disk failed.
         """
         with self._damage(), self._transaction():
             self._db.execute("DELETE FROM tx")
-            self._db.execute("DELETE FROM block")
-            self._db.execute("INSERT INTO block VALUES (?, ?)", (height, app_hash))
+            self._db.execute("DELETE FROM block WHERE height != ?", (keep,))
+            self._db.execute("INSERT OR REPLACE INTO block VALUES (?, ?)", (height, app_hash))
 
     def app_hash(self, height: int) -> bytes | None:
         """The application's state after the block of `height`, None if it was not written."""
