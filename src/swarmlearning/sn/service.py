@@ -54,7 +54,7 @@ STATUS_OFFENCES = 8
 """How many offences a status tells."""
 
 MAX_LIGHT = 4
-"""Most questions of one organisation's light clients that are worked on at a time; its CA names as many SNs as it likes."""
+"""Most questions of one organisation's light clients that are worked on at a time; its CA may name many SNs."""
 
 MAX_LIGHT_ALL = 16
 """Most of all: our own transactions go to our CometBFT over the same connections, of which there are 64."""

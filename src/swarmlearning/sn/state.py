@@ -21,6 +21,9 @@ BUCKETS: Final = 1024
 KNOWN: Final = 4096
 """Most values that are remembered; most are small, and a training's record has a few kilobytes."""
 
+KNOWN_KEY: Final = 512
+"""Longest key whose value is remembered: none that is there is as long, but whoever asks may name any."""
+
 _EMPTY: Final = sha256(b"")
 
 Tree = list[list[bytes]]
@@ -77,7 +80,7 @@ class StateStore:
 
         Args:
             path: the SQLite file; None keeps everything in memory (simulator).
-            durable: whether each block survives a power cut: where the ledger drops blocks, it could not give them again.
+            durable: whether each block survives a power cut: a ledger that drops blocks could not give them again.
 
         Raises:
             Broken: the file is damaged, or is no state file.
@@ -116,10 +119,13 @@ class StateStore:
 
     def get(self, key: str) -> bytes | None:
         """Committed value under `key`, or None."""
-        if key not in self._known:
-            row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
-            self._remember({key: None if row is None else bytes(row[0])})
-        return self._known[key]
+        if key in self._known:
+            return self._known[key]
+        row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        value = None if row is None else bytes(row[0])
+        if len(key) <= KNOWN_KEY:
+            self._remember({key: value})
+        return value
 
     def _remember(self, values: dict[str, bytes | None]) -> None:
         if len(self._known) + len(values) > KNOWN:

@@ -284,8 +284,8 @@ async def find_snapshot_hash(ledger: Follower, height: int) -> bytes:
     except Refused as error:
         # With it are gone blocks after it, which a newcomer would need.
         _LOG.warning(
-            "the join ticket names no snapshot: the block of the newest one, %d, is not kept (%s); keep more than twice "
-            "as many blocks (--keep-blocks) as there are from one snapshot to the next (--snapshot-every)",
+            "the join ticket names no snapshot: the block of the newest one, %d, is not kept (%s); keep more than "
+            "twice as many blocks (--keep-blocks) as there are from one snapshot to the next (--snapshot-every)",
             height,
             error,
         )

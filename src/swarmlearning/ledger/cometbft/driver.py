@@ -235,7 +235,7 @@ class Driver:
         for index, tx in enumerate(txs):
             if len(tx) > MAX_TX_BYTES:
                 return f"{where}, transaction {index}: {len(tx)} bytes, at most {MAX_TX_BYTES} are accepted"
-            ordered = self._store.find(sha256(tx))
+            ordered = self._store.find(sha256(tx), upto=self.height)
             if ordered is not None:
                 return f"{where}, transaction {index}: in block {ordered[0]} already"
         return self._app.accept(header, txs)
@@ -291,7 +291,8 @@ class Driver:
         self.pool.forget()
         self._crash(CrashPoint.AFTER_COMMIT)
         for tx, result in zip(pending.txs, pending.applied.results, strict=True):
-            self._waiting.tell(sha256(tx), self._store.find(sha256(tx)) or (pending.height, result))
+            first = self._store.find(sha256(tx), upto=pending.height)
+            self._waiting.tell(sha256(tx), first or (pending.height, result))
         self._waiting.announce()
         if pending.applied.validators is not None:
             self._members_changed()

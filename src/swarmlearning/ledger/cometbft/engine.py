@@ -23,7 +23,7 @@ from swarmlearning.ledger.cometbft.crash import Crash, never_crash
 from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.ledger.cometbft.proofs import first_members
 from swarmlearning.ledger.cometbft.store import OrderedStore
-from swarmlearning.ledger.waiting import Waiting
+from swarmlearning.ledger.waiting import Outcome, Waiting
 from swarmlearning.transport.api import Call
 from swarmlearning.types import NodeId
 
@@ -240,7 +240,11 @@ class CometLedger:
     def _archive(self) -> CometArchive:
         parts, config = self._opened(), self._config
         first = first_members(config.initial)
-        return CometArchive(config.network, first, parts.rpc.call, lambda: self.height, parts.store.find)
+
+        def find(tx_hash: bytes) -> Outcome | None:
+            return parts.store.find(tx_hash, upto=self.height)
+
+        return CometArchive(config.network, first, parts.rpc.call, lambda: self.height, find)
 
     def _opened(self) -> Parts:
         if self._parts is None:

@@ -124,14 +124,19 @@ class OrderedStore:
             row = self._db.execute("SELECT app_hash FROM block WHERE height = ?", (height,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def find(self, tx_hash: bytes) -> Outcome | None:
-        """Height and result of the transaction with this SHA-256; None if it has not been ordered.
+    def find(self, tx_hash: bytes, *, upto: int) -> Outcome | None:
+        """Height and result of the transaction with this SHA-256; None if no block up to `upto` holds it.
+
+        What the application has not committed yet must not be told: this file may be ahead of it, and if the child has
+        lost its newest blocks, too, they are decided anew.
 
         Raises:
             Broken: what is stored there is damaged.
         """
         with self._damage():
-            row = self._db.execute("SELECT height, result FROM tx WHERE hash = ?", (tx_hash,)).fetchone()
+            row = self._db.execute(
+                "SELECT height, result FROM tx WHERE hash = ? AND height <= ?", (tx_hash, upto)
+            ).fetchone()
         if row is None:
             return None
         try:
