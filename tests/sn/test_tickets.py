@@ -107,6 +107,8 @@ def test_a12_a_members_ticket_is_believed(world: World) -> None:
     assert ticket == world.ticket
     assert ticket.validators == {A: validator(1), B: validator(2)}
     assert describe_ticket(ticket) == "pilot, block 7, 2 members, 2 validators"
+    snapshot = replace(ticket, snapshot=5, snapshot_hash=b"\xab" * 32)
+    assert describe_ticket(snapshot).endswith(f", 2 validators, snapshot of block 5, {'ab' * 32}")
 
 
 def test_a12_another_cas_word_counts_nothing(world: World, tmp_path: Path) -> None:

@@ -297,4 +297,4 @@ def describe_ticket(ticket: Ticket) -> str:
     sentinel = f"sentinel {NodeName.parse(ticket.sentinel).short}" if ticket.sentinel else ""
     who = sentinel or f"{len(ticket.validators)} validators"
     shown = f"{ticket.network}, block {ticket.height}, {len(ticket.members)} members, {who}"
-    return f"{shown}, snapshot of block {ticket.snapshot}" if ticket.snapshot else shown
+    return f"{shown}, snapshot of block {ticket.snapshot}, {ticket.snapshot_hash.hex()}" if ticket.snapshot else shown
