@@ -14,9 +14,10 @@ from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
 from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, Snapshot, TxResult, Verdict
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES, CometConfig
+from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, CometConfig
 from swarmlearning.ledger.cometbft.crash import never_crash
-from swarmlearning.ledger.cometbft.driver import OLD_S, POWER, Driver
+from swarmlearning.ledger.cometbft.driver import OLD_S, Driver
+from swarmlearning.ledger.cometbft.home import MAX_TX_BYTES, POWER
 from swarmlearning.ledger.cometbft.pool import ENGINE, MAX_DOUBTFUL, ORDERED
 from swarmlearning.ledger.cometbft.store import FILE_NAME, OrderedStore
 from swarmlearning.ledger.waiting import Waiting

@@ -9,11 +9,8 @@ from swarmlearning.errors import ConfigurationError
 from swarmlearning.ledger.cometbft.home import StateSync
 from swarmlearning.types import Endpoint, NodeId, Validator
 
-MAX_TX_BYTES: Final = 64 << 10
-"""Largest transaction; every node of a network must agree on it, so it is no setting."""
-
 MAX_BLOCK_TXS: Final = 1024
-"""Most transactions in a block; agreed on likewise."""
+"""Most transactions in a block; every node of a network must agree on it, so it is no setting."""
 
 PEER_PORT: Final = 26656
 """CometBFT's usual port for its peers."""

@@ -25,8 +25,9 @@ from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
 from swarmlearning.ledger.boundary import Application, Applied, Header, Misbehaviour, Snapshots
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES, CometConfig
+from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, CrashPoint
+from swarmlearning.ledger.cometbft.home import MAX_TX_BYTES, POWER
 from swarmlearning.ledger.cometbft.order import CallOrder
 from swarmlearning.ledger.cometbft.pool import Pool
 from swarmlearning.ledger.cometbft.snapshots import SnapshotCalls
@@ -35,9 +36,6 @@ from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Validator
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
-
-POWER: Final = 10
-"""Of every validator's vote."""
 
 VERSION: Final = 1
 """Of the application's protocol, in every block's header."""

@@ -44,7 +44,7 @@ MAX_CHAIN_ID: Final = 50
 """Longest network name that CometBFT takes, characters."""
 
 MAX_TX_BYTES: Final = 64 << 10
-"""Largest transaction, bytes, as in the embedded ledger."""
+"""Largest transaction, bytes, as in the embedded ledger; all nodes must agree on it, so it is no setting."""
 
 MAX_BLOCK_BYTES: Final = 1 << 20
 MAX_EVIDENCE_BYTES: Final = 64 << 10

@@ -12,7 +12,7 @@ from typing import Final
 from swarmlearning.encoding import sha256
 from swarmlearning.ledger.boundary import Application, TxResult
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.config import MAX_TX_BYTES
+from swarmlearning.ledger.cometbft.home import MAX_TX_BYTES
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Code

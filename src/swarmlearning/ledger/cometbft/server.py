@@ -89,11 +89,6 @@ class AbciServer:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether a CometBFT is connected."""
-        return bool(self._writers)
-
     async def start(self) -> None:
         """Listen.
 
