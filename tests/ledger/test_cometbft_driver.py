@@ -419,6 +419,15 @@ def test_b18_what_the_application_has_yet_to_execute_again_may_be_proposed_anew(
     assert child.prepare([b"a=1", b"b=1"]) == [b"b=1"]
 
 
+def test_b6_a_damaged_state_is_not_taken_for_a_malformed_request(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> Applied:
+        raise DecodeError("Training: truncated")
+
+    monkeypatch.setattr(child.app, "apply", damaged)
+    with pytest.raises(Broken, match=r"finalize_block, something that is stored here .* Training: truncated"):
+        child.finalize([b"a=1"])
+
+
 def test_b5_an_illegal_call_does_not_reach_the_application(child: Child) -> None:
     calls = list(child.app.calls)
     with pytest.raises(Broken, match="no such order is legal"):

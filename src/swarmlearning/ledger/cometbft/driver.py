@@ -146,7 +146,14 @@ class Driver:
         kind = request.WhichOneof("value")
         if kind is None:
             raise DecodeError("ABCI: a request of an unknown kind: expected CometBFT 0.38 to 0.40")
-        return self._answers[kind](getattr(request, kind))
+        try:
+            return self._answers[kind](getattr(request, kind))
+        except DecodeError as error:
+            # Of a request it would blame the child, which would be started again, and again.
+            raise Broken(
+                f"at CometBFT's call {kind}, something that is stored here cannot be read: {error}; restore the whole "
+                "data directory from a copy, or start it empty"
+            ) from error
 
     # --- handshake --------------------------------------------------------------------------------------------
 
