@@ -31,7 +31,7 @@ from swarmlearning.ledger.cometbft.home import MAX_TX_BYTES, POWER
 from swarmlearning.ledger.cometbft.order import CallOrder
 from swarmlearning.ledger.cometbft.pool import Pool
 from swarmlearning.ledger.cometbft.snapshots import SnapshotCalls
-from swarmlearning.ledger.cometbft.store import OrderedStore
+from swarmlearning.ledger.cometbft.store import REMEDY, OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Validator
 
@@ -151,8 +151,7 @@ class Driver:
         except DecodeError as error:
             # Of a request it would blame the child, which would be started again, and again.
             raise Broken(
-                f"at CometBFT's call {kind}, something that is stored here cannot be read: {error}; restore the whole "
-                "data directory from a copy, or start it empty"
+                f"at CometBFT's call {kind}, something that is stored here cannot be read: {error}; {REMEDY}"
             ) from error
 
     # --- handshake --------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from swarmlearning.ledger.cometbft.config import CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, never_crash
 from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.ledger.cometbft.proofs import first_members
-from swarmlearning.ledger.cometbft.store import OrderedStore
+from swarmlearning.ledger.cometbft.store import REMEDY, OrderedStore
 from swarmlearning.ledger.waiting import Outcome, Waiting
 from swarmlearning.transport.api import Call
 from swarmlearning.types import NodeId
@@ -125,13 +125,13 @@ class CometLedger:
         elif info.height > store.height:
             raise Broken(
                 f"the application stands at block {info.height}, {self._config.data_dir} knows of blocks up to "
-                f"{store.height}: they are not of one copy; restore the whole data directory, or start it empty"
+                f"{store.height}: they are not of one copy; {REMEDY}"
             )
         elif info.height and store.app_hash(info.height) != info.app_hash:
             raise Broken(
                 f"the application's state after block {info.height} is {info.app_hash.hex()[:16]}; "
                 f"{self._config.data_dir} recorded {(store.app_hash(info.height) or b'').hex()[:16]}: they are not of "
-                "one copy; restore the whole data directory, or start it empty"
+                f"one copy; {REMEDY}"
             )
 
     async def run(self) -> None:

@@ -27,6 +27,12 @@ APPLICATION_ID: Final = 0x53574C43
 FORMAT: Final = 1
 """Raised when the tables change."""
 
+REMEDY: Final = (
+    "stop this node, remove the *.sqlite* files of its data directory (never what lies below cometbft: it records what "
+    "was signed), and start it again: all blocks are executed anew; where old ones are not kept, see run-on-cometbft.md"
+)
+"""What to do where our files do not fit together. An old copy of the whole directory might make the key sign twice."""
+
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -91,7 +97,7 @@ class OrderedStore:
                 raise Broken(
                     f"block {height} was executed again and gives state {app_hash.hex()[:16]}, the first time "
                     f"{before.hex()[:16]}: the application is not deterministic, or its state was damaged in between; "
-                    f"copy another node's state, or start this one empty"
+                    f"{REMEDY}"
                 )
             top = int(self._db.execute("SELECT coalesce(max(height), 0) FROM block").fetchone()[0])
             if height > top + 1:
@@ -206,6 +212,4 @@ class OrderedStore:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, how: str) -> Broken:
-        return Broken(
-            f"{self._path} cannot be used: {how}; restore the whole data directory from a copy, or start it empty"
-        )
+        return Broken(f"{self._path} cannot be used: {how}; {REMEDY}")
