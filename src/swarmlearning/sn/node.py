@@ -20,7 +20,7 @@ from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.ledger.boundary import Event, LedgerArchive
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
-from swarmlearning.sn.engines import CometOptions, Engine, LightLedger, Parts, open_cometbft, open_embedded
+from swarmlearning.sn.engines import CometOptions, Engine, Parts, VotingLedger, open_cometbft, open_embedded
 from swarmlearning.sn.levelling import until_level
 from swarmlearning.sn.light import LightProxy
 from swarmlearning.sn.service import SnService
@@ -124,7 +124,8 @@ class SnNode:
             sentinel=lambda: self.ledger.sentinel,
             archive=self.ledger if isinstance(self.ledger, LedgerArchive) else None,
             ticket=self.make_ticket,
-            light=self.ledger.ask_light if isinstance(self.ledger, LightLedger) else None,
+            light=self.ledger.ask_light if isinstance(self.ledger, VotingLedger) else None,
+            away=lambda: self.ledger.away if isinstance(self.ledger, VotingLedger) else (),
         )
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)

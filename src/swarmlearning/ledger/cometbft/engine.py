@@ -27,7 +27,7 @@ from swarmlearning.ledger.cometbft.proofs import first_members
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.transport.api import Call
-from swarmlearning.types import NodeId
+from swarmlearning.types import NodeId, TrustDomain
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
@@ -75,6 +75,11 @@ class CometLedger:
     def problem(self) -> str:
         """What keeps this node from taking part in the order, for people; empty while nothing does."""
         return "" if self._parts is None else self._parts.problem
+
+    @property
+    def away(self) -> tuple[TrustDomain, ...]:
+        """Members whose validator is not connected here; blocks may be made all the same."""
+        return () if self._parts is None else self._parts.watch.sight.away
 
     @property
     def child(self) -> Child | None:

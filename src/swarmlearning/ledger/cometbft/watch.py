@@ -32,8 +32,8 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     """Its own peer id."""
     peers: frozenset[str] = frozenset()
     """Peer ids of those to whom it is connected."""
-    missing: bool = False
-    """Whether it is not connected to some other member."""
+    away: tuple[TrustDomain, ...] = ()
+    """Members to whose validator it is not connected."""
     behind: bool = False
     """Whether the problem is that it does not hold yet what the others do."""
 
@@ -99,7 +99,7 @@ class Watch:
     async def dial(self) -> None:
         """Have the child dial members to whom it is not connected, if it was not told so a moment ago."""
         now = asyncio.get_running_loop().time()
-        if not self._sight.missing or now - self._dialled_at < self._dial_s:
+        if not self._sight.away or now - self._dialled_at < self._dial_s:
             return
         self._dialled_at = now
         try:
@@ -122,4 +122,4 @@ class Watch:
                 problem += " (this node is no validator's: not admitted yet, or expelled)"
         elif status.sync_info.catching_up:
             problem, behind = f"catching up with the other validators: at block {status.height}", True
-        return Sight(problem=problem, own=own, peers=peers, missing=len(here) < len(members), behind=behind)
+        return Sight(problem=problem, own=own, peers=peers, away=tuple(sorted(members.keys() - here)), behind=behind)
