@@ -63,6 +63,13 @@ def test_m16_an_accusation_is_told_while_it_is_recent(age_ms: int, told: bool) -
     report = report_network(status, "sn:1", 1_000 + age_ms)
     text = "the validator of b.example signed two different votes at height 9"
     assert (report.offences, report.open_proposals) == ((text,) if told else (), 3)
+    other = replace(offence, domain=TrustDomain("c.example"))
+    many = replace(status, offences=(offence, replace(offence, number=2, height=10), other))
+    if told:
+        assert report_network(many, "sn:1", 1_000 + age_ms).offences == (
+            "the validator of b.example signed two different votes at height 10, and 1 more like it",
+            "the validator of c.example signed two different votes at height 9",
+        )
 
 
 # --- warnings -------------------------------------------------------------------------------------------------------

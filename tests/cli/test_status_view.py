@@ -178,6 +178,13 @@ def test_a_network_and_contracts_in_short() -> None:
     ]
     voted = replace(network, ledger="cometbft", sentinel=NodeId(""), validators=4)
     assert draw(draw_network(voted), 80)[0] == "network    heart (cometbft, 4 validators)"
+    away = replace(voted, away=("d.example",))
+    warned = "WARNING    not connected to the validator of d.example; if one more is, the ledger stands still"
+    assert draw(draw_network(away), 200)[3:] == [warned]
+    two = replace(voted, validators=10, away=("c.example", "d.example"))
+    assert draw(draw_network(two), 200)[3].endswith("the validators of c.example, d.example; 1 more may be")
+    # Where no blocks are made at all the reason says who is missing.
+    assert len(draw(draw_network(replace(away, problem="2 of 4 are connected")), 200)) == 4
     stuck = draw(draw_network(replace(network, problem="the sentinel does not answer")), 80)
     assert stuck[3:] == ["WARNING    the ledger stands still here: the sentinel does not answer"]
     accused = replace(network, offences=("the validator of b.example signed two different votes at height 9",))

@@ -23,7 +23,7 @@ from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys
 from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.types import Endpoint, TrustDomain, Validator
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 def free_ports(count: int) -> list[int]:

@@ -175,3 +175,35 @@ def test_a_configuration_that_cannot_work_is_refused(changes: dict[str, object],
     fields = {**msgspec.structs.asdict(config), **changes}
     with pytest.raises(ConfigurationError, match=why):
         CometConfig(**fields)
+
+
+def test_a_start_with_another_networks_genesis_leaves_the_directory_as_it_was(tmp_path: Path) -> None:
+    async def work() -> None:
+        swarm = CometSwarm(1, tmp_path)
+        node = swarm.nodes[0]
+        config = node.config()
+        home = node.directory / HOME
+        write_home(
+            home,
+            chain_id=config.network,
+            genesis_time_ms=config.genesis_time_ms,
+            app_state=sha256(config.genesis),
+            initial=config.initial,
+            peers=(),
+            listen=config.listen,
+            external=None,
+            abci="unix:///run/a.sock",
+            rpc="unix:///run/r.sock",
+        )
+        before = sorted(node.directory.rglob("*"))
+        app = KvApplication()
+        ledger = CometLedger(msgspec.structs.replace(config, genesis=b"another genesis"), app)
+        with pytest.raises(ConfigurationError, match="another network's"):
+            await ledger.start()
+        await ledger.stop()
+        assert sorted(node.directory.rglob("*")) == before
+        assert not app.info().initialised
+        async with swarm:
+            assert swarm.ledger(0).height == 1
+
+    asyncio.run(work())

@@ -306,6 +306,13 @@ def _say(
     sign_key: str | None,
     question: Callable[[SnClient, Submitter], Awaitable[list[str]]],
 ) -> None:
+    node = identity.load(system_clock()).node
+    if node.role not in (Role.OPERATOR, Role.SN):
+        raise ConfigurationError(
+            f"{node.short} has the role {node.role.value}, expected operator or sn: give an operator's certificate "
+            "(swarm cert issue --role operator)"
+        )
+
     async def signed(client: SnClient) -> list[str]:
         return await question(client, await open_submitter(client, identity, sign_key))
 

@@ -161,7 +161,9 @@ def _refuse(ledger: str, options: Mapping[str, object]) -> None:
     """Stop where options of the other engine are given: they would have no effect."""
     given = [name for name, value in options.items() if value]
     if given:
-        raise ConfigurationError(f"{', '.join(given)}: not with the ledger {ledger}; leave it out")
+        raise ConfigurationError(
+            f"{', '.join(given)}: not with the ledger {ledger}; leave it out, or choose another --ledger"
+        )
 
 
 def _with_sentinel(

@@ -3,7 +3,7 @@
 The same records are its `--json`: docs/how-to/watch-a-training.md. Texts that peers set are made printable here, once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -48,6 +48,8 @@ class NetworkReport(msgspec.Struct, frozen=True, kw_only=True):
     """By this machine's clock."""
     problem: str
     """What keeps the SN from following the ledger; empty while nothing does."""
+    away: tuple[str, ...] = ()
+    """Members whose validator is not connected to this SN's."""
     open_proposals: int = 0
     """About membership, on which members vote."""
     offences: tuple[str, ...] = ()
@@ -223,11 +225,19 @@ def report_network(status: Status, address: str, asked_ms: int) -> NetworkReport
         last_block_ms=status.time_ms,
         asked_ms=asked_ms,
         problem=make_printable(status.problem),
+        away=status.away,
         open_proposals=status.open_proposals,
-        offences=tuple(
-            describe_offence(offence) for offence in status.offences if asked_ms - offence.recorded_ms < RECENT_MS
-        ),
+        offences=tuple(_newest_offences(status, asked_ms)),
     )
+
+
+def _newest_offences(status: Status, asked_ms: int) -> Iterator[str]:
+    """Of each organisation the newest of those that are recent; a copied key may be found out at every height."""
+    recent = [offence for offence in status.offences if asked_ms - offence.recorded_ms < RECENT_MS]
+    newest = {offence.domain or offence.address: offence for offence in recent}
+    for who, offence in newest.items():
+        more = sum((each.domain or each.address) == who for each in recent) - 1
+        yield describe_offence(offence) + (f", and {more} more like it" if more else "")
 
 
 def is_used(training: Training) -> bool:

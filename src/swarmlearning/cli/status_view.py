@@ -116,11 +116,20 @@ def draw_network(network: NetworkReport) -> Table:
     ]
     if network.problem:
         lines.append(("WARNING", f"the ledger stands still here: {network.problem}"))
+    elif network.away:
+        lines.append(("WARNING", _describe_absence(network)))
     lines += [("WARNING", f"{offence}: see swarm network proposals") for offence in network.offences]
     if network.open_proposals:
         are = "proposal is" if network.open_proposals == 1 else "proposals are"
         lines.append(("vote", f"{network.open_proposals} {are} open: see swarm network proposals"))
     return _labelled(lines)
+
+
+def _describe_absence(network: NetworkReport) -> str:
+    """Who is away, and how many more could be before no more blocks are made."""
+    spare = network.validators - len(network.away) - (2 * network.validators // 3 + 1)
+    left = f"{spare} more may be" if spare > 0 else "if one more is, the ledger stands still"
+    return f"not connected to the validator{'s' * (len(network.away) > 1)} of {', '.join(network.away)}; {left}"
 
 
 def draw_contracts(lines: Sequence[ContractLine]) -> Table:

@@ -34,6 +34,8 @@ class Status(Record, frozen=True, kw_only=True):
     """Who orders; empty where validators vote."""
     validators: int = 0
     """How many vote; 0 where a sentinel orders."""
+    away: tuple[TrustDomain, ...] = ()
+    """Members whose validator is not connected to this SN's."""
     height: int
     transactions: int
     """Carried out since height 1."""

@@ -302,7 +302,10 @@ def decode_genesis(data: bytes) -> Genesis:
     Raises:
         DecodeError: malformed, without organisations, with a foreign sentinel, or of an unknown version.
     """
-    genesis = decode(data, Genesis, limit=MAX_GENESIS_BYTES)
+    try:
+        genesis = decode(data, Genesis, limit=MAX_GENESIS_BYTES)
+    except DecodeError as error:
+        raise DecodeError(f"no founding file as `swarm network create` writes it: {error}") from error
     if genesis.version != VERSION:
         raise DecodeError(f"genesis: contracts version {genesis.version}, this release knows {VERSION}; upgrade it")
     domains = [organisation.domain for organisation in genesis.organisations]

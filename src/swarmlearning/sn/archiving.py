@@ -57,7 +57,11 @@ class Archiving:
         with self._admitted(caller):
             lowest, last = await self._archive.lowest(), self._archive.height
             if first < lowest:
-                raise Refused(f"blocks from {first} on: this SN keeps those from {lowest} on", code="not-found")
+                raise Refused(
+                    f"blocks from {first} on: this SN keeps those from {lowest} on; ask for them (--first {lowest}), "
+                    "or an SN that keeps more",
+                    code="not-found",
+                )
             for height in range(first, last + 1):
                 block = await self._archive.stored(height)
                 if block is None:

@@ -21,7 +21,7 @@ from swarmlearning.sn.state import Overlay
 from swarmlearning.sn.tickets import Ticket
 from swarmlearning.transport.api import Address, Call, Client
 from swarmlearning.transport.discover import discover
-from swarmlearning.types import Endpoint, NodeId, NodeName, Role
+from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain
 
 if TYPE_CHECKING:
     from swarmlearning.ledger.cometbft.engine import CometLedger
@@ -61,8 +61,13 @@ class Engine(LedgerView, Protocol):
 
 
 @runtime_checkable
-class LightLedger(Protocol):
-    """An engine that answers other members' light clients."""
+class VotingLedger(Protocol):
+    """An engine whose order validators agree on."""
+
+    @property
+    def away(self) -> tuple[TrustDomain, ...]:
+        """Members whose validator is not connected here."""
+        ...
 
     async def ask_light(self, method: str, params: dict[str, str]) -> bytes:
         """What is known of a block, as JSON."""

@@ -92,7 +92,7 @@ class LightProxy:
 
     async def start(self) -> None:
         """Listen."""
-        self._runner = web.ServerRunner(web.Server(self._handle))
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None))
         await self._runner.setup()
         await web.UnixSite(self._runner, str(self._directory / "light.sock")).start()
 

@@ -1,9 +1,7 @@
 """The SN process: the ledger engine with the contracts on it, one port for other SNs and one for its organisation."""
 
-import asyncio
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +20,8 @@ from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.ledger.boundary import Event, LedgerArchive
 from swarmlearning.sn.application import SwarmApplication, decode_genesis
 from swarmlearning.sn.client import sign_message
-from swarmlearning.sn.engines import CometOptions, Engine, LightLedger, Parts, open_cometbft, open_embedded
+from swarmlearning.sn.engines import CometOptions, Engine, Parts, VotingLedger, open_cometbft, open_embedded
+from swarmlearning.sn.levelling import until_level
 from swarmlearning.sn.light import LightProxy
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.snapshots import SnapshotStore
@@ -48,7 +47,6 @@ SNAPSHOT_AGE: Final = 2
 """So many blocks must have come after a snapshot's: their headers say which state and which validators it had."""
 
 _LOG: Final = logging.getLogger("swarmlearning.sn")
-_LOOK_S: Final = 0.1
 
 
 class SnConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +133,8 @@ class SnNode:
             sentinel=lambda: self.ledger.sentinel,
             archive=self.ledger if isinstance(self.ledger, LedgerArchive) else None,
             ticket=self.make_ticket,
-            light=self.ledger.ask_light if isinstance(self.ledger, LightLedger) else None,
+            light=self.ledger.ask_light if isinstance(self.ledger, VotingLedger) else None,
+            away=lambda: self.ledger.away if isinstance(self.ledger, VotingLedger) else (),
         )
         self._api = Server(service, self._trust, identity)
         self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
@@ -171,7 +170,8 @@ class SnNode:
         config, genesis = self.config, self.genesis
         if config.ledger not in (None, genesis.ledger):
             raise ConfigurationError(
-                f"--ledger {config.ledger}: network {genesis.network} was founded with the ledger {genesis.ledger}"
+                f"--ledger {config.ledger}: network {genesis.network} was founded with the ledger {genesis.ledger}; "
+                "leave --ledger out, or give the founding file that you mean"
             )
         if genesis.ledger == "embedded":
             if replace(config.cometbft, binary=None) != CometOptions():
@@ -267,10 +267,11 @@ class SnNode:
     async def register(self) -> None:
         """Register our own signing key and peer-to-peer endpoint, unless the ledger knows them; `run` must run.
 
+        On CometBFT a member waits until the ledger goes on, however long that takes.
         Whoever joined with a ticket catches up first: before its admission its own state does not know it.
 
         Raises:
-            WaitExpired: the sentinel did not answer, or this SN was not level with the others, in time.
+            WaitExpired: the sentinel did not answer, or this SN was no member or held no further block, in time.
             ForkDetected: the block that the ticket names is another one here.
             Refused: the ledger refused the registration.
         """
@@ -279,7 +280,8 @@ class SnNode:
             forget_ticket(self.config.data)
         node = self.credential.node.id
         if self.genesis.ledger == "cometbft":
-            await self._until_level()
+            domain = self.credential.node.domain
+            await until_level(self.ledger, lambda: self._is_member(domain), domain, REGISTER_WAIT_S)
         known = membership.load_node(Overlay(self.app.store), node)
         registered = membership.is_registered(known, self._key.public, self.credential.certificate_der)
         if known is not None and registered and known.endpoint == self._endpoint:
@@ -295,23 +297,8 @@ class SnNode:
         if result.code is not Code.OK:
             raise Refused(f"registration of {self.credential.node.short}: {result.log}", code=result.code.name.lower())
 
-    async def _until_level(self) -> None:
-        """Wait until this SN holds what the others do, and its organisation is a member there.
-
-        Our CometBFT judges what we submit by what this SN holds: a registration made earlier would be refused.
-
-        Raises:
-            WaitExpired: that did not come in time; says why.
-        """
-        domain, end = self.credential.node.domain, time.monotonic() + REGISTER_WAIT_S
-        while True:
-            member = membership.load_organisation(Overlay(self.app.store), domain) is not None
-            if member and not self.ledger.problem:
-                return
-            if time.monotonic() > end:
-                why = self.ledger.problem or f"{domain} is no member at block {self.ledger.height}: have it admitted"
-                raise WaitExpired(f"{self.credential.node.short} waited {REGISTER_WAIT_S:g} s to register: {why}")
-            await asyncio.sleep(_LOOK_S)
+    def _is_member(self, domain: TrustDomain) -> bool:
+        return membership.load_organisation(Overlay(self.app.store), domain) is not None
 
     async def run(self) -> None:
         """Order or follow until cancelled.

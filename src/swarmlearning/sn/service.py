@@ -74,6 +74,7 @@ class SnService:
         archive: LedgerArchive | None = None,
         ticket: Callable[[], Awaitable[bytes]] | None = None,
         light: Callable[[str, dict[str, str]], Awaitable[bytes]] | None = None,
+        away: Callable[[], tuple[TrustDomain, ...]] = tuple,
     ) -> None:
         """Serve `app` and `ledger` as `node`.
 
@@ -86,6 +87,7 @@ class SnService:
             archive: the past, for exports and proofs; None: they are not offered.
             ticket: makes a join ticket; None: none is given.
             light: what our CometBFT tells light clients; None: there is none.
+            away: members whose validator is not connected here.
         """
         self._node = node
         self._app = app
@@ -95,6 +97,7 @@ class SnService:
         self._archiving = None if archive is None else Archiving(app, archive, self._admit)
         self._make_ticket = ticket
         self._ask_light = light
+        self._away = away
         self._light_busy: Counter[TrustDomain] = Counter()
 
     @property
@@ -147,6 +150,7 @@ class SnService:
                 time_ms=now.time_ms if now else 0,
                 clock_ms=self._clock(),
                 problem=self._ledger.problem,
+                away=self._away(),
                 version=__version__,
                 open_proposals=len(load_docket(state).open),
                 offences=tuple(list_offences(state, STATUS_OFFENCES)),

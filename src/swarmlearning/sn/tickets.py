@@ -104,12 +104,19 @@ def decode_ticket(data: bytes) -> Ticket:
     Raises:
         DecodeError: it is malformed.
     """
-    ticket = decode(decode(data, SignedTicket).ticket, Ticket)
+    ticket = decode(_open(data).ticket, Ticket)
     if len(ticket.genesis) != 32 or len(ticket.block_hash) != 32 or ticket.height < 1:
         raise DecodeError("join ticket: expected two hashes of 32 bytes and a height of 1 or more")
     if not 0 <= ticket.snapshot <= ticket.height or len(ticket.snapshot_hash) != (32 if ticket.snapshot else 0):
         raise DecodeError("join ticket: expected a snapshot of a block before, with its hash, or none")
     return ticket
+
+
+def _open(data: bytes) -> SignedTicket:
+    try:
+        return decode(data, SignedTicket)
+    except DecodeError as error:
+        raise DecodeError(f"no join ticket as `swarm network ticket` writes it: {error}") from error
 
 
 def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, genesis: Genesis, now_ms: int) -> Ticket:
@@ -127,7 +134,7 @@ def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, gene
         VerificationError: it is not signed by an SN under one of these CAs, or is for another network, or too old.
     """
     # 1. The certificate is one that the trusted CA issued, of an SN in this network.
-    signed = decode(data, SignedTicket)
+    signed = _open(data)
     try:
         signer = verify_leaf(signed.certificate, issuers, now_ms)
     except VerificationError as error:
@@ -135,7 +142,10 @@ def verify_ticket(data: bytes, issuers: tuple[bytes, ...], founding: bytes, gene
     if signer.role is not Role.SN or signer.network != genesis.network:
         raise VerificationError(f"join ticket: signed by {signer.id}; expected an SN of the network {genesis.network}")
     # 2. Its key signed exactly these bytes.
-    verify_proof(signed.certificate, TICKET_DOMAIN + signed.ticket, signed.signature)
+    try:
+        verify_proof(signed.certificate, TICKET_DOMAIN + signed.ticket, signed.signature)
+    except VerificationError as error:
+        raise VerificationError(f"join ticket: {error}; it was changed on its way, ask for it again") from error
     # 3. They speak of this network, and of the signer as a member.
     ticket = decode_ticket(data)
     if (ticket.network, ticket.ledger, ticket.genesis) != (genesis.network, genesis.ledger, sha256(founding)):

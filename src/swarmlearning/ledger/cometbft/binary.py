@@ -58,6 +58,8 @@ def read_version(binary: Path) -> str:
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, subprocess.CalledProcessError):
+            reason = f"it ends with status {error.returncode}"
         raise ConfigurationError(f"`{binary} version` does not work ({reason}); run `{INSTALL}`") from error
     return done.stdout.strip()[:80]
 

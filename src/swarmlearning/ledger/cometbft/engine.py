@@ -14,18 +14,20 @@ from typing import Final
 
 import msgspec
 
+from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, Closed, SwarmError
 from swarmlearning.ledger.boundary import Application, LedgerProof, Snapshots, StoredBlock, TxResult
 from swarmlearning.ledger.cometbft.archive import CometArchive
 from swarmlearning.ledger.cometbft.child import Child
 from swarmlearning.ledger.cometbft.config import CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, never_crash
+from swarmlearning.ledger.cometbft.home import HOME, check_home
 from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.ledger.cometbft.proofs import first_members
 from swarmlearning.ledger.cometbft.store import REMEDY, OrderedStore
 from swarmlearning.ledger.waiting import Outcome, Waiting
 from swarmlearning.transport.api import Call
-from swarmlearning.types import NodeId
+from swarmlearning.types import NodeId, TrustDomain
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
@@ -75,6 +77,11 @@ class CometLedger:
         return "" if self._parts is None else self._parts.problem
 
     @property
+    def away(self) -> tuple[TrustDomain, ...]:
+        """Members whose validator is not connected here; blocks may be made all the same."""
+        return () if self._parts is None else self._parts.watch.sight.away
+
+    @property
     def child(self) -> Child | None:
         """The process that takes part in consensus; None before `start`, and where somebody else starts it."""
         return None if self._parts is None else self._parts.child
@@ -101,6 +108,15 @@ class CometLedger:
             Broken: the file is damaged or foreign, or does not belong to the application.
             DecodeError: the application refuses the genesis.
         """
+        config = self._config
+        # Before anything is written: what is begun with a wrong genesis could not be started with the right one.
+        check_home(
+            config.data_dir / HOME,
+            chain_id=config.network,
+            genesis_time_ms=config.genesis_time_ms,
+            app_state=sha256(config.genesis),
+            initial=config.initial,
+        )
         async with contextlib.AsyncExitStack() as stack:
             store = OrderedStore(self._config.data_dir, self._config.genesis)
             stack.callback(store.close)

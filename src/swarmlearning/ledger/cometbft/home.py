@@ -278,6 +278,18 @@ def write_home(
     write_file(home / "config" / "config.toml", config.encode(), mode=PUBLIC_MODE, force=True)
 
 
+def check_home(
+    home: Path, *, chain_id: str, genesis_time_ms: int, app_state: bytes, initial: Sequence[Validator]
+) -> None:
+    """See that a home, if it has been written, is of this network; changes nothing. Arguments: as for `write_home`.
+
+    Raises:
+        ConfigurationError: it is another network's.
+        IdentityError: it cannot be read.
+    """
+    _check_genesis(home / "config" / "genesis.json", _genesis(chain_id, genesis_time_ms, app_state, initial))
+
+
 def _genesis(chain_id: str, time_ms: int, app_state: bytes, initial: Sequence[Validator]) -> bytes:
     seconds, milliseconds = divmod(time_ms, 1000)
     time = dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -312,15 +324,18 @@ def _genesis(chain_id: str, time_ms: int, app_state: bytes, initial: Sequence[Va
     )
 
 
+def _check_genesis(path: Path, genesis: bytes) -> None:
+    if path.exists() and read_file(path, "genesis") != genesis:
+        raise ConfigurationError(
+            f"{path} is another network's; start with the founding file that this directory was made with, or "
+            "with another directory"
+        )
+
+
 def _write_genesis(path: Path, genesis: bytes) -> None:
-    if path.exists():
-        if read_file(path, "genesis") != genesis:
-            raise ConfigurationError(
-                f"{path} is another network's; start with the founding file that this directory was made with, or "
-                "with another directory"
-            )
-        return
-    write_file(path, genesis, mode=PUBLIC_MODE)
+    _check_genesis(path, genesis)
+    if not path.exists():
+        write_file(path, genesis, mode=PUBLIC_MODE)
 
 
 def _text(value: str) -> str:

@@ -86,7 +86,7 @@ class Submitter:
         except TimeoutError as error:
             raise WaitExpired(
                 f"no block held the transaction here within {timeout_s:g} s: {self._problem() or said[0]}; it may "
-                "still be ordered, submit the same bytes again to learn of it"
+                "still be ordered: look whether it was before you repeat it"
             ) from error
         finally:
             del self._since[token]

@@ -32,8 +32,10 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     """Its own peer id."""
     peers: frozenset[str] = frozenset()
     """Peer ids of those to whom it is connected."""
-    missing: bool = False
-    """Whether it is not connected to some other member."""
+    away: tuple[TrustDomain, ...] = ()
+    """Members to whose validator it is not connected."""
+    behind: bool = False
+    """Whether the problem is that it does not hold yet what the others do."""
 
 
 class Watch:
@@ -58,6 +60,7 @@ class Watch:
         self._stalled = stalled
         self._dial_s = dial_s
         self._sight = Sight(problem=STARTING)
+        self._told = ""
         self._dialled_at = asyncio.get_running_loop().time()
 
     @property
@@ -80,12 +83,23 @@ class Watch:
             self._sight = Sight(problem=str(error))
         else:
             self._sight = self._judge(status, peers)
+            self._tell()
         return self._sight
+
+    def _tell(self) -> None:
+        """Say in the log what keeps blocks from being made here, each once, and when nothing does any more."""
+        problem = self._sight.problem
+        if problem and not self._sight.behind and problem != self._told:
+            _LOG.warning("the ledger stands still here: %s", problem)
+            self._told = problem
+        elif self._told and not problem:
+            _LOG.info("nothing keeps the ledger from going on here any more")
+            self._told = ""
 
     async def dial(self) -> None:
         """Have the child dial members to whom it is not connected, if it was not told so a moment ago."""
         now = asyncio.get_running_loop().time()
-        if not self._sight.missing or now - self._dialled_at < self._dial_s:
+        if not self._sight.away or now - self._dialled_at < self._dial_s:
             return
         self._dialled_at = now
         try:
@@ -97,7 +111,7 @@ class Watch:
         members, own = self._members(), status.node_info.id
         here = {domain for domain, member in members.items() if member.peer in peers | {own}}
         need = 2 * len(members) // 3 + 1
-        problem = self._stalled()
+        problem, behind = self._stalled(), False
         if len(here) < need:
             away = ", ".join(sorted(members.keys() - here))
             problem = (
@@ -107,5 +121,5 @@ class Watch:
             if own not in {member.peer for member in members.values()}:
                 problem += " (this node is no validator's: not admitted yet, or expelled)"
         elif status.sync_info.catching_up:
-            problem = f"catching up with the other validators: at block {status.height}"
-        return Sight(problem=problem, own=own, peers=peers, missing=len(here) < len(members))
+            problem, behind = f"catching up with the other validators: at block {status.height}", True
+        return Sight(problem=problem, own=own, peers=peers, away=tuple(sorted(members.keys() - here)), behind=behind)

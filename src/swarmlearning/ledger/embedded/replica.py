@@ -231,7 +231,7 @@ class Replica:
         except TimeoutError as error:
             raise WaitExpired(
                 f"the transaction was not committed here within {timeout_s:g} s: {why[0]}; "
-                "it may still be ordered, submit the same bytes again to learn of it"
+                "it may still be ordered: look whether it was before you repeat it"
             ) from error
 
     async def _forward(self, tx: bytes, limit: asyncio.Timeout, why: list[str]) -> Outcome:

@@ -108,7 +108,7 @@ class Sentinel:
         except TimeoutError as error:
             raise WaitExpired(
                 f"no block held the transaction within {timeout_s:g} s: {len(self._pool)} transactions wait for one; "
-                "it may still be ordered, submit the same bytes again to learn of it"
+                "it may still be ordered: look whether it was before you repeat it"
             ) from error
 
     async def _wait_for_room(self, outcome: asyncio.Future[Outcome]) -> None:
