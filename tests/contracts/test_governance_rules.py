@@ -24,6 +24,7 @@ from swarmlearning.contracts.proposals import (
     ProposalState,
     hash_change,
 )
+from swarmlearning.sn.state import Overlay
 from swarmlearning.types import Code, Role, TrustDomain
 
 SN_SL = (Role.SN, Role.SL)
@@ -294,6 +295,32 @@ def test_m10_a_new_member_counts_at_once() -> None:
 
 
 # --- M-17: alone ----------------------------------------------------------------------------------------------------
+
+
+def test_m10_the_members_are_looked_up_as_often_however_many_proposals_somebody_leaves_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or one member's votes, 256 in a block, keep everybody else's blocks waiting."""
+    looked = []
+    members = governance._members
+
+    def counted(state: Overlay) -> set[TrustDomain]:
+        looked.append(1)
+        return members(state)
+
+    monkeypatch.setattr(governance, "_members", counted)
+    parliament = Parliament(5)
+    number = parliament.propose(0, roles(0))
+    looked.clear()
+    parliament.vote(number, 1)
+    alone = len(looked)
+    for who, which in ((2, (Role.SN,)), (3, (Role.SN, Role.SWOP))):
+        for about in range(MAX_OPEN):
+            parliament.propose(who, roles(about, *which))
+    looked.clear()
+    parliament.vote(number, 1, yes=False)
+    assert len(parliament.open) == 1 + 2 * MAX_OPEN
+    assert len(looked) == alone
 
 
 def test_m17_an_organisation_leaves_alone() -> None:

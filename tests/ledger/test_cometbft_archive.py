@@ -11,7 +11,7 @@ from ledger_support import GENESIS, NETWORK
 from swarmlearning.encoding import sha256
 from swarmlearning.errors import VerificationError
 from swarmlearning.ledger.cometbft.archive import CometArchive
-from swarmlearning.ledger.cometbft.proofs import first_members, verify_proof
+from swarmlearning.ledger.cometbft.proofs import verify_proof
 from swarmlearning.ledger.proofs import Anchor
 from swarmlearning.types import Code, NodeId
 
@@ -29,10 +29,7 @@ def anchor(swarm: CometSwarm) -> Anchor:
 
 
 def archive(swarm: CometSwarm, index: int) -> CometArchive:
-    parts, ledger = swarm.nodes[index].parts, swarm.ledger(index)
-    return CometArchive(
-        NETWORK, first_members(swarm.members.values()), parts.rpc.call, lambda: ledger.height, parts.store.find
-    )
+    return swarm.ledger(index)._archive()
 
 
 def test_pf12_what_four_validators_ordered_is_exported_and_proven_also_after_one_left(tmp_path: Path) -> None:

@@ -106,6 +106,21 @@ def test_b1_answers_come_in_the_order_of_the_requests_of_each_connection(control
     asyncio.run(work())
 
 
+def test_b1_who_floods_one_connection_does_not_keep_the_others_waiting(control: Path) -> None:
+    async def work() -> None:
+        async with served(control) as (it, connect):
+            flooded, consensus = await connect(), await connect()
+            for client in (flooded, consensus):
+                client.send(echo("begin"))
+                assert await client.receive() is not None
+            flooded.send(*[FLUSH] * 5000)
+            consensus.send(echo("block"))
+            assert await consensus.receive() is not None
+            assert it.answered.count("flush") < 1000
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize(
     ("garbage", "why"),
     [

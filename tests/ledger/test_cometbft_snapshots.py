@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from cometbft_support import needs_cometbft
 from cometbft_swarm import LIMIT_S, CometSwarm, VotingApplication, domain, eventually
-from ledger_support import KvState
+from ledger_support import Died, KvState
 
 from swarmlearning.encoding import decode, encode, sha256
+from swarmlearning.errors import Broken
 from swarmlearning.ledger.boundary import Snapshot, Verdict
 from swarmlearning.ledger.cometbft.home import StateSync
 
@@ -92,16 +93,35 @@ class KvSnapshots:
         return Verdict(answer="accept")
 
 
+class Fragile(KvSnapshots):
+    """The first newcomer dies when it has put the state in place, and before its child knows of it."""
+
+    dead = False
+
+    def apply(self, chunk: int, data: bytes) -> Verdict:
+        verdict = super().apply(chunk, data)
+        assert self._wanted is not None
+        if not Fragile.dead and len(self._incoming) == self._wanted[0].chunks:
+            Fragile.dead = True
+            raise Died("the state is in place")
+        return verdict
+
+
 async def admit(swarm: CometSwarm, index: int) -> None:
     member = swarm.nodes[index].validator
     tx = f"+{domain(index)}={member.key.hex()} {member.peer} {member.endpoint}".encode()
     await swarm.ledger(0).submit(tx, timeout_s=LIMIT_S)
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"no such chunk"], ids=["honest", "a chunk is spoilt"])
+@pytest.mark.parametrize(
+    ("spoilt", "trusted"),
+    [(b"", 1), (b"no such chunk", 2)],
+    ids=["from a block that is years old", "a chunk is spoilt"],
+)
 def test_b32_a_newcomer_restores_a_verified_snapshot_and_goes_on_from_there(
-    tmp_path: Path, spoilt: bytes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spoilt: bytes, trusted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first block has the time of the genesis; the second one is of now."""
     monkeypatch.setattr(KvSnapshots, "spoilt", spoilt)
 
     async def work() -> None:
@@ -113,7 +133,7 @@ def test_b32_a_newcomer_restores_a_verified_snapshot_and_goes_on_from_there(
             rpcs = [swarm.nodes[i].parts._where.rpc for i in (0, 1)]
             newcomer = swarm.nodes[3]
             newcomer.changes["state_sync"] = StateSync(
-                servers=tuple(rpcs), height=2, block_hash=await swarm.ledger(0).block_hash(2)
+                servers=tuple(rpcs), height=trusted, block_hash=await swarm.ledger(0).block_hash(trusted)
             )
             await newcomer.start()
             await swarm.until(3, swarm.ledger(0).height)
@@ -131,5 +151,34 @@ def test_b32_a_newcomer_restores_a_verified_snapshot_and_goes_on_from_there(
             await swarm.start(3)
             await swarm.ledger(3).submit(b"again=1", timeout_s=LIMIT_S)
             await eventually(lambda: swarm.log(3)[-1] == b"again=1", "it goes on")
+
+    asyncio.run(work())
+
+
+def test_b33_a_newcomer_that_dies_when_it_has_restored_before_its_child_knows_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fragile, "dead", False)
+
+    async def work() -> None:
+        async with CometSwarm(1, tmp_path, more=1, make_app=Keeping, make_snapshots=Fragile) as swarm:
+            for i in range(12):
+                await swarm.ledger(0).submit(b"n=%d" % i, timeout_s=LIMIT_S)
+            newcomer = swarm.nodes[1]
+            rpc = swarm.nodes[0].parts._where.rpc
+            newcomer.changes["state_sync"] = StateSync(
+                servers=(rpc, rpc), height=2, block_hash=await swarm.ledger(0).block_hash(2)
+            )
+            await admit(swarm, 1)
+            await newcomer.start()
+            assert newcomer.task is not None
+            with pytest.raises(Broken, match="Died"):
+                await asyncio.wait_for(newcomer.task, LIMIT_S)
+            await newcomer.kill()
+            assert newcomer.app.info().height > 0
+            await newcomer.start()
+            await swarm.ledger(0).submit(b"more=1", timeout_s=LIMIT_S)
+            await eventually(lambda: swarm.log(1)[-1] == b"more=1", "it restores once more, and goes on")
+            assert swarm.log(1) == swarm.log(0)
 
     asyncio.run(work())

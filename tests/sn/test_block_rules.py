@@ -144,7 +144,19 @@ def test_tx19_one_organisation_leaves_room_for_the_others() -> None:
     chosen = chain.app.propose([*flood, other], 1 << 20)
     assert chosen == [*flood[: ordering.MAX_IN_BLOCK], other]
     assert chain.app.accept(chain.header(), chosen) == ""
-    assert "the most it may" in chain.app.accept(chain.header(), flood)
+    assert "may stand there" in chain.app.accept(chain.header(), flood)
+
+
+def test_tx19_one_organisations_large_transactions_leave_room_for_the_others() -> None:
+    """A block has 1 MiB: by number alone, seventeen of these would be all of it."""
+    chain = Chain(2)
+    chain.register(member(0), member(1))
+    flood = [chain.sign(member(0), create("x" * 60_000)) for _ in range(18)]
+    other = chain.sign(member(1), create("other"))
+    chosen = chain.app.propose([*flood, other], 1 << 20)
+    assert chosen == [*flood[:4], other]
+    assert chain.app.accept(chain.header(), chosen) == ""
+    assert "may stand there" in chain.app.accept(chain.header(), flood[:5])
 
 
 def test_tx19_registrations_count_as_their_organisations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +219,22 @@ def test_tx20_one_organisation_cannot_take_the_room_of_the_others(monkeypatch: p
     assert codes(chain, flood) == [Code.OK] * 3 + [Code.BUSY] * 2
     assert codes(chain, flood) == [Code.OK] * 3 + [Code.BUSY] * 2, "asked again, they are counted once"
     assert codes(chain, waiting_for(chain, member(1), 3)) == [Code.OK] * 3
+
+
+def test_tx20_nor_by_large_transactions() -> None:
+    """CometBFT keeps 64 MiB of all: by number alone, one organisation's would fill that."""
+    book, size, one, other = WaitingBook(), 64 << 10, member(0).domain, member(1).domain
+    most = fairness.MAX_WAITING_BYTES // size
+    large = [bytes([i % 256, i // 256]) * (size // 2) for i in range(most + 1)]
+    assert [book.enter(one, tx, 1) for tx in large] == [True] * most + [False]
+    assert [book.enter(one, tx, 2) for tx in large] == [True] * most + [False], "asked again, they are counted once"
+    assert book.enter(other, large[-1], 2)
+    book.leave(one, large[0])
+    assert book.enter(one, large[-1], 2)
+    book.settle(large[1:3], 3)
+    assert [book.enter(one, tx, 3) for tx in large[:3]] == [True, True, False]
+    book.settle([], 3 + fairness.FORGOTTEN_AFTER + 1)
+    assert all(book.enter(one, tx, 99) for tx in large[:most])
 
 
 def test_tx20_what_was_ordered_waits_no_more_and_what_is_left_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from chain_world import Chain, member
 from test_sn_access import HERE, SN, OneNodeLedger
@@ -15,7 +16,7 @@ from swarmlearning.encoding import encode
 from swarmlearning.errors import PeerError, Refused, Unreachable
 from swarmlearning.sn.api import CALL_LIGHT
 from swarmlearning.sn.light import LightProxy, LightRequest
-from swarmlearning.sn.service import MAX_LIGHT, SnService
+from swarmlearning.sn.service import MAX_LIGHT, MAX_LIGHT_ALL, SnService
 from swarmlearning.transport.memory import MemoryNetwork
 from swarmlearning.types import NodeName, Role
 
@@ -25,19 +26,20 @@ ASKED = LightRequest(method="validators", params={"height": "7", "page": "1"})
 class Office:
     """An SN of organisation 0, whose CometBFT answers with the question."""
 
-    def __init__(self) -> None:
+    def __init__(self, crowd: int = MAX_LIGHT) -> None:
         chain = Chain(2)
+        self._crowd = crowd
         self.network = MemoryNetwork()
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.crowded = asyncio.Event()
         self.held = asyncio.Event()
         self.held.set()
-        service = SnService(SN, chain.app, OneNodeLedger(chain), lambda: chain.time_ms, light=self.light)
-        self.network.serve(SN, HERE.endpoint, service)
+        self.service = SnService(SN, chain.app, OneNodeLedger(chain), lambda: chain.time_ms, light=self.light)
+        self.network.serve(SN, HERE.endpoint, self.service)
 
     async def light(self, method: str, params: dict[str, str]) -> bytes:
         self.asked.append((method, params))
-        if len(self.asked) == MAX_LIGHT:
+        if len(self.asked) == self._crowd:
             self.crowded.set()
         await self.held.wait()
         if method == "commit":
@@ -90,17 +92,35 @@ def test_a13_nothing_else_is_asked_on(request_: LightRequest | bytes) -> None:
     run(story())
 
 
-def test_a13_one_member_has_so_many_questions_open_and_no_more() -> None:
+def test_a13_one_organisation_has_so_many_questions_open_and_no_more_whatever_its_sns_are_called() -> None:
     async def story() -> None:
         office = Office()
         office.held.clear()
-        waiting = [asyncio.ensure_future(office.ask(member(1, Role.SN))) for _ in range(MAX_LIGHT)]
+        names = [msgspec.structs.replace(member(1, Role.SN), name=f"sn{n}") for n in range(MAX_LIGHT + 1)]
+        waiting = [asyncio.ensure_future(office.ask(name)) for name in names[:-1]]
         await office.crowded.wait()
         with pytest.raises(Refused, match="open already"):
-            await office.ask(member(1, Role.SN))
+            await office.ask(names[-1])
         office.held.set()
+        assert await office.ask(member(0, Role.SN))
         assert len(await asyncio.gather(*waiting)) == MAX_LIGHT
-        assert await office.ask(member(1, Role.SN))
+        assert await office.ask(names[-1])
+        assert not office.service._light_busy, "nothing is remembered of who asked once"
+
+    run(story())
+
+
+def test_a13_all_organisations_together_leave_connections_for_our_own_transactions() -> None:
+    async def story() -> None:
+        office = Office(crowd=MAX_LIGHT_ALL)
+        office.held.clear()
+        askers = [member(n, Role.SN) for n in range(MAX_LIGHT_ALL // MAX_LIGHT) for _ in range(MAX_LIGHT)]
+        waiting = [asyncio.ensure_future(office.ask(name)) for name in askers]
+        await office.crowded.wait()
+        with pytest.raises(Refused, match=f"{MAX_LIGHT_ALL} in all"):
+            await office.ask(member(MAX_LIGHT_ALL, Role.SN))
+        office.held.set()
+        await asyncio.gather(*waiting)
 
     run(story())
 

@@ -227,6 +227,23 @@ def test_ss3_a_full_disk_costs_the_snapshot_and_not_the_node(
     store.close()
 
 
+def test_ss3_a_machine_that_has_no_thread_left_costs_the_snapshot_and_not_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def exhausted(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = state(tmp_path / "s.sqlite", SMALL)
+    snapshots = SnapshotStore(store, tmp_path / "s", every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", exhausted)
+        snapshots.after_commit()
+    assert "no snapshot of block 10: can't start new thread" in caplog.text
+    snapshots.after_commit()
+    snapshots.close()
+    store.close()
+
+
 # --- SS-4: giving ---------------------------------------------------------------------------------------------------
 
 
@@ -266,8 +283,13 @@ def test_ss5_a_new_node_has_the_state_once_the_last_chunk_has_come(giver: Snapsh
     assert taker.holds_nothing()
     assert taker.snapshots.apply(1, giver.load(10, 1, 1) or b"").answer == "accept"
     assert held(taker.store) == LARGE
-    assert (taker.store.height, taker.store.root(), taker.told) == (10, app_hash, [10])
+    assert (taker.store.height, taker.store.begun_at, taker.store.root(), taker.told) == (10, 10, app_hash, [10])
     assert list(taker.directory.iterdir()) == []
+    # Its engine died before it had noted that, and offers it again.
+    again = StateStore(taker.store._path)
+    assert (again.height, again.begun_at) == (10, 10)
+    again.close()
+    assert {verdict.answer for verdict in taker.take(giver, snapshot, app_hash)} == {"accept"}
     # It goes on from there like any other node, and is the same after a restart.
     taker.store.commit(11, {"a": b"later"})
     fresh = StateStore(taker.store._path)
@@ -419,6 +441,18 @@ def test_ss6_a_state_with_another_root_is_not_kept(tmp_path: Path, what: str, wh
     assert taker.snapshots.apply(0, chunks[0]).answer == "accept"
     assert held(store) == SMALL
     store.close()
+
+
+def test_ss5_a_restored_state_survives_a_power_cut(taker: Taker, tmp_path: Path) -> None:
+    """Until SQLite fsyncs its log, at a checkpoint, only what is in the file itself is sure to be there."""
+    app_hash = state(None, SMALL).root()
+    snapshot, chunks = forged(sorted(SMALL.items()), app_hash)
+    taker.snapshots.offer(snapshot, app_hash)
+    assert taker.snapshots.apply(0, chunks[0]).answer == "accept"
+    shutil.copy(tmp_path / "taker.sqlite", tmp_path / "after.sqlite")
+    after = StateStore(tmp_path / "after.sqlite")
+    assert (after.height, after.root()) == (10, app_hash)
+    after.close()
 
 
 def test_ss6_another_offer_ends_the_one_before(giver: SnapshotStore, taker: Taker) -> None:

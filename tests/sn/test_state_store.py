@@ -45,6 +45,24 @@ def test_tx11_the_root_is_that_of_the_definition_after_every_block(blocks: list[
         assert {key: store.get(key) for key in store.keys("")} == values
 
 
+@pytest.mark.parametrize(("durable", "level"), [(False, 1), (True, 2)])
+def test_tx12_each_block_is_fsynced_where_the_ledger_does_not_keep_it(
+    durable: bool, level: int, tmp_path: Path
+) -> None:
+    store = StateStore(tmp_path / "s.sqlite", durable=durable)
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (level,)
+    store.close()
+
+
+def test_keys_as_long_as_a_transaction_are_not_remembered() -> None:
+    """A member asks for as many contracts as it likes, by names as long as it likes."""
+    store = StateStore(None)
+    long = "training/" + "x" * 60_000
+    store.commit(0, {"training/a": b"1"})
+    assert (store.get("training/a"), store.get(long), store.get(long + "y")) == (b"1", None, None)
+    assert list(store._known) == ["training/a"]
+
+
 @settings(max_examples=25)
 @given(CHANGES, CHANGES, CHANGES)
 def test_tx11_a_root_that_was_asked_for_does_not_stand_for_other_changes(

@@ -15,6 +15,7 @@ from swarmlearning.errors import (
     DecodeError,
     ForkDetected,
     PeerError,
+    Refused,
     Unreachable,
     VerificationError,
     WaitExpired,
@@ -30,6 +31,7 @@ from swarmlearning.sn.tickets import (
     Ticket,
     catch_up,
     describe_ticket,
+    find_snapshot_hash,
     find_ticket,
     forget_ticket,
     save_ticket,
@@ -105,6 +107,8 @@ def test_a12_a_members_ticket_is_believed(world: World) -> None:
     assert ticket == world.ticket
     assert ticket.validators == {A: validator(1), B: validator(2)}
     assert describe_ticket(ticket) == "pilot, block 7, 2 members, 2 validators"
+    snapshot = replace(ticket, snapshot=5, snapshot_hash=b"\xab" * 32)
+    assert describe_ticket(snapshot).endswith(f", 2 validators, snapshot of block 5, {'ab' * 32}")
 
 
 def test_a12_another_cas_word_counts_nothing(world: World, tmp_path: Path) -> None:
@@ -197,6 +201,7 @@ class Blocks:
         self._hash = block_hash
         self._silent = silent
         """So often it does not answer first."""
+        self.lowest = 1
         self.asked: list[int] = []
 
     async def wait_height(self, above: int) -> int:
@@ -211,6 +216,8 @@ class Blocks:
         self.asked.append(height)
         if len(self.asked) <= self._silent:
             raise Unreachable("CometBFT is starting")
+        if height < self.lowest:
+            raise Refused(f"height {height} is not available, lowest height is {self.lowest}", code="rpc")
         return self._hash
 
 
@@ -222,6 +229,18 @@ def test_a12_a_newcomer_catches_up_and_compares_the_tickets_block(world: World) 
     past.height = 15  # started again, before the block was compared
     asyncio.run(catch_up(past, world.ticket, 60))
     assert past.asked == [7]
+
+
+def test_a12_a_block_before_the_snapshot_that_was_restored_is_not_here_to_be_compared(world: World) -> None:
+    for begun_at in (8, 7, 0):
+        blocks = Blocks(20)
+        blocks.height, blocks.lowest = 15, 8
+        waiting = catch_up(blocks, world.ticket, 60, begun_at=lambda height=begun_at: height)  # type: ignore[misc]
+        if begun_at == 8:
+            asyncio.run(waiting)
+        else:
+            with pytest.raises(Refused, match="lowest height is 8"):
+                asyncio.run(waiting)
 
 
 def test_a12_another_history_than_the_members_stops_the_newcomer(world: World) -> None:
@@ -236,6 +255,16 @@ def test_a12_a_newcomer_to_whom_nobody_sends_blocks_says_so(world: World) -> Non
     there.height = 7
     with pytest.raises(WaitExpired, match=r"the hash of block 7.*CometBFT is starting"):
         asyncio.run(catch_up(there, world.ticket, 0))
+
+
+def test_a13_a_ticket_names_no_snapshot_whose_block_is_not_kept_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    blocks = Blocks(20, b"\x05" * 32)
+    assert asyncio.run(find_snapshot_hash(blocks, 0)) == b""
+    assert blocks.asked == []
+    assert asyncio.run(find_snapshot_hash(blocks, 2)) == b"\x05" * 32
+    blocks.lowest = 3
+    assert asyncio.run(find_snapshot_hash(blocks, 2)) == b""
+    assert "--keep-blocks" in caplog.text
 
 
 def test_an_sn_takes_up_the_ticket_that_was_put_beside_its_founding_file(world: World, tmp_path: Path) -> None:

@@ -230,6 +230,8 @@ def join(data: Path, genesis: Path, cert: Path | None, ticket: Path | None, trus
     click.echo(f"{joined.domain} joins {joined.genesis.network}: {joined.part}")
     click.echo(f"  founding file  {directory / 'genesis.bin'}, ledger {joined.genesis.ledger}")
     click.echo(f"  fingerprint    {genesis_fingerprint(joined.genesis).hex()}   compare it with the other founders'")
+    if invitation is not None:
+        click.echo(f"  ticket         {describe_ticket(decode_ticket(invitation.ticket))}")
     click.echo(f"  next           {joined.command} --cert FILE --key FILE --cacert FILE")
 
 

@@ -191,13 +191,15 @@ def _members(state: State) -> set[TrustDomain]:
 
 def _settle(state: State, context: Context) -> None:
     """M-10: close what is decided, by number; after each, for members may be others then, all anew."""
-    while any(_decide(state, context, proposal) for proposal in list_open(state)):
-        pass
+    closed = True
+    while closed:
+        # Once for all: each member may have several open, and every message of governance looks at all of them.
+        members = _members(state)
+        closed = any(_decide(state, context, proposal, members) for proposal in list_open(state))
 
 
-def _decide(state: State, context: Context, proposal: Proposal) -> bool:
+def _decide(state: State, context: Context, proposal: Proposal, members: set[TrustDomain]) -> bool:
     """Whether the proposal was closed."""
-    members = _members(state)
     if proposal.proposer not in members:
         return _close(state, context, proposal, ProposalState.WITHDRAWN, f"{proposal.proposer} is no member any more")
     kept = replace(

@@ -16,6 +16,9 @@ from swarmlearning.types import Code, TrustDomain
 MAX_IN_BLOCK: Final = 256
 """TX-19: most transactions of one organisation in a block."""
 
+MAX_BYTES_IN_BLOCK: Final = 256 << 10
+"""TX-19: most bytes that they have together: a quarter of what a block of CometBFT's holds. Four of the largest fit."""
+
 _UNKNOWN_HASH: Final = bytes(32)
 
 
@@ -29,7 +32,8 @@ class BlockRules:
         self._now = now
         self._height = height
         self._nonces: set[tuple[bytes, bytes]] = set()
-        self._counts: dict[TrustDomain, int] = {}
+        self._taken: dict[TrustDomain, tuple[int, int]] = {}
+        """Of each organisation, how many and how many bytes."""
 
     def take(self, tx: bytes) -> None:
         """Let a transaction stand in the block.
@@ -51,8 +55,13 @@ class BlockRules:
         if isinstance(message, RegisterNode):
             membership.check_registration(self._state, context, message, signed.signer, self._genesis.network)
         # 4. Its organisation leaves room for others.
-        count = self._counts.get(context.name.domain, 0)
-        if count >= MAX_IN_BLOCK:
-            raise Rejected(Code.BUSY, f"{context.name.domain} has {count} transactions in this block, the most it may")
+        domain = context.name.domain
+        count, size = self._taken.get(domain, (0, 0))
+        if count >= MAX_IN_BLOCK or size + len(tx) > MAX_BYTES_IN_BLOCK:
+            raise Rejected(
+                Code.BUSY,
+                f"{domain} has {count} transactions of {size} bytes in this block, at most {MAX_IN_BLOCK} of "
+                f"{MAX_BYTES_IN_BLOCK} bytes may stand there",
+            )
         self._nonces.add(mark)
-        self._counts[context.name.domain] = count + 1
+        self._taken[domain] = count + 1, size + len(tx)

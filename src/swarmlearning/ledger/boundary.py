@@ -271,7 +271,14 @@ class Snapshots(Protocol):
         ...
 
     def offer(self, snapshot: Snapshot, app_hash: bytes) -> Verdict:
-        """Begin to restore `snapshot`, or refuse it; `app_hash` is the state's that validators signed."""
+        """Begin to restore `snapshot`, or refuse it, above all ("abort") where blocks were executed here.
+
+        An engine that died before it had noted that a state was restored offers one again: that is not refused.
+
+        Args:
+            snapshot: as another node offers it.
+            app_hash: the state's that validators signed.
+        """
         ...
 
     def apply(self, chunk: int, data: bytes) -> Verdict:

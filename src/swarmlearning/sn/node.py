@@ -26,7 +26,15 @@ from swarmlearning.sn.light import LightProxy
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.snapshots import SnapshotStore
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.sn.tickets import Member, Ticket, catch_up, find_ticket, forget_ticket, sign_ticket
+from swarmlearning.sn.tickets import (
+    Member,
+    Ticket,
+    catch_up,
+    find_snapshot_hash,
+    find_ticket,
+    forget_ticket,
+    sign_ticket,
+)
 from swarmlearning.transport.api import Address, Call, Stream
 from swarmlearning.transport.client import HttpClient
 from swarmlearning.transport.server import Server
@@ -100,7 +108,8 @@ class SnNode:
         self._identity = identity
         self._trust = TrustStore(self.genesis.network, system_clock, organisations)
         self._client = HttpClient(self._trust, identity)
-        self.app = SwarmApplication(StateStore(config.data / "state.sqlite"), self._on_commit)
+        state = StateStore(config.data / "state.sqlite", durable=config.cometbft.retain_blocks > 0)
+        self.app = SwarmApplication(state, self._on_commit)
         parts = Parts(
             node=node,
             genesis=self.genesis,
@@ -138,8 +147,10 @@ class SnNode:
 
     def _open_light(self) -> LightProxy | None:
         """What our CometBFT verifies a snapshot by, where a ticket offers one to an SN that has executed nothing."""
-        ticket = self._ticket
-        if ticket is None or not ticket.snapshot or self.genesis.ledger != "cometbft" or self.app.info().height:
+        ticket, state = self._ticket, self.app.store
+        if ticket is None or not ticket.snapshot or self.genesis.ledger != "cometbft":
+            return None
+        if state.height > 0 and state.height != state.begun_at:
             return None
         if NodeName.parse(ticket.sn).domain not in {o.domain for o in self.genesis.organisations}:
             _LOG.warning(
@@ -207,10 +218,11 @@ class SnNode:
             Refused: there is no block yet.
             SwarmError: the engine cannot say that block's hash.
         """
+        snapshot = 0 if self._snapshots is None else self._snapshots.newest(self.ledger.height - SNAPSHOT_AGE)
+        snapshot_hash = await find_snapshot_hash(self.ledger, snapshot)
         height = self.ledger.height
         if height == 0:
             raise Refused("there is no block yet; ask again when the network runs", code="too-early")
-        snapshot = 0 if self._snapshots is None else self._snapshots.newest(height - SNAPSHOT_AGE)
         # All of one moment: nothing else runs before the engine is asked for the hash.
         members = tuple(
             Member(domain=organisation.domain, validator=organisation.validator)
@@ -227,8 +239,8 @@ class SnNode:
             members=members,
             sn=self.credential.node.id,
             api=self._api_endpoint,
-            snapshot=snapshot,
-            snapshot_hash=await self.ledger.block_hash(snapshot) if snapshot else b"",
+            snapshot=snapshot if snapshot_hash else 0,
+            snapshot_hash=snapshot_hash,
         )
         return sign_ticket(ticket, self.credential)
 
@@ -264,7 +276,7 @@ class SnNode:
             Refused: the ledger refused the registration.
         """
         if self._ticket is not None:
-            await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S, restored=self._light is not None)
+            await catch_up(self.ledger, self._ticket, REGISTER_WAIT_S, begun_at=lambda: self.app.store.begun_at)
             forget_ticket(self.config.data)
         node = self.credential.node.id
         if self.genesis.ledger == "cometbft":

@@ -53,9 +53,11 @@ HISTORY_BYTES = 900 << 10
 STATUS_OFFENCES = 8
 """How many offences a status tells."""
 
+MAX_LIGHT = 4
+"""Most questions of one organisation's light clients that are worked on at a time; its CA may name many SNs."""
 
-MAX_LIGHT = 16
-"""Most questions of one other SN's light client that are worked on at a time."""
+MAX_LIGHT_ALL = 16
+"""Most of all: our own transactions go to our CometBFT over the same connections, of which there are 64."""
 
 
 class SnService:
@@ -96,7 +98,7 @@ class SnService:
         self._make_ticket = ticket
         self._ask_light = light
         self._away = away
-        self._light_busy: Counter[NodeId] = Counter()
+        self._light_busy: Counter[TrustDomain] = Counter()
 
     @property
     def calls(self) -> Mapping[str, Call]:
@@ -168,13 +170,20 @@ class SnService:
             raise Refused("there is no CometBFT here", code="not-found")
         request = decode(body, LightRequest)
         check_question(request)
-        if self._light_busy[caller.node] >= MAX_LIGHT:
-            raise Refused(f"{caller.name.short} has {MAX_LIGHT} questions open already", code="busy")
-        self._light_busy[caller.node] += 1
+        domain = caller.name.domain
+        if self._light_busy[domain] >= MAX_LIGHT or self._light_busy.total() >= MAX_LIGHT_ALL:
+            raise Refused(
+                f"{self._light_busy[domain]} questions of {domain} are open already, {self._light_busy.total()} in "
+                f"all; at most {MAX_LIGHT} of one organisation and {MAX_LIGHT_ALL} of all are worked on",
+                code="busy",
+            )
+        self._light_busy[domain] += 1
         try:
             return await self._ask_light(request.method, request.params)
         finally:
-            self._light_busy[caller.node] -= 1
+            self._light_busy[domain] -= 1
+            if not self._light_busy[domain]:
+                del self._light_busy[domain]
 
     async def _contract(self, caller: Caller, body: bytes) -> bytes:
         self._admit(caller, *Role)

@@ -76,8 +76,14 @@ class SnapshotStore:
             _LOG.warning("no snapshot of block %d: %s", height, error)
             return
         app_hash = self._store.root()
-        self._writer = threading.Thread(target=self._write, args=(view, app_hash), name=f"snapshot {height}")
-        self._writer.start()
+        writer = threading.Thread(target=self._write, args=(view, app_hash), name=f"snapshot {height}")
+        try:
+            writer.start()
+        except RuntimeError as error:  # as many threads as this machine lets us have
+            view.close()
+            _LOG.warning("no snapshot of block %d: %s", height, error)
+            return
+        self._writer = writer
 
     def wait(self) -> None:
         """Wait until the snapshot that is being written is there; for tests and the end."""
@@ -167,10 +173,11 @@ class SnapshotStore:
     def offer(self, snapshot: Snapshot, app_hash: bytes) -> Verdict:
         """Accept a snapshot whose metadata are sound and say that it is the state of `app_hash`; see `Snapshots.offer`.
 
-        Only a node that has executed no block restores one.
+        Only a node that has executed no block restores one; or none since it restored one, if its engine died before it
+        had noted that.
         """
         self._drop_incoming()
-        if self._store.height > 0:
+        if self._store.height > 0 and self._store.height != self._store.begun_at:
             return Verdict(answer="abort", reason=f"this node has executed {self._store.height} blocks already")
         if snapshot.format != FORMAT:
             return Verdict(

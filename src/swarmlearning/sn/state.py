@@ -2,7 +2,8 @@
 
 The root covers the whole state; only buckets that a block touches are hashed again. One SQL transaction a block. It
 survives the death of the process; a power cut may take the last blocks' with it, each whole, for the file is fsynced
-now and then only: the ledger has those blocks, durably, and executes them again.
+now and then only: the ledger has those blocks, durably, and executes them again. Where it has not (blocks that are
+dropped, or that a snapshot stands for) the state is fsynced too.
 """
 
 import sqlite3
@@ -19,6 +20,9 @@ BUCKETS: Final = 1024
 
 KNOWN: Final = 4096
 """Most values that are remembered; most are small, and a training's record has a few kilobytes."""
+
+KNOWN_KEY: Final = 512
+"""Longest key whose value is remembered: none that is there is as long, but whoever asks may name any."""
 
 _EMPTY: Final = sha256(b"")
 
@@ -71,11 +75,12 @@ def _rehash(tree: Tree, buckets: dict[int, bytes]) -> dict[tuple[int, int], byte
 class StateStore:
     """Committed state, in a file or in memory."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, durable: bool = False) -> None:
         """Open or create the state.
 
         Args:
             path: the SQLite file; None keeps everything in memory (simulator).
+            durable: whether each block survives a power cut: a ledger that drops blocks could not give them again.
 
         Raises:
             Broken: the file is damaged, or is no state file.
@@ -84,12 +89,13 @@ class StateStore:
         try:
             self._db = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._db.execute("CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB, bucket INT)")
             self._db.execute("CREATE INDEX IF NOT EXISTS by_bucket ON state (bucket, key)")
             self._db.execute("CREATE TABLE IF NOT EXISTS committed (id INT PRIMARY KEY CHECK (id = 0), height INT)")
             self._db.execute("INSERT OR IGNORE INTO committed VALUES (0, -1)")
             self._height = int(self._db.execute("SELECT height FROM committed").fetchone()[0])
+            self._begun_at = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             self._known: dict[str, bytes | None] = {}
             """Values that were read or committed last."""
             self._computed: tuple[dict[str, bytes | None], dict[tuple[int, int], bytes]] | None = None
@@ -106,12 +112,20 @@ class StateStore:
         """Height of the last committed block; -1 before `init`."""
         return self._height
 
+    @property
+    def begun_at(self) -> int:
+        """Height of the block whose state was put in place of an empty one; 0: all blocks were executed."""
+        return self._begun_at
+
     def get(self, key: str) -> bytes | None:
         """Committed value under `key`, or None."""
-        if key not in self._known:
-            row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
-            self._remember({key: None if row is None else bytes(row[0])})
-        return self._known[key]
+        if key in self._known:
+            return self._known[key]
+        row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        value = None if row is None else bytes(row[0])
+        if len(key) <= KNOWN_KEY:
+            self._remember({key: value})
+        return value
 
     def _remember(self, values: dict[str, bytes | None]) -> None:
         if len(self._known) + len(values) > KNOWN:
@@ -187,7 +201,7 @@ class StateStore:
             raise Broken(f"state {self._path}: {error}") from error
 
     def replace(self, height: int, entries: Iterable[tuple[str, bytes]], root: bytes) -> None:
-        """Put the state after block `height` in place of this one, at once or not at all.
+        """Put the state after block `height` in place of this one, at once or not at all; durable.
 
         Args:
             height: of the block after which it is.
@@ -206,6 +220,7 @@ class StateStore:
                 self._db.execute("DELETE FROM state")
                 self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
                 self._db.execute("UPDATE committed SET height = ?", (height,))
+                self._db.execute(f"PRAGMA user_version = {height:d}")
                 self._tree = _grow_tree(BUCKETS)
                 self._adopt(self._nodes({row[0]: {} for row in self._db.execute(_BUCKETS_IN_USE).fetchall()}))
                 if self.root() != root:
@@ -220,7 +235,13 @@ class StateStore:
         except BaseException:
             self._tree = before
             raise
-        self._height, self._known, self._computed = height, {}, None
+        self._height = self._begun_at = height
+        self._known, self._computed = {}, None
+        try:
+            # No block that led to it is here to be executed again after a power cut.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise Broken(f"state, height {height}: {error}; free space on the disk, or replace it") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -264,6 +285,10 @@ class StateView:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no more."""
         if self._db is not None:
             self._db.close()
 

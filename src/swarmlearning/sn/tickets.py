@@ -7,6 +7,7 @@ introduction: what the newcomer executes itself decides from the ticket's block 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -227,11 +228,19 @@ class Follower(Protocol):
         ...
 
 
-async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float, *, restored: bool = False) -> None:
+async def catch_up(
+    ledger: Follower, ticket: Ticket, limit_s: float, *, begun_at: Callable[[], int] = lambda: 0
+) -> None:
     """A-12: wait until the ticket's block is committed here, and see that it is the one that the member meant.
 
-    Where the state was `restored` from a newer snapshot that block is not kept here; the engine has verified the
+    Where the state was restored from a newer snapshot that block is not kept here; the engine has verified the
     snapshot by what the ticket names.
+
+    Args:
+        ledger: catches up.
+        ticket: names the block.
+        limit_s: how long to wait for a further block.
+        begun_at: height of the snapshot from which the state was restored; 0 if it was not.
 
     Raises:
         WaitExpired: no further block came for `limit_s` seconds, or that block's hash cannot be asked for.
@@ -251,7 +260,7 @@ async def catch_up(ledger: Follower, ticket: Ticket, limit_s: float, *, restored
     try:
         found = await _hash_of(ledger, ticket.height, limit_s)
     except Refused:
-        if restored:
+        if ticket.height < begun_at():
             return
         raise
     if found != ticket.block_hash:
@@ -272,9 +281,30 @@ async def _hash_of(ledger: Follower, height: int, limit_s: float) -> bytes:
             await asyncio.sleep(_RETRY_S)
 
 
+async def find_snapshot_hash(ledger: Follower, height: int) -> bytes:
+    """Hash of the block of which there is a snapshot, for a ticket; empty for `height` 0, or if it is not kept.
+
+    Raises:
+        SwarmError: the engine cannot say.
+    """
+    if height == 0:
+        return b""
+    try:
+        return await ledger.block_hash(height)
+    except Refused as error:
+        # With it are gone blocks after it, which a newcomer would need.
+        _LOG.warning(
+            "the join ticket names no snapshot: the block of the newest one, %d, is not kept (%s); keep more than "
+            "twice as many blocks (--keep-blocks) as there are from one snapshot to the next (--snapshot-every)",
+            height,
+            error,
+        )
+        return b""
+
+
 def describe_ticket(ticket: Ticket) -> str:
     """One line for people."""
     sentinel = f"sentinel {NodeName.parse(ticket.sentinel).short}" if ticket.sentinel else ""
     who = sentinel or f"{len(ticket.validators)} validators"
     shown = f"{ticket.network}, block {ticket.height}, {len(ticket.members)} members, {who}"
-    return f"{shown}, snapshot of block {ticket.snapshot}" if ticket.snapshot else shown
+    return f"{shown}, snapshot of block {ticket.snapshot}, {ticket.snapshot_hash.hex()}" if ticket.snapshot else shown

@@ -9,11 +9,8 @@ from swarmlearning.errors import ConfigurationError
 from swarmlearning.ledger.cometbft.home import StateSync
 from swarmlearning.types import Endpoint, NodeId, Validator
 
-MAX_TX_BYTES: Final = 64 << 10
-"""Largest transaction; every node of a network must agree on it, so it is no setting."""
-
 MAX_BLOCK_TXS: Final = 1024
-"""Most transactions in a block; agreed on likewise."""
+"""Most transactions in a block; every node of a network must agree on it, so it is no setting."""
 
 PEER_PORT: Final = 26656
 """CometBFT's usual port for its peers."""
@@ -55,7 +52,7 @@ class CometConfig(msgspec.Struct, frozen=True, kw_only=True):
     introduced_at: int = 0
 
     state_sync: StateSync | None = None
-    """Where a node that has no block gets the state from a snapshot; None: all blocks are executed."""
+    """Where a child that has no block learns what a snapshot is verified by; None: all blocks are executed."""
     retain_blocks: int = 0
     """How many of the newest blocks the child keeps; 0: all."""
     watch_every_s: float = 2.0

@@ -25,19 +25,17 @@ from swarmlearning.encoding import sha256
 from swarmlearning.errors import Broken, ConfigurationError, DecodeError
 from swarmlearning.ledger.boundary import Application, Applied, Header, Misbehaviour, Snapshots
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, MAX_TX_BYTES, CometConfig
+from swarmlearning.ledger.cometbft.config import MAX_BLOCK_TXS, CometConfig
 from swarmlearning.ledger.cometbft.crash import Crash, CrashPoint
+from swarmlearning.ledger.cometbft.home import MAX_TX_BYTES, POWER
 from swarmlearning.ledger.cometbft.order import CallOrder
 from swarmlearning.ledger.cometbft.pool import Pool
 from swarmlearning.ledger.cometbft.snapshots import SnapshotCalls
-from swarmlearning.ledger.cometbft.store import OrderedStore
+from swarmlearning.ledger.cometbft.store import REMEDY, OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Validator
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
-
-POWER: Final = 10
-"""Of every validator's vote."""
 
 VERSION: Final = 1
 """Of the application's protocol, in every block's header."""
@@ -148,7 +146,13 @@ class Driver:
         kind = request.WhichOneof("value")
         if kind is None:
             raise DecodeError("ABCI: a request of an unknown kind: expected CometBFT 0.38 to 0.40")
-        return self._answers[kind](getattr(request, kind))
+        try:
+            return self._answers[kind](getattr(request, kind))
+        except DecodeError as error:
+            # Of a request it would blame the child, which would be started again, and again.
+            raise Broken(
+                f"at CometBFT's call {kind}, something that is stored here cannot be read: {error}; {REMEDY}"
+            ) from error
 
     # --- handshake --------------------------------------------------------------------------------------------
 
@@ -235,7 +239,7 @@ class Driver:
         for index, tx in enumerate(txs):
             if len(tx) > MAX_TX_BYTES:
                 return f"{where}, transaction {index}: {len(tx)} bytes, at most {MAX_TX_BYTES} are accepted"
-            ordered = self._store.find(sha256(tx))
+            ordered = self._store.find(sha256(tx), upto=self.height)
             if ordered is not None:
                 return f"{where}, transaction {index}: in block {ordered[0]} already"
         return self._app.accept(header, txs)
@@ -291,7 +295,8 @@ class Driver:
         self.pool.forget()
         self._crash(CrashPoint.AFTER_COMMIT)
         for tx, result in zip(pending.txs, pending.applied.results, strict=True):
-            self._waiting.tell(sha256(tx), self._store.find(sha256(tx)) or (pending.height, result))
+            first = self._store.find(sha256(tx), upto=pending.height)
+            self._waiting.tell(sha256(tx), first or (pending.height, result))
         self._waiting.announce()
         if pending.applied.validators is not None:
             self._members_changed()

@@ -24,8 +24,8 @@ from swarmlearning.ledger.cometbft.crash import Crash, never_crash
 from swarmlearning.ledger.cometbft.home import HOME, check_home
 from swarmlearning.ledger.cometbft.parts import Parts
 from swarmlearning.ledger.cometbft.proofs import first_members
-from swarmlearning.ledger.cometbft.store import OrderedStore
-from swarmlearning.ledger.waiting import Waiting
+from swarmlearning.ledger.cometbft.store import REMEDY, OrderedStore
+from swarmlearning.ledger.waiting import Outcome, Waiting
 from swarmlearning.transport.api import Call
 from swarmlearning.types import NodeId, TrustDomain
 
@@ -141,13 +141,13 @@ class CometLedger:
         elif info.height > store.height:
             raise Broken(
                 f"the application stands at block {info.height}, {self._config.data_dir} knows of blocks up to "
-                f"{store.height}: they are not of one copy; restore the whole data directory, or start it empty"
+                f"{store.height}: they are not of one copy; {REMEDY}"
             )
         elif info.height and store.app_hash(info.height) != info.app_hash:
             raise Broken(
                 f"the application's state after block {info.height} is {info.app_hash.hex()[:16]}; "
                 f"{self._config.data_dir} recorded {(store.app_hash(info.height) or b'').hex()[:16]}: they are not of "
-                "one copy; restore the whole data directory, or start it empty"
+                f"one copy; {REMEDY}"
             )
 
     async def run(self) -> None:
@@ -256,7 +256,11 @@ class CometLedger:
     def _archive(self) -> CometArchive:
         parts, config = self._opened(), self._config
         first = first_members(config.initial)
-        return CometArchive(config.network, first, parts.rpc.call, lambda: self.height, parts.store.find)
+
+        def find(tx_hash: bytes) -> Outcome | None:
+            return parts.store.find(tx_hash, upto=self.height)
+
+        return CometArchive(config.network, first, parts.rpc.call, lambda: self.height, find)
 
     def _opened(self) -> Parts:
         if self._parts is None:

@@ -44,7 +44,7 @@ MAX_CHAIN_ID: Final = 50
 """Longest network name that CometBFT takes, characters."""
 
 MAX_TX_BYTES: Final = 64 << 10
-"""Largest transaction, bytes, as in the embedded ledger."""
+"""Largest transaction, bytes, as in the embedded ledger; all nodes must agree on it, so it is no setting."""
 
 MAX_BLOCK_BYTES: Final = 1 << 20
 MAX_EVIDENCE_BYTES: Final = 64 << 10
@@ -52,6 +52,13 @@ MAX_EVIDENCE_BYTES: Final = 64 << 10
 EVIDENCE_BLOCKS: Final = 100_000
 EVIDENCE_HOURS: Final = 48
 """Evidence of a validator's misbehaviour counts while it is younger than either."""
+
+TRUST_HOURS: Final = 10 * 365 * 24
+"""How old the block may be from which a snapshot is verified.
+
+In a network that makes few blocks the newest snapshot's is days or weeks old. That validators who left long ago could
+sign another history is no concern here: who names the block, lately, also answers what it is verified by.
+"""
 
 _PUBLIC_TYPE: Final = "tendermint/PubKeyEd25519"
 _PRIVATE_TYPE: Final = "tendermint/PrivKeyEd25519"
@@ -72,7 +79,7 @@ class StateSync(msgspec.Struct, frozen=True, kw_only=True):
     servers: tuple[str, ...]
     """RPC addresses of two or more nodes, such as `http://127.0.0.1:26657`."""
     height: int
-    """Of a block that is known to be right, not older than the evidence period."""
+    """Of a block that is known to be right."""
     block_hash: bytes
     """That block's, 32 bytes."""
 
@@ -411,6 +418,6 @@ enable = true
 rpc_servers = {_text(",".join(sync.servers))}
 trust_height = {sync.height}
 trust_hash = {_text(sync.block_hash.hex().upper())}
-trust_period = "{EVIDENCE_HOURS}h0m0s"
+trust_period = "{TRUST_HOURS}h0m0s"
 discovery_time = "5s"
 """

@@ -57,10 +57,12 @@ class CallOrder:
     def offer_snapshot(self) -> None:
         """A snapshot is offered, instead of all blocks up to it.
 
+        A height above 0 is one that was restored in a life before: whether it is, the application knows.
+
         Raises:
-            Broken: there are blocks here already, or the chain began.
+            Broken: the chain began in this life.
         """
-        if self._height != 0 or self._step not in (Step.CONNECTED, Step.INFORMED, Step.RESTORING):
+        if self._step not in (Step.CONNECTED, Step.INFORMED, Step.RESTORING):
             raise self._illegal("OfferSnapshot", 0)
         self._step = Step.RESTORING
 

@@ -99,7 +99,9 @@ class Parts:
             external=config.external,
             abci=self._where.abci,
             rpc=self._where.rpc,
-            state_sync=config.state_sync if self._app.info().height == 0 else None,
+            # A child that has blocks passes over it. One that died between our restoring and its noting that needs it:
+            # it would never start on an application that is ahead of it.
+            state_sync=config.state_sync,
         )
 
     async def care(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from swarmlearning.encoding import sha256
 from swarmlearning.ledger.boundary import Application, TxResult
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
-from swarmlearning.ledger.cometbft.config import MAX_TX_BYTES
+from swarmlearning.ledger.cometbft.home import MAX_TX_BYTES
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.waiting import Waiting
 from swarmlearning.types import Code
@@ -59,7 +59,7 @@ class Pool:
     def check(self, request: pb.RequestCheckTx) -> pb.Response:
         """Answer `CheckTx`: of a transaction that comes, or, after a block, of one that waits."""
         tx_hash = sha256(request.tx)
-        if self._store.find(tx_hash) is not None:
+        if self._is_ordered(tx_hash):
             return _checked(ORDERED, "the transaction is in a block already", ENGINE)
         result = self.judge(request.tx)
         if result.code is Code.OK:
@@ -75,7 +75,10 @@ class Pool:
     def may_propose(self, tx: bytes) -> bool:
         """Whether a transaction that waits may be in the next block."""
         tx_hash = sha256(tx)
-        return tx_hash not in self._doubtful and self._store.find(tx_hash) is None
+        return tx_hash not in self._doubtful and not self._is_ordered(tx_hash)
+
+    def _is_ordered(self, tx_hash: bytes) -> bool:
+        return self._store.find(tx_hash, upto=self._app.info().height) is not None
 
     def forget(self) -> None:
         """A block was committed, after which all that waits is checked again; or the child begins with nothing."""

@@ -24,11 +24,9 @@ from swarmlearning.ledger.cometbft.headers import (
     order_members,
     vote_bytes,
 )
+from swarmlearning.ledger.cometbft.home import POWER
 from swarmlearning.ledger.proofs import MAX_PROOF_BYTES, Anchor, Content, Proven, Whole, verify_content
 from swarmlearning.types import Validator
-
-POWER: Final = 10
-"""Voting power of every validator of a genesis."""
 
 MAX_MEMBERS: Final = 1024
 MAX_LINKS: Final = 1024

@@ -96,7 +96,7 @@ class SnapshotCalls:
             verdict = self._snapshots.offer(snapshot, request.app_hash)
         if verdict.answer == "accept":
             # Before the state is there: a file that is ahead of the application does no harm, one that is behind does.
-            self._store.begin_at(snapshot.height, request.app_hash)
+            self._store.begin_at(snapshot.height, request.app_hash, keep=order.height)
             self._offered, self._left = (snapshot, request.app_hash), set(range(snapshot.chunks))
         else:
             _LOG.warning("%s: the snapshot of block %d is not taken: %s", self._node, snapshot.height, verdict.reason)

@@ -27,6 +27,12 @@ APPLICATION_ID: Final = 0x53574C43
 FORMAT: Final = 1
 """Raised when the tables change."""
 
+REMEDY: Final = (
+    "stop this node, remove the *.sqlite* files of its data directory (never what lies below cometbft: it records what "
+    "was signed), and start it again: all blocks are executed anew; where old ones are not kept, see run-on-cometbft.md"
+)
+"""What to do where our files do not fit together. An old copy of the whole directory might make the key sign twice."""
+
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -91,7 +97,7 @@ class OrderedStore:
                 raise Broken(
                     f"block {height} was executed again and gives state {app_hash.hex()[:16]}, the first time "
                     f"{before.hex()[:16]}: the application is not deterministic, or its state was damaged in between; "
-                    f"copy another node's state, or start this one empty"
+                    f"{REMEDY}"
                 )
             top = int(self._db.execute("SELECT coalesce(max(height), 0) FROM block").fetchone()[0])
             if height > top + 1:
@@ -102,16 +108,21 @@ class OrderedStore:
                 [(sha256(tx), height, encode(result)) for tx, result in zip(txs, results, strict=True)],
             )
 
-    def begin_at(self, height: int, app_hash: bytes) -> None:
+    def begin_at(self, height: int, app_hash: bytes, *, keep: int = 0) -> None:
         """Begin with the block of `height`, whose state comes from a snapshot; what was there is forgotten.
+
+        Args:
+            height: of the snapshot.
+            app_hash: the application's after that block.
+            keep: where the application stands until it has that state: this block is not forgotten.
 
         Raises:
             Broken: the disk failed.
         """
         with self._damage(), self._transaction():
             self._db.execute("DELETE FROM tx")
-            self._db.execute("DELETE FROM block")
-            self._db.execute("INSERT INTO block VALUES (?, ?)", (height, app_hash))
+            self._db.execute("DELETE FROM block WHERE height != ?", (keep,))
+            self._db.execute("INSERT OR REPLACE INTO block VALUES (?, ?)", (height, app_hash))
 
     def app_hash(self, height: int) -> bytes | None:
         """The application's state after the block of `height`, None if it was not written."""
@@ -119,14 +130,19 @@ class OrderedStore:
             row = self._db.execute("SELECT app_hash FROM block WHERE height = ?", (height,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def find(self, tx_hash: bytes) -> Outcome | None:
-        """Height and result of the transaction with this SHA-256; None if it has not been ordered.
+    def find(self, tx_hash: bytes, *, upto: int) -> Outcome | None:
+        """Height and result of the transaction with this SHA-256; None if no block up to `upto` holds it.
+
+        What the application has not committed yet must not be told: this file may be ahead of it, and if the child has
+        lost its newest blocks, too, they are decided anew.
 
         Raises:
             Broken: what is stored there is damaged.
         """
         with self._damage():
-            row = self._db.execute("SELECT height, result FROM tx WHERE hash = ?", (tx_hash,)).fetchone()
+            row = self._db.execute(
+                "SELECT height, result FROM tx WHERE hash = ? AND height <= ?", (tx_hash, upto)
+            ).fetchone()
         if row is None:
             return None
         try:
@@ -196,6 +212,4 @@ class OrderedStore:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, how: str) -> Broken:
-        return Broken(
-            f"{self._path} cannot be used: {how}; restore the whole data directory from a copy, or start it empty"
-        )
+        return Broken(f"{self._path} cannot be used: {how}; {REMEDY}")

@@ -71,9 +71,8 @@ class Submitter:
         """
         self._waiting.check_running()
         tx_hash = sha256(tx)
-        known = self._store.find(tx_hash)
-        # After a crash the file may know of blocks that the application has yet to execute again.
-        if known is not None and known[0] <= self._driver.height:
+        known = self._store.find(tx_hash, upto=self._driver.height)
+        if known is not None:
             return known
         result = self._driver.pool.judge(tx)
         if result.code is not Code.OK:
