@@ -218,7 +218,8 @@ def test_m10_what_cannot_be_done_any_more_when_the_votes_suffice_fails() -> None
     # A member more: three of five are not enough.
     assert parliament.vote(second, 0, 2) is ProposalState.OPEN
     assert parliament.vote(second, 3) is ProposalState.FAILED
-    assert "is a member already" in parliament.proposal(second).outcome
+    # The code alone: a text may be worded otherwise in another release, and this is a part of the state.
+    assert parliament.proposal(second).outcome == "it cannot be carried out any more: conflict"
     assert parliament.organisation(9).roles == tuple(Role)
 
 

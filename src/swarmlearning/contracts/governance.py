@@ -223,7 +223,9 @@ def _carry_out(state: State, context: Context, proposal: Proposal, members: set[
     try:
         changes.check_change(state, context, proposal.change)
     except Rejected as rejected:
-        return _close(state, context, proposal, ProposalState.FAILED, rejected.log)
+        # The state holds no text that another release, or another version of a library, may word otherwise.
+        why = f"it cannot be carried out any more: {rejected.code.name.lower().replace('_', ' ')}"
+        return _close(state, context, proposal, ProposalState.FAILED, why)
     count = f"{len(proposal.yes)} of {len(electorate(proposal.change, members))} voted for it"
     _close(state, context, proposal, ProposalState.CARRIED, count)
     changes.make_change(state, context, proposal.change)
