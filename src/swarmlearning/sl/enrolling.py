@@ -1,5 +1,6 @@
 """Joining a training: create the contract if there is none, enrol, and say clearly what does not fit."""
 
+import asyncio
 import contextlib
 from typing import Final
 
@@ -12,11 +13,16 @@ from swarmlearning.sl.control import Open
 from swarmlearning.sl.desk import Desk, log
 from swarmlearning.sl.exchange import CALL_MANIFEST, ManifestRequest
 from swarmlearning.sn.client import SnClient
-from swarmlearning.types import Endpoint, short_name
+from swarmlearning.types import Code, Endpoint, short_name
 
 ASK_MANIFEST_S = 5.0
 """How long a peer may take to show its manifest, seconds."""
 
+
+SHOWN_S: Final = 10.0
+"""How long our SN may take to have what another one has ordered, seconds."""
+
+_LOOK_S: Final = 0.05
 
 PASSING: Final = frozenset({"stale", "busy", "Closed", "Unreachable", "WaitExpired"})
 """Codes of refusals that may not be repeated: the record moved on, or the SN itself waits for the ledger."""
@@ -32,16 +38,25 @@ async def find_contract(desk: Desk, sn: SnClient) -> Training:
 
     Raises:
         Refused: the ledger refused to create it.
-        Unreachable: the SN does not answer.
+        Unreachable: the SN does not answer, or does not have the block yet that created it.
     """
     record = await sn.training(desk.contract)
-    if record is None:
-        with contextlib.suppress(Refused):  # another peer may have been faster
-            await desk.submitter.require(CreateContract(contract=desk.contract))
-            log.info("created contract %s", desk.contract)
-        record = await sn.training(desk.contract)
-    if record is None:
-        raise Broken(f"contract {desk.contract} was created and is not there")
+    if record is not None:
+        return record
+    refused: Refused | None = None
+    try:
+        await desk.submitter.require(CreateContract(contract=desk.contract))
+        log.info("created contract %s", desk.contract)
+    except Refused as error:
+        if error.code != Code.CONFLICT.name.lower():
+            raise
+        refused = error  # another peer was faster; our SN may have yet to hear of it
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + SHOWN_S
+    while (record := await sn.training(desk.contract)) is None:
+        if loop.time() > end_s:
+            raise refused or Unreachable(f"our SN has not shown contract {desk.contract} within {SHOWN_S:.0f} s")
+        await asyncio.sleep(_LOOK_S)
     return record
 
 
