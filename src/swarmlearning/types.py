@@ -32,6 +32,9 @@ SN_P2P_PORT: Final = 30303
 SN_API_PORT: Final = 30304
 SL_PORT: Final = 30305
 
+MAX_SOCKET_PATH: Final = 100
+"""Longest path of a Unix socket that is used, bytes; it may have 107 on Linux, 103 on macOS."""
+
 MAX_NAME_BYTES: Final = 64
 """Longest part of a name (a label of a trust domain, a network, a node name)."""
 

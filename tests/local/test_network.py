@@ -17,7 +17,6 @@ from swarmlearning.errors import Unreachable, WaitExpired
 from swarmlearning.local import network as network_module
 from swarmlearning.local.genesis import load_genesis
 from swarmlearning.local.network import (
-    MAX_SOCKET_PATH,
     LocalNetwork,
     Site,
     Sl,
@@ -26,7 +25,7 @@ from swarmlearning.local.network import (
     program_environment,
 )
 from swarmlearning.local.process import Command, Process, Reaper
-from swarmlearning.types import NodeId, TrustDomain
+from swarmlearning.types import MAX_SOCKET_PATH, NodeId, TrustDomain
 
 SITES = [Site(domain=TrustDomain("a.example"), sls=2), Site(domain=TrustDomain("b.example"))]
 

@@ -1,19 +1,15 @@
 """`swarm bench ledger`: how long a transaction takes to be final, and how many are in a second."""
 
-import asyncio
-import tempfile
-from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from swarmlearning.bench.ledger import Measured, Plan, measure
 from swarmlearning.cli import examples
+from swarmlearning.cli.bench_run import run_benchmark
 from swarmlearning.cli.ledger_option import ledger_option
-from swarmlearning.local.network import prepare_workdir
 from swarmlearning.types import LedgerKind
 
 MAX_VALIDATORS: Final = 16
@@ -55,14 +51,7 @@ def ledger(
     is committed there. All SNs and made-up peers share this machine's cores and disk.
     """
     plan = Plan(ledger=ledger, validators=validators, transactions=transactions, peers=peers)
-    console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="swarm-bench-") as directory:
-        workdir = prepare_workdir(Path(directory) / "w")
-        measured = asyncio.run(measure(plan, workdir, lambda line: console.print(line, style="dim")))
-    if as_json:
-        click.echo(msgspec.json.encode(measured).decode())
-    else:
-        _show(measured)
+    run_benchmark(measure, plan, _show, as_json=as_json)
 
 
 def _show(measured: Measured) -> None:

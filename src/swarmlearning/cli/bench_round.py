@@ -1,21 +1,17 @@
 """`swarm bench round`: a round of real processes, beside the floor of the machine."""
 
-import asyncio
-import tempfile
-from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from swarmlearning.bench.rounds import Measured, Plan, measure
 from swarmlearning.cli import examples
+from swarmlearning.cli.bench_run import run_benchmark
 from swarmlearning.cli.ledger_option import ledger_option
 from swarmlearning.contracts.records import Settings
 from swarmlearning.errors import ConfigurationError
-from swarmlearning.local.network import prepare_workdir
 from swarmlearning.sl.methods import complete
 from swarmlearning.types import LedgerKind
 
@@ -82,14 +78,7 @@ def round_(  # one parameter an option
             )
         ),
     )
-    console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="swarm-bench-") as directory:
-        workdir = prepare_workdir(Path(directory) / "w")
-        measured = asyncio.run(measure(plan, workdir, lambda line: console.print(line, style="dim")))
-    if as_json:
-        click.echo(msgspec.json.encode(measured).decode())
-    else:
-        _show(measured)
+    run_benchmark(measure, plan, _show, as_json=as_json)
 
 
 def _within(option: str, value: Any, low: float, high: float) -> Any:  # noqa: ANN401  # an int stays one

@@ -42,7 +42,7 @@ from swarmlearning.local.validators import Card, create_voting_genesis, make_car
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.client import HttpClient
-from swarmlearning.types import Endpoint, LedgerKind, NodeId, NodeName, Role, TrustDomain
+from swarmlearning.types import MAX_SOCKET_PATH, Endpoint, LedgerKind, NodeId, NodeName, Role, TrustDomain
 
 NETWORK: Final = "local"
 """Name of every throw-away network."""
@@ -52,9 +52,6 @@ READY_S: Final = 60.0
 
 STOP_S: Final = 5.0
 """How long nodes get to end by themselves, seconds."""
-
-MAX_SOCKET_PATH: Final = 100
-"""A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
 
 PORTS: Final = range(20_000, 30_000)
 """For validators; below those that systems give to connections by themselves (Linux: from 32768)."""

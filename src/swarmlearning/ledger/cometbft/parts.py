@@ -22,11 +22,12 @@ from swarmlearning.ledger.cometbft.crash import Crash
 from swarmlearning.ledger.cometbft.driver import Driver
 from swarmlearning.ledger.cometbft.home import HOME, load_or_create_keys, write_home
 from swarmlearning.ledger.cometbft.rpc import Rpc
-from swarmlearning.ledger.cometbft.server import MAX_SOCKET_PATH, AbciServer
+from swarmlearning.ledger.cometbft.server import AbciServer
 from swarmlearning.ledger.cometbft.store import OrderedStore
 from swarmlearning.ledger.cometbft.submitting import Submitter
 from swarmlearning.ledger.cometbft.watch import Watch
 from swarmlearning.ledger.waiting import Waiting
+from swarmlearning.types import MAX_SOCKET_PATH
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 

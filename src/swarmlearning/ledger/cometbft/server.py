@@ -26,14 +26,12 @@ from swarmlearning.errors import AddressInUse, ConfigurationError, DecodeError, 
 from swarmlearning.ledger.cometbft import abci_pb2 as pb
 from swarmlearning.ledger.cometbft.framing import frame, read_frame
 from swarmlearning.ledger.cometbft.rpc import is_loopback
+from swarmlearning.types import MAX_SOCKET_PATH
 
 _LOG: Final = logging.getLogger("swarmlearning.ledger")
 
 MAX_CONNECTIONS: Final = 4
 """What one CometBFT opens."""
-
-MAX_SOCKET_PATH: Final = 100
-"""A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
 
 _BUFFER_BYTES: Final = 1 << 20
 _LEAVE_S: Final = 2.0
