@@ -1,23 +1,19 @@
-"""`swarm contract list|show|reset`: look at training contracts, and start a run anew.
-
-The whole command interface comes with SWCI; this is what a pilot needs meanwhile.
-"""
+"""`swarm contract list|show|reset`: look at training contracts, and start a run anew; all else is `swarm ci`."""
 
 import click
 
 from swarmlearning.cli import examples
-from swarmlearning.cli.asking import ask_sn, find_training, open_submitter, sign_key_option, sn_option
-from swarmlearning.cli.status_report import report_contract
-from swarmlearning.cli.status_view import describe_exchange, describe_merging
-from swarmlearning.contracts.closing import explain_wait
+from swarmlearning.cli.asking import sign_key_option, sn_option
 from swarmlearning.contracts.messages import ResetContract
-from swarmlearning.contracts.records import MICRO, Phase, Training
+from swarmlearning.contracts.records import Training
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import Refused
 from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.source import PemSource
+from swarmlearning.reports.contract import describe_newest, describe_training
+from swarmlearning.sn.asking import ask_sn, find_training, open_submitter
 from swarmlearning.sn.client import SnClient
-from swarmlearning.types import DEFAULT_CONTRACT, short_name
+from swarmlearning.types import DEFAULT_CONTRACT
 
 
 @click.group(
@@ -84,35 +80,3 @@ def reset(identity: PemSource, sn: str, sign_key: str | None, name: str) -> None
     if after.run == before.run:
         raise Refused(f"{name} is running: the reset counts as a vote, and a majority of its enrolled peers decides")
     click.echo(f"{after.name} is reset: run {after.run} begins when peers enrol")
-
-
-def describe_newest(training: Training) -> str:
-    """The newest result in a few words."""
-    if training.last is None:
-        return "no result yet"
-    return f"round {training.last.round}, model {training.last.sha256.hex()[:16]}"
-
-
-def describe_training(training: Training) -> list[str]:
-    """A contract for people, line by line."""
-    allowed = ", ".join(training.organisations) or "every member"
-    lines = [
-        f"contract    {training.name} (created by {training.creator}; may enrol: {allowed})",
-        f"run         {training.run}",
-        f"phase       {training.phase.value}" + (f", round {training.round.number}" if training.round else ""),
-        f"newest      {describe_newest(training)}",
-    ]
-    if training.phase is not Phase.COMPLETED:
-        lines.insert(3, f"waiting     {explain_wait(training)}")
-    if training.settings is not None:
-        report = report_contract(training)
-        lines.append(f"merging     {describe_merging(report)}")
-        lines.append(f"exchange    {describe_exchange(report)}")
-        if report.method_source:
-            lines.append(f"plug-in     {report.method_source}")
-    for peer in training.peers:
-        figures = f"{peer.rounds_contributed} of {peer.rounds_offered} rounds"
-        if peer.progress.loss_micro is not None:
-            figures += f", loss {peer.progress.loss_micro / MICRO:.4f}"
-        lines.append(f"peer        {short_name(peer.node)}  {peer.state.value}  {figures}")
-    return lines

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from swarmlearning.cli import examples
-from swarmlearning.cli.asking import ask_sn, open_submitter, sign_key_option, sn_option
-from swarmlearning.cli.governance_view import describe_proposals, explain_proposal, report_proposals
+from swarmlearning.cli.asking import sign_key_option, sn_option
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.messages import LeaveNetwork, Propose, RotateValidator, Vote, Withdraw
 from swarmlearning.contracts.proposals import (
@@ -22,8 +21,6 @@ from swarmlearning.contracts.proposals import (
     AnyChange,
     ChangeRoles,
     ExpelOrganisation,
-    Proposal,
-    ProposalState,
     ReplaceIssuers,
     ReplaceValidator,
     RevokeForeign,
@@ -37,7 +34,8 @@ from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.verify import fingerprint, read_node
 from swarmlearning.local.genesis import parse_organisations
 from swarmlearning.local.validators import load_card
-from swarmlearning.sn.api import Governance
+from swarmlearning.reports.governance import describe_proposals, explain_proposal, find_proposal, report_proposals
+from swarmlearning.sn.asking import ask_sn, open_submitter
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.types import Role, TrustDomain, Validator, check_label
 
@@ -184,10 +182,10 @@ def vote(identity: PemSource, sn: str, sign_key: str | None, number: int, choice
     """Vote on a proposal for the own organisation; its last vote counts."""
 
     async def question(client: SnClient, submitter: Submitter) -> list[str]:
-        proposal = _find(await client.governance(), number)
+        proposal = find_proposal(await client.governance(), number)
         await submitter.require(Vote(proposal=number, change=hash_change(proposal.change), yes=choice == "yes"))
         found = await client.governance()
-        return explain_proposal(_find(found, number), found)
+        return explain_proposal(find_proposal(found, number), found)
 
     _say(identity, sn, sign_key, question)
 
@@ -201,7 +199,7 @@ def withdraw(identity: PemSource, sn: str, sign_key: str | None, number: int) ->
     async def question(client: SnClient, submitter: Submitter) -> list[str]:
         await submitter.require(Withdraw(proposal=number))
         found = await client.governance()
-        return explain_proposal(_find(found, number), found)
+        return explain_proposal(find_proposal(found, number), found)
 
     _say(identity, sn, sign_key, question)
 
@@ -290,14 +288,6 @@ def _make_proposal(
         return explain_proposal(mine[-1], found)
 
     _say(identity, sn, sign_key, question)
-
-
-def _find(found: Governance, number: int) -> Proposal:
-    for proposal in found.proposals:
-        if proposal.number == number:
-            return proposal
-    waiting = [str(p.number) for p in found.proposals if p.state is ProposalState.OPEN]
-    raise ConfigurationError(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")
 
 
 def _say(

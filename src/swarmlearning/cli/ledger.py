@@ -11,12 +11,13 @@ from typing import IO, Final
 import click
 
 from swarmlearning.cli import examples
-from swarmlearning.cli.asking import ask_sn, sn_option
+from swarmlearning.cli.asking import sn_option
 from swarmlearning.errors import ConfigurationError, DecodeError, PeerError, VerificationError
 from swarmlearning.identity.files import PUBLIC_MODE, write_file
 from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.source import PemSource
 from swarmlearning.local.genesis import load_genesis
+from swarmlearning.sn.asking import ask_sn
 from swarmlearning.sn.client import SnClient
 from swarmlearning.sn.export import History, show_instant
 from swarmlearning.sn.proofs import MAX_FILE_BYTES, ProvenTx, Verified, verify_file

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from swarmlearning.cli import examples
-from swarmlearning.cli.asking import ask_sn, sn_option
+from swarmlearning.cli.asking import sn_option
 from swarmlearning.cli.governance import COMMANDS as GOVERNANCE
 from swarmlearning.cli.handover import handover
 from swarmlearning.clock import system_clock
@@ -30,6 +30,7 @@ from swarmlearning.local.genesis import (
 )
 from swarmlearning.local.joining import Invitation, join_network
 from swarmlearning.local.validators import create_voting_genesis, load_card, make_card, save_card
+from swarmlearning.sn.asking import ask_sn
 from swarmlearning.sn.tickets import decode_ticket, describe_ticket, save_ticket
 from swarmlearning.types import SN_P2P_PORT
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmlearning.contracts.records import MICRO, Peer, PeerState, Phase, Training
+from swarmlearning.reports.status import describe_activity
 from swarmlearning.types import NodeId
 
 COLOURS: Final = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
@@ -75,17 +76,6 @@ def metric_heading(training: Training | None) -> str:
     if len(names) != 1:
         return "metric"
     return "\n".join(part[:_HEADING_WIDTH] for part in names.pop().split("_"))
-
-
-def describe_activity(peer: Peer, training: Training) -> str:
-    """What a peer is doing, in one word."""
-    if peer.state is not PeerState.LIVE:
-        return peer.state.value
-    if training.round is None:
-        return "live"
-    if training.phase is Phase.MERGING:
-        return "merging" if peer.node in training.round.participants else "training"
-    return "waiting" if any(c.node == peer.node for c in training.round.checkins) else "training"
 
 
 def describe_state(training: Training | None, names: Mapping[NodeId, str]) -> str:

@@ -13,8 +13,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from swarmlearning.cli.status_report import ContractLine, ContractReport, NetworkReport, PeerReport, RoundReport
 from swarmlearning.contracts.records import MICRO, PeerState, Phase
+from swarmlearning.reports.status import ContractLine, ContractReport, NetworkReport, PeerReport, RoundReport
 from swarmlearning.types import decimal, short_name
 
 UNKNOWN: Final = "-"

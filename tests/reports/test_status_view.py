@@ -5,9 +5,10 @@ from contracts_world import node_of
 from msgspec.structs import replace
 from status_records import SHOWN, draw, dropped, open_round, peer, summary, training
 
-from swarmlearning.cli.contract import describe_training
-from swarmlearning.cli.status_report import NetworkReport, report_contract, report_line
-from swarmlearning.cli.status_view import (
+from swarmlearning.contracts.records import Adaptive, PeerState, Phase, Progress, Settings, Target
+from swarmlearning.reports.contract import describe_training
+from swarmlearning.reports.status import NetworkReport, report_contract, report_line
+from swarmlearning.reports.view import (
     Fitted,
     describe_changes,
     describe_final,
@@ -21,7 +22,6 @@ from swarmlearning.cli.status_view import (
     show_figure,
     show_seconds,
 )
-from swarmlearning.contracts.records import Adaptive, PeerState, Phase, Progress, Settings, Target
 from swarmlearning.types import NodeId, short_name
 
 WIDTHS = pytest.mark.parametrize("columns", [80, 120])

@@ -6,10 +6,10 @@ from contracts_world import World, name_of, node_of
 from msgspec.structs import replace
 from status_records import SHOWN, dropped, open_round, peer, summary, training
 
-from swarmlearning.cli.status_report import find_warnings, make_printable, report_contract, report_network
 from swarmlearning.contracts import membership
 from swarmlearning.contracts.proposals import DAY_MS, Offence
 from swarmlearning.contracts.records import CheckedIn, PeerState, Phase, Progress, Settings, Target, Training
+from swarmlearning.reports.status import find_warnings, make_printable, report_contract, report_network
 from swarmlearning.sn.api import Status
 from swarmlearning.types import NodeId, Role, TrustDomain
 

@@ -5,8 +5,6 @@ Texts that members set are made printable here, once.
 
 import msgspec
 
-from swarmlearning.cli.status_report import make_printable
-from swarmlearning.cli.status_view import show_seconds, show_time
 from swarmlearning.contracts.governance import electorate, votes_needed
 from swarmlearning.contracts.proposals import (
     AdmitOrganisation,
@@ -17,7 +15,10 @@ from swarmlearning.contracts.proposals import (
     describe_change,
     describe_offence,
 )
+from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.verify import fingerprint
+from swarmlearning.reports.status import make_printable
+from swarmlearning.reports.view import show_seconds, show_time
 from swarmlearning.sn.api import Governance
 from swarmlearning.types import TrustDomain
 
@@ -159,3 +160,16 @@ def describe_proposals(found: Governance, *, everything: bool) -> list[str]:
     if closed:
         lines.append(f"{closed} more not shown" + ("" if everything else "; --all shows the closed ones"))
     return [*lines, *(f"{describe_offence(o)} ({show_time(o.time_ms)})" for o in found.offences)]
+
+
+def find_proposal(found: Governance, number: int) -> Proposal:
+    """The proposal of a number that a person gave.
+
+    Raises:
+        ConfigurationError: there is none; the message names the open ones.
+    """
+    for proposal in found.proposals:
+        if proposal.number == number:
+            return proposal
+    waiting = [str(p.number) for p in found.proposals if p.state is ProposalState.OPEN]
+    raise ConfigurationError(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")

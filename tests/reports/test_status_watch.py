@@ -8,14 +8,14 @@ import pytest
 from msgspec.structs import replace
 from status_records import open_round, peer, summary, training
 
-from swarmlearning.cli import status
-from swarmlearning.cli.asking import explain_unknown
 from swarmlearning.cli.main import main
-from swarmlearning.cli.status import JsonShow, LineShow, follow, look
-from swarmlearning.cli.status_report import ContractReport
 from swarmlearning.contracts.records import Phase, RoundSummary, Training
 from swarmlearning.errors import ConfigurationError, ExitCode, Unreachable, WaitExpired
+from swarmlearning.reports import watching
+from swarmlearning.reports.status import ContractReport
+from swarmlearning.reports.watching import JsonShow, LineShow, follow, look
 from swarmlearning.sn.api import Status
+from swarmlearning.sn.asking import explain_unknown
 from swarmlearning.sn.client import SnClient
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.memory import MemoryNetwork
@@ -88,7 +88,7 @@ class Screen:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_AGAIN_S", 0)
+    monkeypatch.setattr(watching, "_AGAIN_S", 0)
 
 
 def test_a_watch_shows_every_record_and_ends_when_the_training_is_complete() -> None:
@@ -175,8 +175,8 @@ def test_a_contract_that_is_not_there_is_told_with_the_nearest() -> None:
 def test_a_watch_needs_a_name_where_several_contracts_are_in_use() -> None:
     two = (IDLE, OVER, replace(OVER, name=ContractName("lung")))
     with pytest.raises(ConfigurationError, match="Name one of: heart, lung"):
-        asyncio.run(status._only_contract(ScriptedSn(others=two)))
-    assert asyncio.run(status._only_contract(ScriptedSn(others=(IDLE, OVER)))) is OVER
+        asyncio.run(watching._only_contract(ScriptedSn(others=two)))
+    assert asyncio.run(watching._only_contract(ScriptedSn(others=(IDLE, OVER)))) is OVER
 
 
 def test_without_an_identity_the_command_ends_in_one_line(

@@ -24,7 +24,6 @@ from swarmlearning.contracts.records import (
     wanted_witnesses,
 )
 from swarmlearning.contracts.rounds import required_peers
-from swarmlearning.local.live import describe_activity
 from swarmlearning.sn.api import Status
 from swarmlearning.types import ContractName, NodeId, TrustDomain, short_name
 
@@ -423,3 +422,14 @@ def _given(value: int) -> int | None:
 
 def _from_micro(value: int | None) -> float | None:
     return value / MICRO if value is not None else None
+
+
+def describe_activity(peer: Peer, training: Training) -> str:
+    """What a peer is doing, in one word."""
+    if peer.state is not PeerState.LIVE:
+        return peer.state.value
+    if training.round is None:
+        return "live"
+    if training.phase is Phase.MERGING:
+        return "merging" if peer.node in training.round.participants else "training"
+    return "waiting" if any(c.node == peer.node for c in training.round.checkins) else "training"
