@@ -22,15 +22,25 @@ NodeId = NewType("NodeId", str)
 ContractName = NewType("ContractName", str)
 """A training contract's name, such as `defaultbb.cqdb.sml.hpe`."""
 
+TaskName = NewType("TaskName", str)
+"""A task's name, such as `user_env_build_task`."""
+
+RunnerName = NewType("RunnerName", str)
+"""A taskrunner's name, such as `defaulttaskbb.taskdb.sml.hpe`."""
+
 LedgerKind = Literal["embedded", "cometbft"]
 """Who orders transactions: one sentinel, or the organisations' validators by more than two thirds."""
 
 DEFAULT_CONTRACT: Final = ContractName("defaultbb.cqdb.sml.hpe")
 """The contract a program trains under when it names none."""
 
+DEFAULT_RUNNER: Final = RunnerName("defaulttaskbb.taskdb.sml.hpe")
+"""The taskrunner that is always there."""
+
 SN_P2P_PORT: Final = 30303
 SN_API_PORT: Final = 30304
 SL_PORT: Final = 30305
+CI_PORT: Final = 30306
 
 MAX_SOCKET_PATH: Final = 100
 """Longest path of a Unix socket that is used, bytes; it may have 107 on Linux, 103 on macOS."""
@@ -118,16 +128,38 @@ def check_label(what: str, value: str) -> str:
     return value
 
 
+def _check_name(what: str, value: str) -> str:
+    if not _CONTRACT.fullmatch(value):
+        shown = value if len(value) <= 80 else value[:77] + "..."
+        raise InvalidName(f"{what} name {shown!r}: expected 1-128 characters of A-Z a-z 0-9 . _ / -")
+    return value
+
+
 def check_contract_name(value: str) -> ContractName:
     """Return `value` as a contract name.
 
     Raises:
         InvalidName: it has other characters than `A-Z a-z 0-9 . _ / -`, or is empty or longer than 128.
     """
-    if not _CONTRACT.fullmatch(value):
-        shown = value if len(value) <= 80 else value[:77] + "..."
-        raise InvalidName(f"contract name {shown!r}: expected 1-128 characters of A-Z a-z 0-9 . _ / -")
-    return ContractName(value)
+    return ContractName(_check_name("contract", value))
+
+
+def check_task_name(value: str) -> TaskName:
+    """Return `value` as a task's name.
+
+    Raises:
+        InvalidName: as for `check_contract_name`.
+    """
+    return TaskName(_check_name("task", value))
+
+
+def check_runner_name(value: str) -> RunnerName:
+    """Return `value` as a taskrunner's name.
+
+    Raises:
+        InvalidName: as for `check_contract_name`.
+    """
+    return RunnerName(_check_name("taskrunner", value))
 
 
 def short_name(node: NodeId) -> str:

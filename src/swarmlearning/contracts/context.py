@@ -26,6 +26,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     sender: NodeId
     name: NodeName
     """`sender`, parsed."""
+    caller: NodeId = NodeId("")
+    """On whose behalf, as the sender claims; empty for itself."""
 
 
 class Rejected(Exception):

@@ -6,8 +6,9 @@ import msgspec
 
 from swarmlearning.contracts.proposals import DEFAULT_LASTS_MS, AnyChange
 from swarmlearning.contracts.records import Manifested, Progress, Settings
+from swarmlearning.contracts.task_records import TaskType, Unit, WorkState
 from swarmlearning.encoding import Record
-from swarmlearning.types import ContractName, Endpoint, NodeId, TrustDomain, Validator
+from swarmlearning.types import ContractName, Endpoint, NodeId, RunnerName, TaskName, TrustDomain, Validator
 
 MAX_TX_BYTES: Final = 64 * 1024
 """Largest transaction accepted, bytes."""
@@ -216,6 +217,105 @@ class Leave(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+class CreateTask(Message, frozen=True, kw_only=True):
+    """Begin a task: its body is appended, then it is finalized."""
+
+    task: TaskName
+    type: TaskType
+    author: str
+    prereq: TaskName
+    outcome: str
+
+
+class AppendTask(Message, frozen=True, kw_only=True):
+    """Write lines of an unfinished task's body, over those that are there."""
+
+    task: TaskName
+    first: int
+    """Number of the first line, from 1 to one more than there are."""
+    lines: tuple[str, ...]
+
+
+class FinalizeTask(Message, frozen=True, kw_only=True):
+    """From now on the task stands as it is, for good, and can be assigned."""
+
+    task: TaskName
+    hash: bytes
+    """`hash_task` of what the sender believes it to be; another one is refused."""
+
+
+class DeleteTask(Message, frozen=True, kw_only=True):
+    """Remove a task that is not final."""
+
+    task: TaskName
+
+
+class CreateTaskrunner(Message, frozen=True, kw_only=True):
+    """Create a taskrunner."""
+
+    runner: RunnerName
+
+
+class AssignTask(Message, frozen=True, kw_only=True):
+    """Give a taskrunner a task; or, with mode `target`, name one more agent for the task that it has."""
+
+    runner: RunnerName
+    task: TaskName
+    hash: bytes
+    """Of the task, as the sender knows it."""
+    mode: Literal["peers", "all", "target"]
+    peers: int = 0
+    """With mode `peers`: how many have to complete."""
+    target: NodeId = NodeId("")
+    """With mode `target`: the agent that takes it, or takes it again."""
+
+
+class ResetTaskrunner(Message, frozen=True, kw_only=True):
+    """The taskrunner has no task any more; its agents stop what they began."""
+
+    runner: RunnerName
+    number: int
+    """Of the assignment that is to be forgotten, 0 if there was none: another one is refused as stale."""
+
+
+class ListenToRunner(Message, frozen=True, kw_only=True):
+    """The sender, an agent, takes the tasks of a taskrunner from now on; or does no more."""
+
+    runner: RunnerName
+    listening: bool
+
+
+class TakeTask(Message, frozen=True, kw_only=True):
+    """The sender, an agent, takes the task that a taskrunner has."""
+
+    runner: RunnerName
+    number: int
+    """Of the assignment."""
+    planned: int
+    """Peers that it will start; 1 for a task other than RUN_SWARM."""
+
+
+class ReportTask(Message, frozen=True, kw_only=True):
+    """How far the sender, an agent that has taken the task, is with it."""
+
+    runner: RunnerName
+    number: int
+    """Of the assignment."""
+    state: WorkState
+    description: str = ""
+    units: tuple[Unit, ...] = ()
+    """All of its peers, by uid, each once."""
+
+
+TaskMessage = CreateTask | AppendTask | FinalizeTask | DeleteTask
+"""What is said of tasks."""
+
+RunnerMessage = CreateTaskrunner | AssignTask | ResetTaskrunner | ListenToRunner | TakeTask | ReportTask
+"""What is said of taskrunners."""
+
 TrainingMessage = (
     ResetContract
     | Enrol
@@ -235,7 +335,15 @@ TrainingMessage = (
 GovernanceMessage = Propose | Vote | Withdraw | LeaveNetwork | RotateValidator
 """What is said about membership."""
 
-AnyMessage = RegisterNode | RevokeCertificate | GovernanceMessage | CreateContract | TrainingMessage
+AnyMessage = (
+    RegisterNode
+    | RevokeCertificate
+    | GovernanceMessage
+    | CreateContract
+    | TrainingMessage
+    | TaskMessage
+    | RunnerMessage
+)
 
 
 class Payload(Record, frozen=True, kw_only=True):
@@ -247,6 +355,8 @@ class Payload(Record, frozen=True, kw_only=True):
     expires: int
     """Last height at which the transaction may be ordered."""
     message: AnyMessage
+    caller: NodeId = NodeId("")
+    """On whose behalf the signer says it, where that is somebody else: claimed by the signer, and kept for audits."""
 
 
 class Tx(Record, frozen=True, kw_only=True):

@@ -4,8 +4,9 @@ from typing import Final
 
 from swarmlearning.contracts.proposals import Offence, Proposal
 from swarmlearning.contracts.records import Node, Organisation
+from swarmlearning.contracts.task_records import Task
 from swarmlearning.encoding import Record
-from swarmlearning.types import Code, ContractName, LedgerKind, NodeId, TrustDomain
+from swarmlearning.types import Code, ContractName, LedgerKind, NodeId, RunnerName, TaskName, TrustDomain
 
 CALL_STATUS: Final = "status"
 CALL_SUBMIT: Final = "tx"
@@ -16,6 +17,12 @@ CALL_DIRECTORY: Final = "directory"
 CALL_TICKET: Final = "ticket"
 CALL_GOVERNANCE: Final = "governance"
 CALL_LIGHT: Final = "light"
+CALL_TASKS: Final = "tasks"
+CALL_TASK: Final = "task"
+CALL_RUNNERS: Final = "runners"
+CALL_RUNNER: Final = "runner"
+CALL_PRESENCE: Final = "presence"
+STREAM_CHANGES: Final = "changes"
 STREAM_WATCH: Final = "watch"
 STREAM_BLOCKS: Final = "blocks"
 STREAM_PROOF: Final = "proof"
@@ -120,3 +127,42 @@ class ProofRequest(Record, frozen=True, kw_only=True):
     """SHA-256 of the transaction; empty where a block is asked for."""
     height: int = 0
     """Of the block; 0 where a transaction is asked for."""
+
+
+class TasksRequest(Record, frozen=True, kw_only=True):
+    """Tasks in the order of their names, those after `after`; as many as fit into a reply come."""
+
+    after: TaskName = TaskName("")
+
+
+class WholeTask(Record, frozen=True, kw_only=True):
+    """A task with its body."""
+
+    task: Task
+    body: tuple[str, ...]
+
+
+class Presence(Record, frozen=True, kw_only=True):
+    """When this SN last heard of a node."""
+
+    node: NodeId
+    seen_ms: int
+    """By its own clock: a request of the node's to it, or a transaction of the node's in a block. 0: not since it was
+    started."""
+    parent: NodeId
+    """The SN that serves it, as far as this SN knows; for an SN the sentinel; empty where there is none."""
+
+
+class Changes(Record, frozen=True, kw_only=True):
+    """What changed on the ledger since the last notice; a stream's first notice names nothing."""
+
+    height: int
+    """Up to and with this block."""
+    contracts: tuple[ContractName, ...] = ()
+    tasks: tuple[TaskName, ...] = ()
+    runners: tuple[RunnerName, ...] = ()
+    members: bool = False
+    """Organisations or nodes."""
+    proposals: bool = False
+    problem: str = ""
+    """What keeps this SN from following the ledger, for people; empty while nothing does."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from swarmlearning.contracts.messages import TX_DOMAIN, AnyMessage, Payload, Tx
 from swarmlearning.contracts.records import MAX_HISTORY, RoundSummary, Training
+from swarmlearning.contracts.task_records import Task, Taskrunner
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import DecodeError, Refused
 from swarmlearning.identity.signing import SigningKey
@@ -16,26 +17,36 @@ from swarmlearning.sn.api import (
     CALL_DIRECTORY,
     CALL_GOVERNANCE,
     CALL_HISTORY,
+    CALL_PRESENCE,
+    CALL_RUNNER,
+    CALL_RUNNERS,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TASK,
+    CALL_TASKS,
     CALL_TICKET,
     KEEPALIVE_S,
     STREAM_BLOCKS,
+    STREAM_CHANGES,
     STREAM_PROOF,
     STREAM_WATCH,
     BlocksRequest,
+    Changes,
     Directory,
     Governance,
     HistoryRequest,
     Notice,
+    Presence,
     ProofRequest,
     Status,
     Submitted,
+    TasksRequest,
     WatchRequest,
+    WholeTask,
 )
 from swarmlearning.transport.api import Address, Client
 from swarmlearning.transport.carrying import Carrier
-from swarmlearning.types import Code, ContractName
+from swarmlearning.types import Code, ContractName, NodeId, RunnerName, TaskName
 
 CALL_TIMEOUT_S = 15.0
 SUBMIT_TIMEOUT_S = 40.0
@@ -116,6 +127,70 @@ class SnClient:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
         return decode(await self._call(CALL_GOVERNANCE, b""), Governance, limit=MAX_RECORD_BYTES)
+
+    async def tasks(self) -> tuple[Task, ...]:
+        """All tasks, by name.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        found: list[Task] = []
+        while True:
+            after = found[-1].name if found else TaskName("")
+            page = decode(await self._call(CALL_TASKS, encode(TasksRequest(after=after))), tuple[Task, ...])
+            found += page
+            if not page:
+                return tuple(found)
+
+    async def task(self, name: TaskName) -> WholeTask | None:
+        """A task with its body, or None if there is none of that name.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        data = await self._call(CALL_TASK, encode(name))
+        return decode(data, WholeTask, limit=MAX_RECORD_BYTES) if data else None
+
+    async def runners(self) -> tuple[RunnerName, ...]:
+        """Names of all taskrunners.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        names = decode(await self._call(CALL_RUNNERS, b""), tuple[str, ...], limit=MAX_RECORD_BYTES)
+        return tuple(RunnerName(name) for name in names)
+
+    async def runner(self, name: RunnerName) -> Taskrunner | None:
+        """A taskrunner, or None if there is none of that name.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        data = await self._call(CALL_RUNNER, encode(name))
+        return decode(data, Taskrunner, limit=MAX_RECORD_BYTES) if data else None
+
+    async def presence(self) -> tuple[Presence, ...]:
+        """When the SN last heard of each registered node.
+
+        Raises:
+            Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        return decode(await self._call(CALL_PRESENCE, b""), tuple[Presence, ...], limit=MAX_RECORD_BYTES)
+
+    async def changes(self) -> AsyncIterator[Changes]:
+        """What changes on the ledger from now on, until closed; the first one comes at once and names nothing.
+
+        Raises:
+            Unreachable: the SN fell silent.
+            VerificationError, Refused: see `transport.api.Client.call`.
+        """
+        frames = self._client.stream(self.address, STREAM_CHANGES, b"", idle_s=3 * KEEPALIVE_S)
+        async with contextlib.aclosing(frames):  # type: ignore[type-var]  # AsyncIterator of the seam has aclose
+            async for frame in frames:
+                notice = decode(frame, Changes, limit=MAX_RECORD_BYTES)
+                self.height = max(self.height, notice.height)
+                self.problem = notice.problem
+                yield notice
 
     async def ticket(self) -> bytes:
         """A join ticket, signed by the SN: see `sn.tickets`.
@@ -204,8 +279,19 @@ class Submitter:
         key: SigningKey,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         carrier: Carrier | None = None,
+        caller: NodeId = NodeId(""),  # noqa: B008  # a str
     ) -> None:
-        """Sign with `key`; `random_bytes` gives nonces; `carrier` carries submissions, if there is one."""
+        """Sign with `key`.
+
+        Args:
+            sn: through which it is submitted.
+            network: that it is for.
+            key: signs.
+            random_bytes: gives nonces.
+            carrier: carries submissions, if there is one.
+            caller: on whose behalf it is said; empty for ourselves.
+        """
+        self._caller = caller
         self._carrier = carrier
         self._sn = sn
         self._network = network
@@ -214,7 +300,11 @@ class Submitter:
 
     def carried(self, carrier: Carrier) -> "Submitter":
         """The same, but what is sent through it is not cancelled with those who wait for its outcome."""
-        return Submitter(self._sn, self._network, self._key, self._random, carrier)
+        return Submitter(self._sn, self._network, self._key, self._random, carrier, self._caller)
+
+    def on_behalf_of(self, caller: NodeId) -> "Submitter":
+        """The same, but what it signs says that `caller` asked for it."""
+        return Submitter(self._sn, self._network, self._key, self._random, self._carrier, caller)
 
     async def _submit(self, tx: bytes) -> Submitted:
         submission = self._sn.submit(tx)
@@ -227,7 +317,7 @@ class Submitter:
 
     def sign(self, message: AnyMessage) -> bytes:
         """A signed transaction that expires some blocks from now."""
-        return sign_message(self._key, self._network, message, self._sn.height, self._random)
+        return sign_message(self._key, self._network, message, self._sn.height, self._random, self._caller)
 
     async def prepare(self, message: AnyMessage) -> bytes:
         """A signed transaction for `repeat`, which expires some blocks from where the SN stands.
@@ -280,7 +370,9 @@ def sign_message(
     message: AnyMessage,
     height: int,
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    caller: NodeId = NodeId(""),  # noqa: B008  # a str
 ) -> bytes:
-    """A signed transaction for `network` that expires `EXPIRY_BLOCKS` after `height`."""
-    payload = encode(Payload(network=network, nonce=random_bytes(16), expires=height + EXPIRY_BLOCKS, message=message))
+    """A signed transaction for `network`, on behalf of `caller` if given, that expires some blocks after `height`."""
+    expires = height + EXPIRY_BLOCKS
+    payload = encode(Payload(network=network, nonce=random_bytes(16), expires=expires, message=message, caller=caller))
     return encode(Tx(payload=payload, signer=key.public, signature=key.sign(TX_DOMAIN, payload)))
