@@ -224,7 +224,7 @@ class CreateTask(Message, frozen=True, kw_only=True):
     """Begin a task: its body is appended, then it is finalized."""
 
     task: TaskName
-    type: TaskType
+    kind: TaskType
     author: str
     prereq: TaskName
     outcome: str

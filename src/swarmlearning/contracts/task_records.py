@@ -55,7 +55,7 @@ class Task(Record, frozen=True, kw_only=True):
     """A task, without its body."""
 
     name: TaskName
-    type: TaskType
+    kind: TaskType
     author: str
     """For people; whose it is says `creator`."""
     prereq: TaskName
@@ -79,7 +79,7 @@ class Task(Record, frozen=True, kw_only=True):
 
 def hash_task(task: Task, body: tuple[str, ...]) -> bytes:
     """SHA-256, 32 bytes, over what an institution approves or refuses: everything that a host carries out."""
-    return sha256(encode((task.name, task.type, task.author, task.prereq, task.outcome, task.creator, body)))
+    return sha256(encode((task.name, task.kind, task.author, task.prereq, task.outcome, task.creator, body)))
 
 
 # --- taskrunners ----------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Assignment(Record, frozen=True, kw_only=True):
     number: int
     """Counts the assignments of this runner: a report of an earlier one is refused as stale."""
     task: TaskName
-    type: TaskType
+    kind: TaskType
     hash: bytes
     mode: Literal["peers", "all", "target"]
     wanted: int
@@ -192,7 +192,7 @@ def count_work(runner: Taskrunner) -> Counts:
         return Counts(active=0, completed=0, failed=0)
     completed = failed = total = 0
     for agent in runner.agents:
-        if assignment.type is not TaskType.RUN_SWARM:
+        if assignment.kind is not TaskType.RUN_SWARM:
             states = [agent.state]
         elif agent.state in FAILED:
             # What it had not begun will not be begun any more.

@@ -90,7 +90,7 @@ class Meant(msgspec.Struct, frozen=True):
 
 _MAX_SHOWN: Final = 60
 
-_ALIKE: Final = 0.75
+_ALIKE: Final = 0.6
 """From which likeness on a verb was probably meant."""
 
 

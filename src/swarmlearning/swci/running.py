@@ -1,4 +1,4 @@
-"""Carries out a line: an answer as people or programs read it, or one error line. Spec: docs/spec/swci.md, CI-5 to CI-7."""
+"""Carries out a line: an answer for people or programs, or one error line. Spec: docs/spec/swci.md, CI-5 to CI-7."""
 
 import csv
 import io
