@@ -3,6 +3,7 @@
 A table that a terminal is too narrow for is written as a block a row, so that no cell is torn apart.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Final, TextIO
 
@@ -42,12 +43,21 @@ class Screen:
         self._console.file.flush()
 
     def tell(self, line: str) -> None:
-        """Write a line of output."""
-        self.say(self._indent + line)
+        """Write what a command says while it goes on."""
+        for part in self._fold(line):
+            self.say(self._indent + part)
 
     def fail(self, line: str) -> None:
         """Write an error."""
-        self.say(self._indent + line, style="red")
+        for part in self._fold(line):
+            self.say(self._indent + part, style="red")
+
+    def _fold(self, line: str) -> list[str]:
+        """A sentence as lines that fit a terminal, whose words stay whole; elsewhere one line."""
+        if not self.is_terminal:
+            return [line]
+        width = max(20, self._console.width - len(self._indent))
+        return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [line]
 
     def show(self, done: Done, *, as_json: bool = False) -> None:
         """Write what came of a line."""
@@ -56,16 +66,20 @@ class Screen:
             return
         if as_json or done.shown.grid is None:
             for line in write_lines(done, as_json=as_json):
-                self.tell(line)
+                self._write(line)
             return
         for line in done.shown.lines:
-            self.tell(line)
+            self._write(line)
         self._draw(done.shown.grid)
+
+    def _write(self, line: str) -> None:
+        # Not folded: what is copied from a terminal, such as a task's body, stays as it was.
+        self.say(self._indent + line)
 
     def _draw(self, grid: Grid) -> None:
         if not self.is_terminal:
             for line in write_csv(grid):
-                self.tell(line)
+                self._write(line)
         elif self._fits(grid):
             table = Table(box=box.SIMPLE_HEAD, padding=(0, _BETWEEN, 0, 0), show_edge=False, pad_edge=False)
             for column in grid.columns:
@@ -73,10 +87,10 @@ class Screen:
             for row in grid.rows:
                 table.add_row(*(Text(cell) for cell in row))
             for line in self._render(table):
-                self.tell(line)
+                self._write(line)
         else:
             for line in draw_blocks(grid):
-                self.tell(line)
+                self._write(line)
 
     def _fits(self, grid: Grid) -> bool:
         return sum(column_widths(grid)) + _BETWEEN * len(grid.columns) <= self._console.width - len(self._indent)

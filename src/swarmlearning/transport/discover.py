@@ -6,6 +6,7 @@ any other. What the caller does with a name that it did not expect is up to the 
 
 import asyncio
 import contextlib
+import os
 import ssl
 
 from swarmlearning.clock import WallClock, system_clock
@@ -67,6 +68,12 @@ async def _connect(
         ) from error
     except OSError as error:
         raise Unreachable(
-            f"{endpoint}: {error.strerror or error}; is the node running, and the address right?"
+            f"{endpoint}: {_reason(error)}; is the node running, and the address right?"
         ) from error
     return writer
+
+
+def _reason(error: OSError) -> str:
+    # asyncio puts the address into the system's text, as a tuple; of a name that is not known `errno` is another table's.
+    known = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno) if known else str(error.strerror or error)
