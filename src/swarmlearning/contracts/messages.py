@@ -224,7 +224,8 @@ class CreateTask(Message, frozen=True, kw_only=True):
     """Begin a task: its body is appended, then it is finalized."""
 
     task: TaskName
-    type: TaskType
+    kind: TaskType
+    """The task's type; that word says already which message this is."""
     author: str
     prereq: TaskName
     outcome: str
