@@ -9,6 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
+from rich.console import Console
+
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError, Unreachable
 from swarmlearning.identity.source import PemSource
@@ -24,6 +26,11 @@ WRITERS: Final = (Role.OPERATOR, Role.SN)
 
 class Output(Protocol):
     """Where a command says something while it goes on."""
+
+    @property
+    def console(self) -> Console | None:
+        """The terminal, for what is drawn anew while one watches; None: lines only."""
+        ...
 
     def tell(self, line: str) -> None:
         """Say a line of text."""
@@ -148,7 +155,14 @@ class Session:
 
 
 class Collected:
-    """Keeps what was said."""
+    """Keeps what was said.
+
+    Attributes:
+        lines: what was said.
+        console: never a terminal.
+    """
+
+    console: Final = None
 
     def __init__(self, also: Callable[[str], None] = lambda _: None) -> None:
         self.lines: list[str] = []
