@@ -39,7 +39,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": BASE | CORE | {"sl", "sn", "local", "callbacks", "tf", "pyt"},
     "rehearsal": BASE | {"callbacks", "sl.control", "parameters", "contracts.records"},
     "bench": BASE | CORE | {"callbacks", "local", "sn.client"},
-    "cli": BASE | CORE | {"sl", "sn", "local", "demo", "doctor", "rehearsal", "bench", "reports"},
+    "tasks": BASE | {"contracts.task_records"},
+    "swci": BASE
+    | {"contracts", "identity", "ledger.boundary", "transport", "tasks", "reports", "local.genesis"}
+    | {"sn.api", "sn.asking", "sn.client", "sn.export", "sn.proofs"},
+    "cli": BASE | CORE | {"sl", "sn", "local", "demo", "doctor", "rehearsal", "bench", "reports", "swci", "tasks"},
     "__main__": {"cli"},
     "tf": BASE | {"callbacks", "sl.control", "contracts.records"},
     "pyt": BASE | {"callbacks", "sl.control", "contracts.records"},

@@ -67,10 +67,10 @@ def take(runner: Taskrunner, context: Context, message: TakeTask) -> Taskrunner:
         raise Rejected(Code.NOT_ALLOWED, f"{context.name.short} cannot take {assignment.task}: it {why}")
     if not named and runner.state not in ACTIVE:
         raise Rejected(Code.CONFLICT, f"{runner.name} is {runner.state.value}: {assignment.task} is taken no more")
-    most = MAX_UNITS if assignment.type is TaskType.RUN_SWARM else 1
+    most = MAX_UNITS if assignment.kind is TaskType.RUN_SWARM else 1
     if not 1 <= message.planned <= most:
         raise Rejected(
-            Code.MALFORMED, f"{message.planned} peers planned for {assignment.type.value}: expected 1 to {most}"
+            Code.MALFORMED, f"{message.planned} peers planned for {assignment.kind.value}: expected 1 to {most}"
         )
     agents, planned = len(runner.agents), planned_peers(runner)
     if agents >= MAX_AGENTS or planned + message.planned > MAX_PLANNED:
@@ -120,9 +120,9 @@ def _read_units(assignment: Assignment, before: Agent, message: ReportTask) -> t
     """W-12: an agent's peers as they are to be remembered."""
     units = tuple(replace(unit, description=clean_text(unit.description)) for unit in message.units)
     uids = [unit.uid for unit in units]
-    if assignment.type is not TaskType.RUN_SWARM:
+    if assignment.kind is not TaskType.RUN_SWARM:
         if units:
-            raise Rejected(Code.MALFORMED, f"{assignment.type.value} has no peers: expected a report without")
+            raise Rejected(Code.MALFORMED, f"{assignment.kind.value} has no peers: expected a report without")
         return ()
     if uids != sorted(set(uids)) or len(uids) > before.planned:
         raise Rejected(Code.MALFORMED, f"peers of a report: expected each once, by uid, at most {before.planned}")

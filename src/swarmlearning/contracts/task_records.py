@@ -66,7 +66,7 @@ class Task(Record, frozen=True, kw_only=True):
     """A task, without its body."""
 
     name: TaskName
-    type: TaskType
+    kind: TaskType
     author: str
     """For people; whose it is says `creator`."""
     prereq: TaskName
@@ -91,14 +91,14 @@ class Task(Record, frozen=True, kw_only=True):
 
 def hash_task(task: Task, body: tuple[str, ...]) -> bytes:
     """SHA-256, 32 bytes, over what an institution approves or refuses: everything that a host carries out."""
-    return sha256(encode((task.name, task.type, task.author, task.prereq, task.outcome, task.creator, body)))
+    return sha256(encode((task.name, task.kind, task.author, task.prereq, task.outcome, task.creator, body)))
 
 
 def make_root_task() -> Task:
     """W-1: the task that is there from the beginning, final and without a body."""
     root = Task(
         name=ROOT_TASK,
-        type=TaskType.ROOT_TASK,
+        kind=TaskType.ROOT_TASK,
         author="",
         prereq=ROOT_TASK,
         outcome="",
@@ -171,7 +171,7 @@ class Assignment(Record, frozen=True, kw_only=True):
     number: int
     """Counts the assignments of this runner: a report of an earlier one is refused as stale."""
     task: TaskName
-    type: TaskType
+    kind: TaskType
     hash: bytes
     mode: Literal["peers", "all", "target"]
     wanted: int
@@ -192,7 +192,7 @@ class Assignment(Record, frozen=True, kw_only=True):
     @property
     def wants_peers(self) -> bool:
         """W-9: whether `wanted` counts peers; else it counts agents."""
-        return self.type is TaskType.RUN_SWARM and self.mode == "peers"
+        return self.kind is TaskType.RUN_SWARM and self.mode == "peers"
 
 
 class Taskrunner(Record, frozen=True, kw_only=True):
@@ -229,7 +229,7 @@ def count_work(runner: Taskrunner) -> Counts:
     For people. How the assignment ends is decided by `count_towards_wanted`.
     """
     assignment = runner.assignment
-    if assignment is None or assignment.type is not TaskType.RUN_SWARM:
+    if assignment is None or assignment.kind is not TaskType.RUN_SWARM:
         return _count([agent.state for agent in runner.agents])
     states: list[WorkState] = []
     for agent in runner.agents:

@@ -172,7 +172,7 @@ def _begin(
     assignment = Assignment(
         number=runner.assignments + 1,
         task=task.name,
-        type=task.type,
+        kind=task.kind,
         hash=task.hash,
         mode=message.mode,
         wanted=wanted,

@@ -164,7 +164,7 @@ def _create(state: State, context: Context, message: CreateTask) -> Task:
     _save_stock(state, domain, replace(stock, unfinished=stock.unfinished + 1))
     task = Task(
         name=message.task,
-        type=message.kind,
+        kind=message.kind,
         author=message.author,
         prereq=message.prereq,
         outcome=message.outcome,
@@ -179,10 +179,10 @@ def _create(state: State, context: Context, message: CreateTask) -> Task:
 def _check_prerequisite(state: State, context: Context, message: CreateTask) -> None:
     """W-2: it is there, and stays there; remember who needs it."""
     prereq = require_task(state, message.prereq)
-    if message.kind is TaskType.RUN_SWARM and prereq.type not in _BEFORE_A_RUN:
+    if message.kind is TaskType.RUN_SWARM and prereq.kind not in _BEFORE_A_RUN:
         raise Rejected(
             Code.MALFORMED,
-            f"{message.task} runs a swarm, its prerequisite {prereq.name} is {prereq.type.value}: expected "
+            f"{message.task} runs a swarm, its prerequisite {prereq.name} is {prereq.kind.value}: expected "
             f"{TaskType.MAKE_USER_CONTAINER.value}, {TaskType.PULL_IMAGE.value} or {ROOT_TASK}",
         )
     if prereq.is_final:

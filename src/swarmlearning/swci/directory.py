@@ -1,0 +1,102 @@
+"""A session's directory: file commands and task files stay below one root. Spec: docs/spec/swci.md, CI-11.
+
+Paths are resolved with all their links before they are judged. `/platform/swarm/usr`, where the product we re-create
+has the user's files, means the root: scripts that name it run unchanged.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from swarmlearning.errors import ConfigurationError
+
+PRODUCT_ROOT: Final = "/platform/swarm/usr"
+
+MAX_FILE_BYTES: Final = 4 << 20
+"""Largest file that is read."""
+
+MAX_LISTED: Final = 10_000
+"""Most names that are listed of a directory."""
+
+
+class Directory:
+    """Where a session is.
+
+    Attributes:
+        root: nothing outside it is read or written.
+        here: the current directory, absolute.
+    """
+
+    def __init__(self, root: Path, here: Path | None = None) -> None:
+        """Begin in `here`, or at the root.
+
+        Raises:
+            ConfigurationError: one of them is no directory, or `here` lies outside the root.
+        """
+        self.root = root.expanduser().resolve()
+        if not self.root.is_dir():
+            raise ConfigurationError(f"{root} is no directory; make it, or name another one")
+        self.here = self.root
+        if here is not None:
+            self.enter(str(here.expanduser().absolute()))
+
+    def resolve(self, name: str) -> Path:
+        """The absolute path of a name, from the current directory on.
+
+        Raises:
+            ConfigurationError: it lies outside the root, or is no path.
+        """
+        if "\0" in name:
+            raise ConfigurationError("a path with a NUL character")
+        posix = PurePosixPath(name)
+        if posix.is_relative_to(PRODUCT_ROOT) and not self.root.is_relative_to(PRODUCT_ROOT):
+            path = self.root / posix.relative_to(PRODUCT_ROOT)
+        else:
+            path = self.here / Path(name).expanduser()
+        try:
+            resolved = path.resolve()
+        except (OSError, RuntimeError) as error:
+            raise ConfigurationError(f"{name[:200]}: no usable path") from error
+        if not resolved.is_relative_to(self.root):
+            raise ConfigurationError(f"{name[:200]} lies outside {self.root}; files stay below it")
+        return resolved
+
+    def enter(self, name: str) -> None:
+        """Go to another directory.
+
+        Raises:
+            ConfigurationError: it is none, or lies outside the root.
+        """
+        path = self.resolve(name)
+        if not path.is_dir():
+            raise ConfigurationError(f"{name[:200]} is no directory below {self.here}")
+        self.here = path
+
+    def names(self) -> list[str]:
+        """What is in the current directory, directories with a `/`, by name.
+
+        Raises:
+            ConfigurationError: it cannot be read.
+        """
+        try:
+            found = sorted(self.here.iterdir())[:MAX_LISTED]
+            return [f"{path.name}/" if path.is_dir() else path.name for path in found]
+        except OSError as error:
+            raise ConfigurationError(f"{self.here} cannot be read: {error.strerror}") from error
+
+    def read(self, name: str) -> bytes:
+        """A file's contents.
+
+        Raises:
+            ConfigurationError: it cannot be read, is larger than `MAX_FILE_BYTES`, or lies outside the root.
+        """
+        path = self.resolve(name)
+        try:
+            if not path.is_file():
+                raise ConfigurationError(f"{name[:200]} is no file below {self.here}")
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise ConfigurationError(f"{name[:200]} cannot be read: {error.strerror}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise ConfigurationError(f"{name[:200]} has more than {MAX_FILE_BYTES} bytes, the most that is read")
+        return data
