@@ -191,8 +191,9 @@ def describe_proof(verified: Verified) -> list[str]:
 
 def _describe_tx(tx: ProvenTx) -> list[str]:
     kind = type(tx.message).__name__
-    contract = getattr(tx.message, "contract", None)
-    about = f"{kind} in {contract}" if contract is not None else kind
+    subjects = (getattr(tx.message, what, None) for what in ("contract", "runner", "task"))
+    subject = next((name for name in subjects if name is not None), None)
+    about = f"{kind} in {subject}" if subject is not None else kind
     key, registration = tx.signer.hex(), tx.registration
     if registration is None:
         who = f"the key {key}; whose it is, is not proven"
@@ -203,4 +204,5 @@ def _describe_tx(tx: ProvenTx) -> list[str]:
             f"the key {key}, registered in block {registration.height} as {registration.node} by an authority that the "
             "genesis does not name"
         )
-    return [f"transaction   {tx.hash.hex()}  {about}", f"  sent by     {who}"]
+    lines = [f"transaction   {tx.hash.hex()}  {about}", f"  sent by     {who}"]
+    return [*lines, f"  on behalf   {tx.caller}, as the sender says"] if tx.caller else lines
