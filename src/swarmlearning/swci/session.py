@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
 from msgspec.structs import replace
+from rich.console import Console
 
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError, Unreachable
@@ -28,6 +29,11 @@ WRITERS: Final = (Role.OPERATOR, Role.SN)
 
 class Output(Protocol):
     """Where a command says something while it goes on."""
+
+    @property
+    def console(self) -> Console | None:
+        """The terminal, for what is drawn anew while one watches; None: lines only."""
+        ...
 
     def tell(self, line: str) -> None:
         """Say a line of text."""
@@ -192,7 +198,14 @@ class Session:
 
 
 class Collected:
-    """Keeps what was said."""
+    """Keeps what was said.
+
+    Attributes:
+        lines: what was said.
+        console: never a terminal.
+    """
+
+    console: Final = None
 
     def __init__(self, also: Callable[[str], None] = lambda _: None) -> None:
         self.lines: list[str] = []
