@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import sign_key_option
-from swarmlearning.errors import ConfigurationError, ExitCode
+from swarmlearning.errors import ConfigurationError, ExitCode, NotYetAvailable
 from swarmlearning.identity.options import path_options
 from swarmlearning.swci.contexts import (
     Context,
@@ -37,6 +38,9 @@ OWN_CONTEXT: Final = ContextName("this-session")
 """What the context of `--sn` is called."""
 
 STDIN: Final = "-"
+
+MODE_VARIABLE: Final = "SWCI_MODE"
+"""How the product we re-create is told to serve instead of reading commands."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +109,7 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
 
     The exit status is 0 only if no command failed.
     """
+    _check_mode()
     options = Options(**given)
     explicit = click.core.ParameterSource.COMMANDLINE
     asked = {name for name in given if called.get_parameter_source(name) is explicit}
@@ -113,6 +118,16 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
     if {"script", "commands"} <= asked:
         raise ConfigurationError("--script and --command: give one of them")
     return asyncio.run(_run(options))
+
+
+def _check_mode() -> None:
+    mode = os.environ.get(MODE_VARIABLE) or "CLI"
+    if mode.upper() == "WEB":
+        raise NotYetAvailable(
+            f"{MODE_VARIABLE} is {mode}: the web service arrives in a later release; unset it"
+        )
+    if mode.upper() != "CLI":
+        raise ConfigurationError(f"{MODE_VARIABLE} is {mode!r}; expected CLI or WEB")
 
 
 async def _run(options: Options) -> ExitCode:

@@ -19,8 +19,8 @@ from swarmlearning.swci.running import ERROR, Done, write_csv, write_lines
 INDENT: Final = "    "
 """Before every line of output, as in the product we re-create."""
 
-_BETWEEN: Final = 2
-"""Columns between cells."""
+_BETWEEN: Final = 3
+"""Columns between cells; the box takes one of them."""
 
 
 class Screen:
@@ -81,7 +81,7 @@ class Screen:
             for line in write_csv(grid):
                 self._write(line)
         elif self._fits(grid):
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, _BETWEEN, 0, 0), show_edge=False, pad_edge=False)
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, _BETWEEN - 1, 0, 0), show_edge=False, pad_edge=False)
             for column in grid.columns:
                 table.add_column(Text(column), no_wrap=True)
             for row in grid.rows:
@@ -98,7 +98,7 @@ class Screen:
     def _render(self, table: Table) -> list[str]:
         with self._console.capture() as captured:
             self._console.print(table)
-        return captured.get().splitlines()
+        return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def column_widths(grid: Grid) -> list[int]:

@@ -67,13 +67,11 @@ async def _connect(
             f"{endpoint}: {error.reason or error}; expected a node of our own organisation (see SWARM_ID_CACERT)"
         ) from error
     except OSError as error:
-        raise Unreachable(
-            f"{endpoint}: {_reason(error)}; is the node running, and the address right?"
-        ) from error
+        raise Unreachable(f"{endpoint}: {_reason(error)}; is the node running, and the address right?") from error
     return writer
 
 
 def _reason(error: OSError) -> str:
-    # asyncio puts the address into the system's text, as a tuple; of a name that is not known `errno` is another table's.
+    # asyncio puts the address into the system's text, as a tuple; the number of an unknown name is of another table.
     known = error.errno is not None and error.errno > 0
     return os.strerror(error.errno) if known else str(error.strerror or error)
