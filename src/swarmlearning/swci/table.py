@@ -2,7 +2,13 @@
 
 from typing import Final
 
-from swarmlearning.swci.commands import files
+from swarmlearning.swci.commands import contracts, files, ledger, membership, nodes
 from swarmlearning.swci.entries import Entry
 
-COMMANDS: Final[tuple[Entry, ...]] = (*files.COMMANDS,)
+COMMANDS: Final[tuple[Entry, ...]] = (
+    *contracts.COMMANDS,
+    *nodes.COMMANDS,
+    *membership.COMMANDS,
+    *ledger.COMMANDS,
+    *files.COMMANDS,
+)
