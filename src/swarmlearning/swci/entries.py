@@ -30,6 +30,8 @@ class Grid(msgspec.Struct, frozen=True):
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    spare: tuple[str, ...] = ()
+    """Columns that a terminal which is too narrow for all of them can do without, the first of them first."""
 
 
 class Shown(msgspec.Struct, frozen=True):

@@ -66,11 +66,14 @@ class TranscriptWriter:
 
 
 class PlainWriter:
-    """For pipes: what commands say and nothing else; errors apart from it."""
+    """For pipes: what commands say and nothing else; errors apart from it.
 
-    console: Final = None
+    Attributes:
+        console: the terminal, where it is one.
+    """
 
     def __init__(self, screen: Screen, errors: Screen) -> None:
+        self.console: Final = screen.console
         self._screen = screen
         self._errors = errors
 

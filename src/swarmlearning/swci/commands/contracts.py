@@ -214,7 +214,7 @@ def _show_performance(pairs: tuple[PairReport, ...]) -> Shown:
         )
         for pair in pairs
     )
-    return Shown(grid=Grid(PERFDATA_COLUMNS, rows))
+    return Shown(grid=Grid(PERFDATA_COLUMNS, rows, spare=("UID",)))
 
 
 def _show_number(number: int | None) -> str:
@@ -250,7 +250,8 @@ def _show_peers(report: PeersReport) -> Shown:
         f"WAITING : {report.waits_for}",
         *describe_metrics(report.peers),
     )
-    return Shown(lines, Grid(PEER_COLUMNS, tuple(peer_cells(peer) for peer in report.peers)))
+    rows = tuple(peer_cells(peer) for peer in report.peers)
+    return Shown(lines, Grid(PEER_COLUMNS, rows, spare=("last 10", "of round")))
 
 
 async def get_history(session: Session, command: GetHistory) -> ContractReport:
@@ -275,7 +276,7 @@ def _show_history(report: ContractReport) -> Shown:
         *describe_history(report.rounds),
     )
     rows = tuple((str(round_.run), *round_cells(round_, wide=True)) for round_ in report.rounds)
-    return Shown(lines, Grid(("run", *ROUND_COLUMNS), rows))
+    return Shown(lines, Grid(("run", *ROUND_COLUMNS), rows, spare=("every",)))
 
 
 # --- watching -------------------------------------------------------------------------------------------------------

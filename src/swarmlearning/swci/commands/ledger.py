@@ -25,7 +25,7 @@ class LedgerExported(msgspec.Struct, frozen=True, kw_only=True):
     """What was written."""
 
     file: str
-    """From the session's root on."""
+    """Its whole path."""
     blocks: int
     transactions: int
 
@@ -42,7 +42,7 @@ async def export_ledger(session: Session, command: ExportLedger) -> LedgerExport
     path = session.directory.resolve(command.file)
     exported = await export_history(await session.sn(), path, first=command.first, force=False, tell=session.tell)
     return LedgerExported(
-        file=str(path.relative_to(session.directory.root)),
+        file=str(path),
         blocks=exported.blocks,
         transactions=exported.transactions,
     )

@@ -36,7 +36,8 @@ async def list_nodes(session: Session, _command: ListNodes) -> tuple[NodeReport,
 
 
 def _show_nodes(nodes: tuple[NodeReport, ...]) -> Shown:
-    return Shown(grid=Grid(NODE_COLUMNS, tuple(node_cells(node) for node in nodes)))
+    rows = tuple(node_cells(node) for node in nodes)
+    return Shown(grid=Grid(NODE_COLUMNS, rows, spare=("ParentUUID", "UUID")))
 
 
 async def show_status(session: Session, _command: ShowStatus) -> StatusReport:
