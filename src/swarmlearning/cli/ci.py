@@ -123,9 +123,7 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
 def _check_mode() -> None:
     mode = os.environ.get(MODE_VARIABLE) or "CLI"
     if mode.upper() == "WEB":
-        raise NotYetAvailable(
-            f"{MODE_VARIABLE} is {mode}: the web service arrives in a later release; unset it"
-        )
+        raise NotYetAvailable(f"{MODE_VARIABLE} is {mode}: the web service arrives in a later release; unset it")
     if mode.upper() != "CLI":
         raise ConfigurationError(f"{MODE_VARIABLE} is {mode!r}; expected CLI or WEB")
 

@@ -1,12 +1,14 @@
 """How what a command says looks: indented, tables drawn on a terminal and as CSV elsewhere, errors red.
 
-A table that a terminal is too narrow for is written as a block a row, so that no cell is torn apart.
+Where a terminal is too narrow for a table, columns that can be spared are left out with a word about it; where that is
+not enough either it is written as a block a row, so that no cell is torn apart.
 """
 
 import textwrap
 from collections.abc import Sequence
 from typing import Final, TextIO
 
+import msgspec
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
@@ -19,8 +21,8 @@ from swarmlearning.swci.running import ERROR, Done, write_csv, write_lines
 INDENT: Final = "    "
 """Before every line of output, as in the product we re-create."""
 
-_BETWEEN: Final = 3
-"""Columns between cells; the box takes one of them."""
+_GAPS: Final = (2, 1)
+"""Columns between cells, where there is room for so many."""
 
 
 class Screen:
@@ -35,6 +37,11 @@ class Screen:
     def is_terminal(self) -> bool:
         """Whether people look at it."""
         return self._console.is_terminal
+
+    @property
+    def console(self) -> Console | None:
+        """The terminal, for what is drawn anew while one watches; None where it is none."""
+        return self._console if self.is_terminal else None
 
     def say(self, line: str, style: str = "") -> None:
         """Write a line as it stands."""
@@ -80,25 +87,52 @@ class Screen:
         if not self.is_terminal:
             for line in write_csv(grid):
                 self._write(line)
-        elif self._fits(grid):
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, _BETWEEN - 1, 0, 0), show_edge=False, pad_edge=False)
-            for column in grid.columns:
-                table.add_column(Text(column), no_wrap=True)
-            for row in grid.rows:
-                table.add_row(*(Text(cell) for cell in row))
-            for line in self._render(table):
-                self._write(line)
-        else:
+            return
+        fitted = fit_grid(grid, self._console.width - len(self._indent))
+        if fitted is None:
             for line in draw_blocks(grid):
                 self._write(line)
-
-    def _fits(self, grid: Grid) -> bool:
-        return sum(column_widths(grid)) + _BETWEEN * len(grid.columns) <= self._console.width - len(self._indent)
+            return
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, fitted.gap - 1, 0, 0), show_edge=False, pad_edge=False)
+        for column in fitted.grid.columns:
+            table.add_column(Text(column), no_wrap=True)
+        for row in fitted.grid.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        for line in self._render(table):
+            self._write(line)
+        if fitted.left_out:
+            self.tell(f"not shown, this terminal is too narrow: {', '.join(fitted.left_out)}")
 
     def _render(self, table: Table) -> list[str]:
         with self._console.capture() as captured:
             self._console.print(table)
         return [line.rstrip() for line in captured.get().splitlines()]
+
+
+class Fitted(msgspec.Struct, frozen=True):
+    """A table as it fits."""
+
+    grid: Grid
+    gap: int
+    """Columns between cells."""
+    left_out: tuple[str, ...] = ()
+    """Columns of the table that are not in `grid`."""
+
+
+def fit_grid(grid: Grid, room: int) -> Fitted | None:
+    """A table as it fits into `room` columns: less between cells first, then without columns that can be spared.
+
+    None if none of its forms does.
+    """
+    for count in range(len(grid.spare) + 1):
+        left_out = grid.spare[:count]
+        kept = [index for index, column in enumerate(grid.columns) if column not in left_out]
+        rows = tuple(tuple(row[index] for index in kept) for row in grid.rows)
+        shown = Grid(tuple(grid.columns[index] for index in kept), rows)
+        for gap in _GAPS:
+            if sum(column_widths(shown)) + gap * len(kept) <= room:
+                return Fitted(shown, gap, left_out)
+    return None
 
 
 def column_widths(grid: Grid) -> list[int]:

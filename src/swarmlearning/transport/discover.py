@@ -73,5 +73,5 @@ async def _connect(
 
 def _reason(error: OSError) -> str:
     # asyncio puts the address into the system's text, as a tuple; the number of an unknown name is of another table.
-    known = error.errno is not None and error.errno > 0
-    return os.strerror(error.errno) if known else str(error.strerror or error)
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else str(error.strerror or error)
