@@ -11,7 +11,7 @@ from swarmlearning.clock import system_clock
 from swarmlearning.contracts.membership import is_registered
 from swarmlearning.contracts.messages import RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Training
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import ConfigurationError, NotFound
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
@@ -97,12 +97,13 @@ async def find_training(client: SnClient, name: str) -> Training:
     """The contract of a name that a person gave.
 
     Raises:
-        ConfigurationError: there is none; the message names the nearest, and those that there are.
+        InvalidName: it is no contract's name.
+        NotFound: there is none; the message names the nearest, and those that there are.
         Unreachable, VerificationError, Refused: see `SnClient.training`.
     """
     training = await client.training(check_contract_name(name))
     if training is None:
-        raise ConfigurationError(explain_unknown(name, await client.contracts()))
+        raise NotFound(explain_unknown(name, await client.contracts()))
     return training
 
 
