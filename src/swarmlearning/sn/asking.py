@@ -129,7 +129,7 @@ def find_proposal(found: Governance, number: int) -> Proposal:
         if proposal.number == number:
             return proposal
     waiting = [str(p.number) for p in found.proposals if p.state is ProposalState.OPEN]
-    raise ConfigurationError(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")
+    raise NotFound(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")
 
 
 async def cast_vote(client: SnClient, submitter: Submitter, number: int, *, yes: bool) -> Governance:

@@ -27,7 +27,6 @@ Schema = dict[str, Any]
 REFERENCE: Final = "#/components/schemas/{name}"
 
 _NAME: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$"}
-_LABEL: Final[Schema] = {"type": "string", "pattern": r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?$"}
 _TEXT: Final[Schema] = {
     "type": "string",
     "maxLength": MAX_WORD,
@@ -41,7 +40,7 @@ SCHEMAS: Final[dict[Any, Schema]] = {
     ContractName: _NAME,
     TaskName: _NAME,
     RunnerName: _NAME,
-    ContextName: _LABEL,
+    ContextName: {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"},
     VariableName: {"type": "string", "pattern": r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"},
     FileName: _TEXT,
     AgentName: _TEXT,

@@ -86,6 +86,7 @@ class WebNode:
         own = {self.name.domain: Trust(issuers=credential.issuers, roles=tuple(Role))}
         self._trust = TrustStore(self.name.network, system_clock, own)
         self._hub = Hub()
+        self._entries = entries
         self._follower = Follower(lambda: reach(source, config.sn), self._trust, self._hub)
         self._sessions = Sessions(self._make_session, most=config.sessions)
         service = WebService(
@@ -97,13 +98,15 @@ class WebNode:
 
     def _make_session(self, caller: NodeId, output: Output) -> Session:
         book = Book(contexts=(Context(name=DEFAULT_CONTEXT, sn=self.config.sn),), current=DEFAULT_CONTEXT)
-        return Session(
+        session = Session(
             contexts=MemoryContexts(book),
             directory=Directory(self.config.root),
             output=output,
             identity=self.config.identity,
             caller=caller,
         )
+        session.entries = self._entries
+        return session
 
     async def start(self) -> int:
         """Learn from the SN who belongs to the network, then listen; returns the port.
