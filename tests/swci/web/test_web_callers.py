@@ -106,9 +106,8 @@ def test_ci21_a_certificate_that_is_revoked_on_the_ledger_counts_no_more(service
         assert answers[0].headers["Connection"] == "close"
     elif where == "events":
         response = caller.pool.request("GET", service.base + "/v1/events", preload_content=False)
-        lines = (line for chunk in response.stream(1) for line in [chunk])
         revoke(service.swarm, caller)
-        text = b"".join(lines).decode()  # until the service ends it
+        text = b"".join(response.stream()).decode()  # until the service ends it
         assert text.rstrip().splitlines()[-2] == "event: end"
         assert "was revoked by a.example" in text.splitlines()[-2]
     else:

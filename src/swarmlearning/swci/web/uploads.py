@@ -103,7 +103,9 @@ def _parts(content_type: str, body: bytes) -> list[tuple[str, str, bytes]]:
 
 def _part(piece: bytes) -> tuple[str, str, bytes]:
     head, separator, data = piece.partition(b"\r\n\r\n")
-    if not separator or len(head) > _MAX_HEAD_BYTES or not _DELIMITED.match(piece):
+    if not _DELIMITED.match(piece):
+        raise ConfigurationError("the body is no form: its boundary stands where no part begins")
+    if not separator or len(head) > _MAX_HEAD_BYTES:
         raise ConfigurationError(f"a part of the form has no header of at most {_MAX_HEAD_BYTES} bytes")
     try:
         lines = head.decode().strip().split("\r\n")
@@ -127,7 +129,7 @@ def _read_disposition(header: str) -> dict[str, str]:
     values: dict[str, str] = {}
     while rest and (found := _PARAMETER.match(rest)):
         rest = rest[found.end() :]
-        values[found[1].lower()] = re.sub(r"\\(.)", r"\1", found[2] or found[3] or "")
+        values[found[1].lower()] = re.sub(r'\\(["\\])', r"\1", found[2] or found[3] or "")
     if kind.lower() != "form-data" or rest.strip():
         raise wrong
     if extended := values.get("filename*"):
