@@ -231,7 +231,7 @@ FILE = 'Content-Disposition: form-data; name="file"; filename="f.yaml"'
         ("multipart/form-data; boundary=b", part(FILE + "; filename*=latin-1''%ff") + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE + "; filename*=utf-8''%ff") + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE + " rubbish") + "--b--"),
-        ("multipart/form-data; boundary=b", part("A: b") * 40 + part(FILE) + "--b--"),
+        ("multipart/form-data; boundary=b", part(FILE.replace("file", "other")) + part(FILE) + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE + "; filename*=utf-8''..%2Fup") + "--b--"),
     ],
     ids=range(20),
@@ -256,7 +256,7 @@ def test_ci25_a_malformed_form_is_refused(service: Service, kind: str, body: str
     ],
 )
 def test_ci25_forms_are_read_as_clients_write_them(head: str, name: str) -> None:
-    body = part('Content-Disposition: form-data; name="other"') + part(head, "a\r\n\r\n--x\r\n") + "--b--\r\n"
+    body = "a preamble\r\n" + part(head, "a\r\n\r\n--x\r\n") + "--b--\r\nan epilogue"
     read = read_upload('multipart/form-data; boundary="b"', body.encode())
     assert read == Upload(name=name, data=b"a\r\n\r\n--x\r\n")
 
