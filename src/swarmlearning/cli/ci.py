@@ -1,7 +1,8 @@
-"""`swarm ci`: the command interface as a script or a single line, or lines from a pipe."""
+"""`swarm ci`: the command interface as a shell, a script or a single line."""
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import sign_key_option
-from swarmlearning.errors import ConfigurationError, ExitCode
+from swarmlearning.errors import ConfigurationError, ExitCode, NotYetAvailable
 from swarmlearning.identity.options import path_options
 from swarmlearning.swci.contexts import (
     Context,
@@ -20,6 +21,7 @@ from swarmlearning.swci.contexts import (
     FileContexts,
     IdentityPaths,
     OwnContext,
+    config_directory,
     contexts_file,
     find_context,
 )
@@ -36,6 +38,9 @@ OWN_CONTEXT: Final = ContextName("this-session")
 """What the context of `--sn` is called."""
 
 STDIN: Final = "-"
+
+MODE_VARIABLE: Final = "SWCI_MODE"
+"""How the product we re-create is told to serve instead of reading commands."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +101,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--json", "as_json", is_flag=True, help="Answers as JSON; of a script a document a line.")
 @click.pass_context
 def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # click's options, read into `Options`
-    """Steer the network by commands: a script, single commands, or what comes on stdin.
+    """Steer the network by commands: in a shell, by a script, by single commands, or by what comes on stdin.
 
     HELP lists all commands, docs/reference/swci.md has them with examples. Contexts say which network commands are
     about, and as whom; they are kept from one session to the next. The identity options and --sn are not needed where
@@ -104,6 +109,7 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
 
     The exit status is 0 only if no command failed.
     """
+    _check_mode()
     options = Options(**given)
     explicit = click.core.ParameterSource.COMMANDLINE
     asked = {name for name in given if called.get_parameter_source(name) is explicit}
@@ -114,7 +120,29 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
     return asyncio.run(_run(options))
 
 
+def _check_mode() -> None:
+    mode = os.environ.get(MODE_VARIABLE) or "CLI"
+    if mode.upper() == "WEB":
+        raise NotYetAvailable(f"{MODE_VARIABLE} is {mode}: the web service arrives in a later release; unset it")
+    if mode.upper() != "CLI":
+        raise ConfigurationError(f"{MODE_VARIABLE} is {mode!r}; expected CLI or WEB")
+
+
 async def _run(options: Options) -> ExitCode:
+    if options.commands or options.script or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return await _run_lines(options)
+    # Not for scripts: it takes a moment to import.
+    from swarmlearning.swci.shell import Shell
+
+    screen = Screen(sys.stdout)
+    session = make_session(options, screen)
+    try:
+        return await Shell(COMMANDS, session, screen, config_directory() / "history").run()
+    finally:
+        await session.disconnect()
+
+
+async def _run_lines(options: Options) -> ExitCode:
     writer = _writer(options)
     session = make_session(options, writer)
     session.exit_on_failure = bool(options.commands)

@@ -2,11 +2,15 @@
 
 from typing import Final
 
-from swarmlearning.swci.commands import contexts, files, session
+from swarmlearning.swci.commands import contexts, contracts, files, ledger, membership, nodes, session
 from swarmlearning.swci.entries import Entry
 
 COMMANDS: Final[tuple[Entry, ...]] = (
     *contexts.COMMANDS,
+    *contracts.COMMANDS,
+    *nodes.COMMANDS,
+    *membership.COMMANDS,
+    *ledger.COMMANDS,
     *files.COMMANDS,
     *session.COMMANDS,
 )
