@@ -2,11 +2,14 @@
 
 from typing import Final
 
-from swarmlearning.swci.commands import contexts, files, session
+from swarmlearning.swci.commands import contexts, files, runner_progress, runners, session, tasks
 from swarmlearning.swci.entries import Entry
 
 COMMANDS: Final[tuple[Entry, ...]] = (
     *contexts.COMMANDS,
+    *tasks.COMMANDS,
+    *runners.COMMANDS,
+    *runner_progress.COMMANDS,
     *files.COMMANDS,
     *session.COMMANDS,
 )
