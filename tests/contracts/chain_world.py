@@ -27,7 +27,7 @@ from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import Applied, Header, Misbehaviour, TxResult
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.state import StateStore
-from swarmlearning.types import Endpoint, NodeName, Role, TrustDomain, Validator
+from swarmlearning.types import Endpoint, NodeId, NodeName, Role, TrustDomain, Validator
 
 NETWORK = "heart"
 START_MS = 1_800_000_000_000
@@ -140,11 +140,19 @@ class Chain:
         return self.app.info().height
 
     def sign(
-        self, name: NodeName, message: AnyMessage, *, salt: str = "", expires: int | None = None, network: str = NETWORK
+        self,
+        name: NodeName,
+        message: AnyMessage,
+        *,
+        salt: str = "",
+        expires: int | None = None,
+        network: str = NETWORK,
+        caller: str = "",
     ) -> bytes:
         self.nonce += 1
         expires = self.height + 100 if expires is None else expires
-        payload = Payload(network=network, nonce=self.nonce.to_bytes(16, "big"), expires=expires, message=message)
+        nonce = self.nonce.to_bytes(16, "big")
+        payload = Payload(network=network, nonce=nonce, expires=expires, message=message, caller=NodeId(caller))
         return sign_payload(key_of(name, salt), encode(payload))
 
     def header(self, step_ms: int = 1000) -> Header:
@@ -175,9 +183,11 @@ class Chain:
         assert self.app.accept(self.header(step_ms), chosen) == ""
         return self.apply(*chosen, step_ms=step_ms)
 
-    def do(self, name: NodeName, message: AnyMessage, *, salt: str = "", step_ms: int = 1000) -> TxResult:
+    def do(
+        self, name: NodeName, message: AnyMessage, *, salt: str = "", step_ms: int = 1000, caller: str = ""
+    ) -> TxResult:
         """One message in a block of its own."""
-        return self.apply(self.sign(name, message, salt=salt), step_ms=step_ms)[0]
+        return self.apply(self.sign(name, message, salt=salt, caller=caller), step_ms=step_ms)[0]
 
     def register(self, *names: NodeName) -> None:
         results = self.order(*(self.sign(name, registration(name)) for name in names))

@@ -16,25 +16,35 @@ if __name__ == "__main__":
 from chain_world import START_MS, Chain, authority, certificate, key_of, member, registration, validator_of
 from msgspec.structs import replace
 
-from swarmlearning.contracts import membership
+from swarmlearning.contracts import membership, taskrunners, tasks
 from swarmlearning.contracts.draw import draw_order
 from swarmlearning.contracts.messages import (
     AnyMessage,
+    AppendTask,
+    AssignTask,
     CheckIn,
     CreateContract,
+    CreateTask,
+    CreateTaskrunner,
+    DeleteTask,
     Enrol,
+    FinalizeTask,
     Finish,
     Here,
     Leave,
     LeaveNetwork,
+    ListenToRunner,
     Measure,
     MergeCommit,
     Propose,
+    ReportTask,
     ResetContract,
+    ResetTaskrunner,
     RevokeCertificate,
     RotateValidator,
     Stored,
     Suspect,
+    TakeTask,
     Tick,
     Unreachable,
     Vote,
@@ -51,17 +61,19 @@ from swarmlearning.contracts.proposals import (
     hash_change,
 )
 from swarmlearning.contracts.records import Manifested, Progress, Settings, Training
+from swarmlearning.contracts.task_records import ROOT_TASK, Taskrunner, TaskType, Unit, WorkState, hash_task
 from swarmlearning.contracts.transition import VERSION
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.identity.verify import fingerprint
 from swarmlearning.ledger.boundary import Misbehaviour
 from swarmlearning.parameters.chunks import result_root
 from swarmlearning.sn.state import Overlay
-from swarmlearning.types import ContractName, Endpoint, NodeName, Role
+from swarmlearning.types import ContractName, Endpoint, NodeName, Role, RunnerName, TaskName
 
 GOLDEN = Path(__file__).parent / "golden" / f"transition-v{VERSION}.json"
 STUDY = ContractName("study")
 FAR = ContractName("far")
+RUNNER = RunnerName("ward")
 SETTINGS = Settings(sync_frequency=16, start="merge", topology="sharded", witnesses=1, round_max_ms=60_000)
 
 
@@ -88,9 +100,10 @@ class Story:
         *said: tuple[NodeName, AnyMessage],
         step_ms: int = 1000,
         misbehaviour: tuple[Misbehaviour, ...] = (),
+        caller: str = "",
     ) -> None:
         chain = self.chain
-        txs = [chain.sign(name, message) for name, message in said]
+        txs = [chain.sign(name, message, caller=caller) for name, message in said]
         results = chain.apply(*txs, step_ms=step_ms, misbehaviour=misbehaviour)
         self.blocks.append(
             {
@@ -180,6 +193,51 @@ class Story:
         mark = fingerprint(certificate(self.sls[0], self.sls[0].domain))
         self.block((operator, RevokeCertificate(fingerprint=mark)))
 
+    @property
+    def runner(self) -> Taskrunner:
+        found = taskrunners.load_runner(Overlay(self.chain.app.store), RUNNER)
+        assert found is not None
+        return found
+
+    def write_task(self, name: str, kind: TaskType, prereq: str, outcome: str) -> bytes:
+        """A final task of two lines, by its author on behalf of another operator; its hash."""
+        author, task = member(0, Role.SN), TaskName(name)
+        created = CreateTask(task=task, kind=kind, author="Anna Müller", prereq=TaskName(prereq), outcome=outcome)
+        self.block((author, created), caller=member(0, Role.OPERATOR).id)
+        self.block((author, AppendTask(task=task, first=1, lines=("first", "second\tline"))))
+        self.block((author, AppendTask(task=task, first=1, lines=("FROM base",))))
+        state = Overlay(self.chain.app.store)
+        digest = hash_task(tasks.require_task(state, task), tasks.load_body(state, task))
+        self.block((author, FinalizeTask(task=task, hash=digest)))
+        return digest
+
+    def work(self) -> None:
+        """A swarm is built and run by two agents: one fails, tries again, and completes."""
+        author, swops = member(0, Role.SN), [member(i, Role.SWOP) for i in range(2)]
+        self.block(*((name, registration(name)) for name in (author, *swops)))
+        self.write_task("build", TaskType.MAKE_USER_CONTAINER, ROOT_TASK, "image")
+        digest = self.write_task("run", TaskType.RUN_SWARM, "build", "model")
+        draft = CreateTask(task=TaskName("draft"), kind=TaskType.PULL_IMAGE, author="", prereq=ROOT_TASK, outcome="")
+        self.block((author, draft), (author, DeleteTask(task=TaskName("draft"))))
+        self.block((swops[0], CreateTaskrunner(runner=RUNNER)))
+        self.block(*((swop, ListenToRunner(runner=RUNNER, listening=True)) for swop in swops))
+        assign = AssignTask(runner=RUNNER, task=TaskName("run"), hash=digest, mode="peers", peers=3)
+        self.block((author, assign), caller=member(0, Role.OPERATOR).id)
+        self.block(*((swop, TakeTask(runner=RUNNER, number=1, planned=2)) for swop in swops))
+        done = tuple(Unit(uid=f"sl{n}", state=WorkState.COMPLETE) for n in range(2))
+        failed = (
+            replace(done[0], state=WorkState.RUNNING),
+            replace(done[1], state=WorkState.ERROR, description="lost"),
+        )
+        ended = ReportTask(runner=RUNNER, number=1, state=WorkState.COMPLETE, units=done)
+        self.block((swops[0], ended))
+        self.block((swops[1], replace(ended, state=WorkState.ERROR, description="no space", units=failed)))
+        again = AssignTask(runner=RUNNER, task=TaskName("run"), hash=digest, mode="target", target=swops[1].id)
+        self.block((author, again), (swops[1], TakeTask(runner=RUNNER, number=1, planned=2)))
+        self.block((swops[1], ended))
+        self.block((author, ResetTaskrunner(runner=RUNNER, number=1)))
+        self.block((author, replace(assign, mode="all", peers=0)))
+
     def decide(self, change: AnyChange, *voters: NodeName) -> None:
         """The first proposes, the others agree, in one block."""
         self.number += 1
@@ -218,6 +276,7 @@ def vectors() -> dict[str, object]:
     """The stories, their hashes, and the final state of the trainings."""
     story, voting = Story(Chain(3)), Story(Chain(4, voting=True))
     before, first = story.chain.app.info().app_hash, voting.chain.app.info().app_hash
+    story.work()
     story.tell()
     voting.govern()
     nodes = [sl.id for sl in story.sls]
@@ -230,6 +289,7 @@ def vectors() -> dict[str, object]:
         "draw_of_zeros": draw_order(bytes(32), nodes),
         "blocks": story.blocks,
         "training_sha256": sha256(encode(story.training())).hex(),
+        "runner_sha256": sha256(encode(story.runner)).hex(),
         "measured_sha256": sha256(encode(story.training(FAR))).hex(),
         "voting_genesis": voting.chain.genesis.hex(),
         "voting_genesis_app_hash": first.hex(),

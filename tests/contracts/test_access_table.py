@@ -10,29 +10,40 @@ from contracts_world import CONTRACT, World, name_of, node_of
 
 from swarmlearning.contracts.messages import (
     AnyMessage,
+    AppendTask,
+    AssignTask,
     CheckIn,
     CreateContract,
+    CreateTask,
+    CreateTaskrunner,
+    DeleteTask,
     Enrol,
+    FinalizeTask,
     Finish,
     Here,
     Leave,
     LeaveNetwork,
+    ListenToRunner,
     Measure,
     MergeCommit,
     Propose,
     RegisterNode,
+    ReportTask,
     ResetContract,
+    ResetTaskrunner,
     RevokeCertificate,
     RotateValidator,
     Stored,
     Suspect,
+    TakeTask,
     Tick,
     Unreachable,
     Vote,
     Withdraw,
 )
 from swarmlearning.contracts.proposals import ExpelOrganisation
-from swarmlearning.types import Code, Role
+from swarmlearning.contracts.task_records import ROOT_TASK, TaskType, WorkState
+from swarmlearning.types import DEFAULT_RUNNER, Code, Role, TaskName
 
 ACCESS = Path(__file__).parents[2] / "docs" / "spec" / "access.md"
 
@@ -49,7 +60,18 @@ def table() -> dict[str, set[Role]]:
 
 def messages(world: World) -> dict[type[AnyMessage], AnyMessage]:
     leader = node_of(world.leader())
+    task = TaskName("new")
     return {
+        CreateTask: CreateTask(task=task, kind=TaskType.PULL_IMAGE, author="", prereq=ROOT_TASK, outcome=""),
+        AppendTask: AppendTask(task=task, first=1, lines=("line",)),
+        FinalizeTask: FinalizeTask(task=task, hash=bytes(32)),
+        DeleteTask: DeleteTask(task=task),
+        CreateTaskrunner: CreateTaskrunner(runner=DEFAULT_RUNNER),
+        AssignTask: AssignTask(runner=DEFAULT_RUNNER, task=task, hash=bytes(32), mode="all"),
+        ResetTaskrunner: ResetTaskrunner(runner=DEFAULT_RUNNER, number=0),
+        ListenToRunner: ListenToRunner(runner=DEFAULT_RUNNER, listening=True),
+        TakeTask: TakeTask(runner=DEFAULT_RUNNER, number=1, planned=1),
+        ReportTask: ReportTask(runner=DEFAULT_RUNNER, number=1, state=WorkState.RUNNING),
         CreateContract: CreateContract(contract=type(CONTRACT)("new")),
         RevokeCertificate: RevokeCertificate(fingerprint=bytes(32)),
         Propose: Propose(change=ExpelOrganisation(domain=name_of(1).domain)),

@@ -161,7 +161,8 @@ class History:
         applied = self._app.apply(execution_header(block.header), block.txs)
         assert applied.app_hash == block.header.app_hash, f"block {block.header.height} gives another state"
         self._app.commit()
-        for name in {event.subject for event in applied.events if event.kind != "membership"}:
+        others = ("membership", "task", "taskrunner")
+        for name in {event.subject for event in applied.events if event.kind not in others}:
             record = decode(self._app.query("training", name.encode()), Training)
             if record.last is not None:
                 key = (record.name, record.run, record.last.round)

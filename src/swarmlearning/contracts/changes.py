@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from msgspec.structs import replace
 
-from swarmlearning.contracts import membership, training
+from swarmlearning.contracts import membership, taskrunners, training
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.proposals import (
     MAX_ISSUER_BYTES,
@@ -201,6 +201,9 @@ def make_change(state: State, context: Context, change: AnyChange) -> None:
             membership.save_organisation(state, replace(member, roles=change.roles))
             if Role.SL not in change.roles:
                 _go_on_without(state, context, change.domain, f"{change.domain} may not hold the role sl any more")
+            if Role.SWOP not in change.roles:
+                reason = f"{change.domain} may not hold the role swop any more"
+                taskrunners.go_on_without(state, context, change.domain, reason)
         case RevokeForeign():
             member = require_member(state, change.domain)
             revoked = membership.add_revocation(member, change.fingerprint, MAX_REVOKED_BY_VOTE)
@@ -235,7 +238,7 @@ def rotate_validator(state: State, context: Context, domain: TrustDomain, valida
 
 
 def remove_member(state: State, context: Context, domain: TrustDomain, *, expelled: bool) -> None:
-    """M-15: a member is one no longer: nor are its nodes, its validator, or its peers in trainings."""
+    """M-15: a member is one no longer: nor are its nodes, its validator, its peers in trainings, its agents."""
     member = require_member(state, domain)
     departed = Departed(domain=domain, revoked=member.revoked, height=context.height, expelled=expelled)
     state.put(departed_key(domain), encode(departed))
@@ -250,6 +253,7 @@ def remove_member(state: State, context: Context, domain: TrustDomain, *, expell
     state.delete(f"count/nodes/{domain}")
     how = "was expelled" if expelled else "left the network"
     _go_on_without(state, context, domain, f"{domain} {how}")
+    taskrunners.go_on_without(state, context, domain, f"{domain} {how}")
 
 
 def _go_on_without(state: State, context: Context, domain: TrustDomain, reason: str) -> None:

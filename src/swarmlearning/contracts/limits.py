@@ -31,6 +31,11 @@ def clean_text(text: str) -> str:
     return "".join("?" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text[:MAX_TEXT])
 
 
+def has_controls(text: str) -> bool:
+    """Whether `text` holds control characters; by numbers, not by what a version of Python calls so."""
+    return any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text)
+
+
 MAX_GRACE_MS: Final = 86_400_000
 
 

@@ -225,6 +225,7 @@ class CreateTask(Message, frozen=True, kw_only=True):
 
     task: TaskName
     kind: TaskType
+    """The task's type; that word says already which message this is."""
     author: str
     prereq: TaskName
     outcome: str

@@ -1,10 +1,12 @@
 """Tasks, and the taskrunners that carry them out: what the ledger remembers of them. Spec: docs/spec/tasks.md.
 
-Records only; who may do what is in `tasks` and `taskrunners`.
+Records only; who may do what is in `tasks`, `taskrunners` and `agents`.
 """
 
 import enum
 from typing import Final, Literal
+
+from msgspec.structs import replace
 
 from swarmlearning.encoding import Record, encode, sha256
 from swarmlearning.types import NodeId, RunnerName, TaskName, TrustDomain
@@ -24,6 +26,9 @@ MAX_LINES: Final = 4096
 MAX_TASK_BYTES: Final = 256 << 10
 """Most bytes of a body, as UTF-8 with an end of line each."""
 
+MAX_BODIES_BYTES: Final = 8 << 20
+"""Most bytes of all bodies of one organisation's tasks together."""
+
 MAX_TASKS: Final = 1000
 """Most finalized tasks of one organisation, and as many that are not."""
 
@@ -31,10 +36,16 @@ MAX_RUNNERS: Final = 100
 """Most taskrunners that one organisation creates."""
 
 MAX_AGENTS: Final = 256
-"""Most agents that listen to one taskrunner."""
+"""Most agents that listen to one taskrunner, and most that take one task."""
 
 MAX_UNITS: Final = 64
 """Most peers (pairs of SL and ML program) that one agent starts for a task."""
+
+MAX_PLANNED: Final = 256
+"""Most peers that all agents together start for a task: as many as a training admits."""
+
+MAX_UID: Final = 256
+"""Longest uid of a peer, characters."""
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -62,6 +73,7 @@ class Task(Record, frozen=True, kw_only=True):
     outcome: str
     """What it leaves behind, such as an image's tag; the task after it refers to that."""
     creator: NodeId
+    """Who signed it; its organisation's the task is. Empty of `ROOT_TASK` alone."""
     created_height: int
     lines: int = 0
     """Of its body."""
@@ -82,6 +94,20 @@ def hash_task(task: Task, body: tuple[str, ...]) -> bytes:
     return sha256(encode((task.name, task.kind, task.author, task.prereq, task.outcome, task.creator, body)))
 
 
+def make_root_task() -> Task:
+    """W-1: the task that is there from the beginning, final and without a body."""
+    root = Task(
+        name=ROOT_TASK,
+        kind=TaskType.ROOT_TASK,
+        author="",
+        prereq=ROOT_TASK,
+        outcome="",
+        creator=NodeId(""),
+        created_height=0,
+    )
+    return replace(root, hash=hash_task(root, ()))
+
+
 # --- taskrunners ----------------------------------------------------------------------------------------------------
 
 
@@ -91,8 +117,12 @@ class RunnerState(enum.StrEnum):
     IDLE = "IDLE"  # nothing is assigned
     WAITING = "WAITING"  # assigned; no agent has taken it yet
     RUNNING = "RUNNING"  # an agent has
-    COMPLETE = "COMPLETE"  # as many peers as were wanted have completed
-    ERROR = "ERROR"  # so many cannot complete any more
+    COMPLETE = "COMPLETE"  # as many as were wanted have completed
+    ERROR = "ERROR"  # one failed, and so many cannot complete any more
+
+
+ACTIVE: Final = frozenset({RunnerState.WAITING, RunnerState.RUNNING})
+"""States in which it is not decided how an assignment ends."""
 
 
 class WorkState(enum.StrEnum):
@@ -145,9 +175,12 @@ class Assignment(Record, frozen=True, kw_only=True):
     hash: bytes
     mode: Literal["peers", "all", "target"]
     wanted: int
-    """How many peers (RUN_SWARM) or agents have to complete; with `all`: agents that listened at that moment."""
+    """How many have to complete: with mode `peers` and RUN_SWARM peers, else agents, each with all that it planned.
+    With `all` as many as listened at that moment, with `target` one."""
     chosen: tuple[NodeId, ...] = ()
-    """Who may take it; empty: every agent that listens, also later ones."""
+    """Who may take it, by node id; empty: every agent that listens, also later ones."""
+    targets: tuple[NodeId, ...] = ()
+    """Agents that were named (mode `target`) and have not taken it since, by node id: they may, whatever else holds."""
     assigner: NodeId
     caller: NodeId = NodeId("")
     """On whose behalf it was signed, where that was somebody else."""
@@ -155,6 +188,11 @@ class Assignment(Record, frozen=True, kw_only=True):
     """Block time."""
     ended_ms: int = 0
     """Block time at which it was decided; 0 while it is not."""
+
+    @property
+    def wants_peers(self) -> bool:
+        """W-9: whether `wanted` counts peers; else it counts agents."""
+        return self.kind is TaskType.RUN_SWARM and self.mode == "peers"
 
 
 class Taskrunner(Record, frozen=True, kw_only=True):
@@ -178,7 +216,7 @@ class Taskrunner(Record, frozen=True, kw_only=True):
 
 
 class Counts(Record, frozen=True, kw_only=True):
-    """How many peers (RUN_SWARM) or agents there are of a task."""
+    """How many peers or agents there are of a task, by how far they are."""
 
     active: int
     completed: int
@@ -186,22 +224,28 @@ class Counts(Record, frozen=True, kw_only=True):
 
 
 def count_work(runner: Taskrunner) -> Counts:
-    """W-8: the peers of RUN_SWARM, else the agents; what an agent has not reported on yet counts as active."""
+    """W-8: the peers of RUN_SWARM, else the agents; of what an agent planned, what it has not named stands as it does.
+
+    For people. How the assignment ends is decided by `count_towards_wanted`.
+    """
     assignment = runner.assignment
-    if assignment is None:
-        return Counts(active=0, completed=0, failed=0)
-    completed = failed = total = 0
+    if assignment is None or assignment.kind is not TaskType.RUN_SWARM:
+        return _count([agent.state for agent in runner.agents])
+    states: list[WorkState] = []
     for agent in runner.agents:
-        if assignment.kind is not TaskType.RUN_SWARM:
-            states = [agent.state]
-        elif agent.state in FAILED:
-            # What it had not begun will not be begun any more.
-            states = [unit.state for unit in agent.units if unit.state is WorkState.COMPLETE]
-            states += [agent.state] * max(0, agent.planned - len(states))
-        else:
-            states = [unit.state for unit in agent.units]
-            states += [agent.state] * max(0, agent.planned - len(states))
-        total += len(states)
-        completed += sum(state is WorkState.COMPLETE for state in states)
-        failed += sum(state in FAILED for state in states)
-    return Counts(active=total - completed - failed, completed=completed, failed=failed)
+        states += [unit.state for unit in agent.units]
+        states += [agent.state] * (agent.planned - len(agent.units))
+    return _count(states)
+
+
+def count_towards_wanted(runner: Taskrunner) -> Counts:
+    """W-9: the peers or the agents of a task, whichever `wanted` counts."""
+    if runner.assignment is not None and runner.assignment.wants_peers:
+        return count_work(runner)
+    return _count([agent.state for agent in runner.agents])
+
+
+def _count(states: list[WorkState]) -> Counts:
+    completed = sum(state is WorkState.COMPLETE for state in states)
+    failed = sum(state in FAILED for state in states)
+    return Counts(active=len(states) - completed - failed, completed=completed, failed=failed)

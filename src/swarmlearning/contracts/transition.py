@@ -5,7 +5,17 @@ from typing import Final, assert_never
 
 import msgspec
 
-from swarmlearning.contracts import closing, disputes, governance, measuring, membership, rounds, training
+from swarmlearning.contracts import (
+    closing,
+    disputes,
+    governance,
+    measuring,
+    membership,
+    rounds,
+    taskrunners,
+    tasks,
+    training,
+)
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.figures import summarise_round
 from swarmlearning.contracts.messages import (
@@ -13,23 +23,33 @@ from swarmlearning.contracts.messages import (
     MAX_TX_BYTES,
     TX_DOMAIN,
     AnyMessage,
+    AppendTask,
+    AssignTask,
     CheckIn,
     CreateContract,
+    CreateTask,
+    CreateTaskrunner,
+    DeleteTask,
     Enrol,
+    FinalizeTask,
     Finish,
     Here,
     Leave,
     LeaveNetwork,
+    ListenToRunner,
     Measure,
     MergeCommit,
     Payload,
     Propose,
     RegisterNode,
+    ReportTask,
     ResetContract,
+    ResetTaskrunner,
     RevokeCertificate,
     RotateValidator,
     Stored,
     Suspect,
+    TakeTask,
     Tick,
     TrainingMessage,
     Tx,
@@ -38,6 +58,7 @@ from swarmlearning.contracts.messages import (
     Withdraw,
 )
 from swarmlearning.contracts.records import Genesis, Phase, Training
+from swarmlearning.contracts.task_records import Task, Taskrunner
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import DecodeError, InvalidName, VerificationError
 from swarmlearning.identity.certificate import parse_certificate
@@ -129,7 +150,7 @@ def identify(
     previous_hash: bytes,
     sentinel: NodeId = NodeId(""),  # noqa: B008  # a str
 ) -> Context:
-    """TX-7: who sent it, by registered key (or, for a registration, by the identity that registers).
+    """TX-7, TX-21: who sent it, by registered key (or, for a registration, by the identity that registers), for whom.
 
     Args:
         state: the state before the transaction.
@@ -140,14 +161,16 @@ def identify(
         sentinel: who orders the block; empty where validators do, or nobody knows yet.
 
     Raises:
-        Rejected: the key is not registered, or may not sign any more.
+        Rejected: the key is not registered, or may not sign any more; or the caller that it names is none.
     """
-    message = signed.payload.message
+    message, caller = signed.payload.message, signed.payload.caller
     # A registration proves its sender itself (M-2).
     signer = message if isinstance(message, RegisterNode) else membership.require_signer(state, signed.signer)
     sender = signer.node
     try:
         name = NodeName.parse(sender)
+        if caller:
+            _check_caller(name, NodeName.parse(caller))
     except InvalidName as error:
         raise Rejected(Code.MALFORMED, str(error)) from error
     return Context(
@@ -158,11 +181,26 @@ def identify(
         sentinel=sentinel,
         sender=sender,
         name=name,
+        caller=caller,
     )
 
 
-def transition(version: int, state: State, context: Context, signed: Signed, network: str) -> Training | None:
-    """Carry out one message on `state`, and return the training it changed, if it changed one.
+def _check_caller(signer: NodeName, caller: NodeName) -> None:
+    """TX-21: nodes speak for operators of their own organisation, in their own network, and for nobody else."""
+    if (caller.domain, caller.network, caller.role) != (signer.domain, signer.network, Role.OPERATOR):
+        raise Rejected(
+            Code.NOT_ALLOWED,
+            f"{signer.short} cannot speak for {caller.id}: expected an {Role.OPERATOR.value} of {signer.domain} in "
+            f"network {signer.network}",
+        )
+
+
+Changed = Training | Task | Taskrunner | None
+"""What a message was about; None: membership."""
+
+
+def transition(version: int, state: State, context: Context, signed: Signed, network: str) -> Changed:
+    """Carry out one message on `state`, and return what it was about, as it is now.
 
     Raises:
         Rejected: the message cannot be carried out; `state` may be half written and must be discarded.
@@ -180,6 +218,10 @@ def transition(version: int, state: State, context: Context, signed: Signed, net
         case Propose() | Vote() | Withdraw() | LeaveNetwork() | RotateValidator():
             governance.govern(state, context, message)
             return None
+        case CreateTask() | AppendTask() | FinalizeTask() | DeleteTask():
+            return tasks.change_task(state, context, message)
+        case CreateTaskrunner() | AssignTask() | ResetTaskrunner() | ListenToRunner() | TakeTask() | ReportTask():
+            return taskrunners.change_runner(state, context, message)
         case CreateContract():
             membership.require_role(context, Role.SL, Role.SN, Role.OPERATOR)
             if state.get(membership.training_key(message.contract)) is not None:

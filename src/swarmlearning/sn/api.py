@@ -135,6 +135,18 @@ class TasksRequest(Record, frozen=True, kw_only=True):
     after: TaskName = TaskName("")
 
 
+class RunnersRequest(Record, frozen=True, kw_only=True):
+    """Names of taskrunners in their order, those after `after`; as many as fit into a reply come."""
+
+    after: RunnerName = RunnerName("")
+
+
+class PresenceRequest(Record, frozen=True, kw_only=True):
+    """Presences of nodes in the order of their ids, those after `after`; as many as fit into a reply come."""
+
+    after: NodeId = NodeId("")
+
+
 class WholeTask(Record, frozen=True, kw_only=True):
     """A task with its body."""
 
@@ -147,14 +159,14 @@ class Presence(Record, frozen=True, kw_only=True):
 
     node: NodeId
     seen_ms: int
-    """By its own clock: a request of the node's to it, or a transaction of the node's in a block. 0: not since it was
-    started."""
+    """By its own clock: a request of the node's to it, or a transaction of the node's in a block; of an SN that it is
+    connected with, now. 0: not since it was started."""
     parent: NodeId
     """The SN that serves it, as far as this SN knows; for an SN the sentinel; empty where there is none."""
 
 
 class Changes(Record, frozen=True, kw_only=True):
-    """What changed on the ledger since the last notice; a stream's first notice names nothing."""
+    """What changed on the ledger since the last notice; a stream's first notice names nothing, but says everything."""
 
     height: int
     """Up to and with this block."""
@@ -164,5 +176,8 @@ class Changes(Record, frozen=True, kw_only=True):
     members: bool = False
     """Organisations or nodes."""
     proposals: bool = False
+    """Proposals, or what validators are accused of."""
+    everything: bool = False
+    """Anything may have changed, also what is not named: look at all of it."""
     problem: str = ""
     """What keeps this SN from following the ledger, for people; empty while nothing does."""

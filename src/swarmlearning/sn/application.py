@@ -2,18 +2,20 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
-from swarmlearning.contracts import membership
+from swarmlearning.contracts import membership, taskrunners, tasks
 from swarmlearning.contracts.context import Rejected
 from swarmlearning.contracts.messages import AnyMessage
 from swarmlearning.contracts.ordering import BlockRules
 from swarmlearning.contracts.records import BlockTime, Genesis, Phase, Training
 from swarmlearning.contracts.seats import record_offence, take_seat
+from swarmlearning.contracts.task_records import Task, Taskrunner
 from swarmlearning.contracts.transition import (
     VERSION,
+    Changed,
     admit,
     forget_nonces,
     hopeful_times,
@@ -41,9 +43,23 @@ class _Pending(msgspec.Struct, frozen=True, kw_only=True):
     """A block that was applied and not committed."""
 
     height: int
+    time_ms: int
     changes: dict[str, bytes | None]
     events: tuple[Event, ...]
     txs: tuple[bytes, ...]
+    senders: frozenset[NodeId]
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """A block that was committed, for those in this process who follow the state."""
+
+    height: int
+    time_ms: int
+    """Block time, milliseconds since the epoch."""
+    keys: frozenset[str]
+    """Of the state, that it wrote or removed."""
+    senders: frozenset[NodeId]
+    """Who signed its transactions, also those that failed."""
 
 
 class SwarmApplication:
@@ -58,6 +74,7 @@ class SwarmApplication:
         """
         self.store = store
         self._on_commit = on_commit
+        self._followers: list[Callable[[Committed], None]] = []
         self._pending: _Pending | None = None
         self._waiting = WaitingBook()
         self._genesis = membership.load_genesis(Overlay(store))
@@ -72,6 +89,10 @@ class SwarmApplication:
         if self._genesis is None:
             raise Broken("the application was used before its genesis was given")
         return self._genesis
+
+    def follow(self, tell: Callable[[Committed], None]) -> None:
+        """Call `tell` after each commit, for as long as this application lives."""
+        self._followers.append(tell)
 
     def info(self) -> Info:
         """Tell what has been committed."""
@@ -98,6 +119,8 @@ class SwarmApplication:
         creator = NodeName.parse(record.sentinel).domain if record.sentinel else record.organisations[0].domain
         default = Training(name=DEFAULT_CONTRACT, creator=creator, created_height=0)
         overlay.put(membership.training_key(DEFAULT_CONTRACT), encode(default))
+        taskrunners.put_default_runner(overlay, creator)
+        tasks.put_root_task(overlay)
         self.store.commit(0, overlay.changes)
         self._genesis = record
         return self.store.root()
@@ -184,6 +207,7 @@ class SwarmApplication:
             raise Broken("apply before init")
         results: list[TxResult] = []
         events: list[Event] = []
+        senders: set[NodeId] = set()
         if txs or misbehaviour:
             gap = min(max(0, header.time_ms - before.time_ms), MAX_GAP_MS)
             now = BlockTime(
@@ -195,13 +219,20 @@ class SwarmApplication:
             forget_nonces(block, before.height, header.height)
             events += [self._accuse(block, now, evidence) for evidence in misbehaviour]
             for tx in txs:
-                result, event = self._execute(block, header, now, tx)
+                result, event = self._execute(block, header, now, tx, senders)
                 results.append(result)
                 events.extend(event)
             done = sum(result.code is Code.OK for result in results)
             block.put(membership.TIME_KEY, encode(msgspec.structs.replace(now, transactions=now.transactions + done)))
         validators = self._changed_validators(block)
-        self._pending = _Pending(height=header.height, changes=block.changes, events=tuple(events), txs=tuple(txs))
+        self._pending = _Pending(
+            height=header.height,
+            time_ms=header.time_ms,
+            changes=block.changes,
+            events=tuple(events),
+            txs=tuple(txs),
+            senders=frozenset(senders),
+        )
         return Applied(
             results=tuple(results),
             app_hash=self.store.root(block.changes),
@@ -228,8 +259,10 @@ class SwarmApplication:
         before, after = self.validators(), _list_validators(block)
         return None if after == before else tuple(after.values())
 
-    def _execute(self, block: Overlay, header: Header, now: BlockTime, tx: bytes) -> tuple[TxResult, list[Event]]:
-        """TX-15: carry out one transaction; one that fails leaves only its nonce."""
+    def _execute(
+        self, block: Overlay, header: Header, now: BlockTime, tx: bytes, senders: set[NodeId]
+    ) -> tuple[TxResult, list[Event]]:
+        """TX-15: carry out one transaction; one that fails leaves only its nonce. Its sender joins `senders`."""
         try:
             signed = open_tx(tx)
             admit(block, self.genesis, signed, header.height)
@@ -241,14 +274,12 @@ class SwarmApplication:
             times = (now.time_ms, now.elapsed_ms)
             sentinel = NodeId(header.proposer if self.genesis.ledger == "embedded" else "")
             context = identify(overlay, signed, header.height, times, header.previous_hash, sentinel)
+            senders.add(context.sender)
             changed = transition(self.genesis.version, overlay, context, signed, self.genesis.network)
         except Rejected as rejected:
             return TxResult(code=rejected.code, log=rejected.log), []
         overlay.fold()
-        if changed is None:
-            return TxResult(code=Code.OK), [Event(kind="membership", subject=context.sender)]
-        kind = {Phase.COLLECTING: "collecting", Phase.MERGING: "merging", Phase.COMPLETED: "completed"}
-        return TxResult(code=Code.OK), [Event(kind=kind.get(changed.phase, "training"), subject=changed.name)]
+        return TxResult(code=Code.OK), [_event_of(changed, context.sender)]
 
     def commit(self) -> None:
         """Write the last applied block's state.
@@ -263,6 +294,14 @@ class SwarmApplication:
         self._pending = None
         self._waiting.settle(pending.txs, pending.height)
         self._on_commit(pending.events)
+        committed = Committed(
+            height=pending.height,
+            time_ms=pending.time_ms,
+            keys=frozenset(pending.changes),
+            senders=pending.senders,
+        )
+        for tell in self._followers:
+            tell(committed)
 
     def voters(self) -> dict[NodeId, bytes]:
         """Every registered SN whose key may sign (M-3), with that key: a majority of them replaces the sentinel."""
@@ -286,9 +325,25 @@ class SwarmApplication:
         Raises:
             Refused: unknown path.
         """
-        if path not in ("org", "node", "training", "meta"):
-            raise Refused(f"query path {path!r}: expected org, node, training or meta", code="not-found")
+        if path not in ("org", "node", "training", "runner", "meta"):
+            raise Refused(f"query path {path!r}: expected org, node, training, runner or meta", code="not-found")
         return self.store.get(f"{path}/{argument.decode(errors='replace')}") or b""
+
+
+def _event_of(changed: Changed, sender: NodeId) -> Event:
+    """What is told of a message that was carried out."""
+    match changed:
+        case Task():
+            return Event(kind="task", subject=changed.name)
+        case Taskrunner():
+            return Event(kind="taskrunner", subject=changed.name)
+        case Training():
+            kinds = {Phase.COLLECTING: "collecting", Phase.MERGING: "merging", Phase.COMPLETED: "completed"}
+            return Event(kind=kinds.get(changed.phase, "training"), subject=changed.name)
+        case None:
+            return Event(kind="membership", subject=sender)
+        case _:
+            assert_never(changed)
 
 
 def _list_validators(state: Overlay) -> dict[TrustDomain, Validator]:

@@ -37,7 +37,9 @@ from swarmlearning.sn.api import (
     HistoryRequest,
     Notice,
     Presence,
+    PresenceRequest,
     ProofRequest,
+    RunnersRequest,
     Status,
     Submitted,
     TasksRequest,
@@ -137,7 +139,8 @@ class SnClient:
         found: list[Task] = []
         while True:
             after = found[-1].name if found else TaskName("")
-            page = decode(await self._call(CALL_TASKS, encode(TasksRequest(after=after))), tuple[Task, ...])
+            data = await self._call(CALL_TASKS, encode(TasksRequest(after=after)))
+            page = decode(data, tuple[Task, ...], limit=MAX_RECORD_BYTES)
             found += page
             if not page:
                 return tuple(found)
@@ -157,8 +160,13 @@ class SnClient:
         Raises:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
-        names = decode(await self._call(CALL_RUNNERS, b""), tuple[str, ...], limit=MAX_RECORD_BYTES)
-        return tuple(RunnerName(name) for name in names)
+        found: list[RunnerName] = []
+        while True:
+            request = RunnersRequest(after=found[-1] if found else RunnerName(""))
+            names = decode(await self._call(CALL_RUNNERS, encode(request)), tuple[str, ...], limit=MAX_RECORD_BYTES)
+            found += map(RunnerName, names)
+            if not names:
+                return tuple(found)
 
     async def runner(self, name: RunnerName) -> Taskrunner | None:
         """A taskrunner, or None if there is none of that name.
@@ -170,15 +178,22 @@ class SnClient:
         return decode(data, Taskrunner, limit=MAX_RECORD_BYTES) if data else None
 
     async def presence(self) -> tuple[Presence, ...]:
-        """When the SN last heard of each registered node.
+        """When the SN last heard of each registered node, by node id.
 
         Raises:
             Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
         """
-        return decode(await self._call(CALL_PRESENCE, b""), tuple[Presence, ...], limit=MAX_RECORD_BYTES)
+        found: list[Presence] = []
+        while True:
+            request = PresenceRequest(after=found[-1].node if found else NodeId(""))
+            data = await self._call(CALL_PRESENCE, encode(request))
+            page = decode(data, tuple[Presence, ...], limit=MAX_RECORD_BYTES)
+            found += page
+            if not page:
+                return tuple(found)
 
     async def changes(self) -> AsyncIterator[Changes]:
-        """What changes on the ledger from now on, until closed; the first one comes at once and names nothing.
+        """What changes on the ledger from now on, until closed; the first one comes at once: look at everything.
 
         Raises:
             Unreachable: the SN fell silent.

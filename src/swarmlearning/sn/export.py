@@ -55,6 +55,7 @@ class History:
             "hash": sha256(tx).hex(),
             "signer": signed.signer.hex(),
             "node": self._nodes.get(signed.signer),
+            "caller": payload.caller or None,
             "nonce": payload.nonce.hex(),
             "expires": payload.expires,
             "message": _plain(msgspec.to_builtins(payload.message, builtin_types=(bytes,))),

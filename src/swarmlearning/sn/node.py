@@ -23,6 +23,7 @@ from swarmlearning.sn.client import sign_message
 from swarmlearning.sn.engines import CometOptions, Engine, Parts, VotingLedger, open_cometbft, open_embedded
 from swarmlearning.sn.levelling import until_level
 from swarmlearning.sn.light import LightProxy
+from swarmlearning.sn.presence import PresenceBook
 from swarmlearning.sn.service import SnService
 from swarmlearning.sn.snapshots import SnapshotStore
 from swarmlearning.sn.state import Overlay, StateStore
@@ -125,7 +126,8 @@ class SnNode:
         self._snapshots = self._open_snapshots()
         self._light = self._open_light()
         self.ledger = self._open_engine(parts)
-        service = SnService(
+        presence = PresenceBook(system_clock)
+        self._service = SnService(
             node,
             self.app,
             self.ledger,
@@ -135,15 +137,16 @@ class SnNode:
             ticket=self.make_ticket,
             light=self.ledger.ask_light if isinstance(self.ledger, VotingLedger) else None,
             away=lambda: self.ledger.away if isinstance(self.ledger, VotingLedger) else (),
+            presence=presence,
         )
-        self._api = Server(service, self._trust, identity)
-        self._p2p = Server(_Calls(dict(self.ledger.calls)), self._trust, identity)
+        self._api = Server(self._service, self._trust, identity)
+        self._p2p = Server(_Calls(presence.noting(self.ledger.calls, asked=False)), self._trust, identity)
 
     def _open_snapshots(self) -> SnapshotStore | None:
         if self.genesis.ledger != "cometbft":
             return None
         every = self.config.cometbft.snapshot_every or sys.maxsize
-        return SnapshotStore(self.app.store, self.config.data / "snapshots", every=every, restored=self._refresh_trust)
+        return SnapshotStore(self.app.store, self.config.data / "snapshots", every=every, restored=self._restored)
 
     def _open_light(self) -> LightProxy | None:
         """What our CometBFT verifies a snapshot by, where a ticket offers one to an SN that has executed nothing."""
@@ -202,6 +205,11 @@ class SnNode:
             self._snapshots.after_commit()
         if any(event.kind == "membership" for event in events):
             self._refresh_trust()
+
+    def _restored(self) -> None:
+        """A snapshot's state stands in place of ours."""
+        self._refresh_trust()
+        self._service.restored()
 
     def _refresh_trust(self) -> None:
         members: dict[TrustDomain, Trust] = {}

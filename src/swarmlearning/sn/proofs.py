@@ -15,7 +15,7 @@ from msgspec import Meta
 from swarmlearning.contracts.context import Rejected
 from swarmlearning.contracts.messages import AnyMessage, RegisterNode, registration_bytes
 from swarmlearning.contracts.records import Genesis
-from swarmlearning.contracts.transition import open_tx
+from swarmlearning.contracts.transition import Signed, open_tx
 from swarmlearning.encoding import Record, decode, encode, sha256
 from swarmlearning.errors import InvalidName, VerificationError
 from swarmlearning.identity.verify import verify_leaf, verify_proof
@@ -58,6 +58,8 @@ class ProvenTx(msgspec.Struct, frozen=True, kw_only=True):
     signer: bytes
     """The key with which it is signed."""
     message: AnyMessage
+    caller: NodeId
+    """On whose behalf, as the signer claims; empty for itself."""
     registration: Registration | None
     """Whose key that is; None: not proven."""
 
@@ -108,7 +110,7 @@ def verify_file(data: bytes, genesis: Genesis, handovers: Sequence[bytes] = ()) 
     anchor = anchor_of(genesis, handovers)
     verify = _verifier(file.ledger)
     block = verify(file.proof, anchor)
-    signers = {_open(tx, genesis)[0] for tx in block.txs}
+    signers = {_open(tx, genesis).signer for tx in block.txs}
     registrations: dict[bytes, Registration] = {}
     for proof in file.registrations:
         proven = verify(proof, anchor)
@@ -133,8 +135,8 @@ def _verifier(ledger: Literal["embedded", "cometbft"]) -> Callable[[bytes, Ancho
     return cometbft.verify_proof
 
 
-def _open(tx: bytes, genesis: Genesis) -> tuple[bytes, AnyMessage]:
-    """Who signed a transaction of this network, and what it says."""
+def _open(tx: bytes, genesis: Genesis) -> Signed:
+    """A transaction of this network, and who signed it."""
     try:
         signed = open_tx(tx)
     except Rejected as rejected:
@@ -143,21 +145,28 @@ def _open(tx: bytes, genesis: Genesis) -> tuple[bytes, AnyMessage]:
         raise VerificationError(
             f"the transaction is for network {signed.payload.network!r}; expected {genesis.network!r}"
         )
-    return signed.signer, signed.payload.message
+    return signed
 
 
 def _read_tx(tx: bytes, genesis: Genesis, registrations: Mapping[bytes, Registration]) -> ProvenTx:
-    signer, message = _open(tx, genesis)
-    return ProvenTx(hash=sha256(tx), signer=signer, message=message, registration=registrations.get(signer))
+    signed = _open(tx, genesis)
+    return ProvenTx(
+        hash=sha256(tx),
+        signer=signed.signer,
+        message=signed.payload.message,
+        caller=signed.payload.caller,
+        registration=registrations.get(signed.signer),
+    )
 
 
 def _read_registration(tx: bytes, block: Proven, genesis: Genesis) -> Registration:
     """Whose key a proven registration binds: M-1 and M-2 by the genesis, which knows of no revocation."""
-    signer, message = _open(tx, genesis)
+    signed = _open(tx, genesis)
+    message = signed.payload.message
     if not isinstance(message, RegisterNode):
         raise VerificationError(f"transaction {sha256(tx).hex()[:16]} registers no key")
     return Registration(
-        node=message.node, height=block.height, is_certified=_is_certified(message, signer, block, genesis)
+        node=message.node, height=block.height, is_certified=_is_certified(message, signed.signer, block, genesis)
     )
 
 

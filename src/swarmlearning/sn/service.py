@@ -38,7 +38,9 @@ from swarmlearning.sn.api import (
 from swarmlearning.sn.application import SwarmApplication
 from swarmlearning.sn.archiving import Archiving
 from swarmlearning.sn.light import LightRequest, check_question
+from swarmlearning.sn.presence import PresenceBook
 from swarmlearning.sn.state import Overlay
+from swarmlearning.sn.studying import Studying
 from swarmlearning.transport.api import Call, Caller, Frame, Stream
 from swarmlearning.types import ContractName, NodeId, NodeName, Role, TrustDomain
 
@@ -75,6 +77,7 @@ class SnService:
         ticket: Callable[[], Awaitable[bytes]] | None = None,
         light: Callable[[str, dict[str, str]], Awaitable[bytes]] | None = None,
         away: Callable[[], tuple[TrustDomain, ...]] = tuple,
+        presence: PresenceBook | None = None,
     ) -> None:
         """Serve `app` and `ledger` as `node`.
 
@@ -88,6 +91,7 @@ class SnService:
             ticket: makes a join ticket; None: none is given.
             light: what our CometBFT tells light clients; None: there is none.
             away: members whose validator is not connected here.
+            presence: of whom this SN hears elsewhere than here; None: it hears of nobody elsewhere.
         """
         self._node = node
         self._app = app
@@ -99,10 +103,29 @@ class SnService:
         self._ask_light = light
         self._away = away
         self._light_busy: Counter[TrustDomain] = Counter()
+        presence = presence or PresenceBook(clock)
+        app.follow(presence.note_block)
+        self._studying = Studying(node, app, ledger, clock, presence, self._admit, sentinel=self._who_orders, away=away)
+        self._calls = presence.noting({**self._own_calls, **self._studying.calls}, asked=True)
+        past = {} if self._archiving is None else self._archiving.streams
+        self._streams = presence.noting_streams({STREAM_WATCH: self._watch, **past, **self._studying.streams})
 
     @property
     def calls(self) -> Mapping[str, Call]:
         """Request-reply methods."""
+        return self._calls
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """Streaming methods."""
+        return self._streams
+
+    def restored(self) -> None:
+        """The state was replaced as a whole, by a snapshot."""
+        self._studying.restored()
+
+    @property
+    def _own_calls(self) -> Mapping[str, Call]:
         return {
             CALL_STATUS: self._status,
             CALL_SUBMIT: self._submit,
@@ -115,11 +138,8 @@ class SnService:
             CALL_GOVERNANCE: self._governance,
         }
 
-    @property
-    def streams(self) -> Mapping[str, Stream]:
-        """Streaming methods."""
-        past = {} if self._archiving is None else self._archiving.streams
-        return {STREAM_WATCH: self._watch, **past}
+    def _who_orders(self) -> NodeId:
+        return self._app.genesis.sentinel if self._sentinel is None else self._sentinel()
 
     def _admit(self, caller: Caller, *roles: Role) -> None:
         """A-1: own organisation only. A-2: by role."""
@@ -143,7 +163,7 @@ class SnService:
                 network=genesis.network,
                 ledger=genesis.ledger,
                 validators=len(self._app.validators()),
-                sentinel=genesis.sentinel if self._sentinel is None else self._sentinel(),
+                sentinel=self._who_orders(),
                 height=self._ledger.height,
                 transactions=now.transactions if now else 0,
                 app_hash=self._app.store.root(),

@@ -21,6 +21,9 @@ BUCKETS: Final = 1024
 KNOWN: Final = 4096
 """Most values that are remembered; most are small, and a training's record has a few kilobytes."""
 
+KNOWN_BYTES: Final = 64 << 20
+"""Most bytes that they have together, about: tasks' bodies are large."""
+
 KNOWN_KEY: Final = 512
 """Longest key whose value is remembered: none that is there is as long, but whoever asks may name any."""
 
@@ -98,6 +101,8 @@ class StateStore:
             self._begun_at = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             self._known: dict[str, bytes | None] = {}
             """Values that were read or committed last."""
+            self._known_bytes = 0
+            """What they have together, at most: one that another replaced counts until all are forgotten."""
             self._computed: tuple[dict[str, bytes | None], dict[tuple[int, int], bytes]] | None = None
             """Changes that a root was asked for, and what they make of the tree."""
             self._tree = _grow_tree(BUCKETS)
@@ -128,9 +133,12 @@ class StateStore:
         return value
 
     def _remember(self, values: dict[str, bytes | None]) -> None:
-        if len(self._known) + len(values) > KNOWN:
+        size = sum(len(value) for value in values.values() if value is not None)
+        if len(self._known) + len(values) > KNOWN or self._known_bytes + size > KNOWN_BYTES:
             self._known.clear()
+            self._known_bytes = 0
         self._known.update(values)
+        self._known_bytes += size
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Committed keys that start with `prefix`, in order."""
@@ -236,7 +244,7 @@ class StateStore:
             self._tree = before
             raise
         self._height = self._begun_at = height
-        self._known, self._computed = {}, None
+        self._known, self._known_bytes, self._computed = {}, 0, None
         try:
             # No block that led to it is here to be executed again after a power cut.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

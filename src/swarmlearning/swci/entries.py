@@ -116,7 +116,7 @@ def parse(entries: Sequence[Entry], line: str) -> Meant | None:
         return None
     begun = [entry for entry in entries if entry.syntax.begins_with(words)]
     if not begun:
-        raise ConfigurationError(_explain_unknown(entries, [word.text for word in words]))
+        raise ConfigurationError(explain_unknown(entries, [word.text for word in words]))
     return _mean(begun, words)
 
 
@@ -143,7 +143,7 @@ def _explain_usage(matched: Sequence[tuple[Entry, Matched]], words: Sequence[Wor
     return f"expected {expected}, {got}; usage: {usages}"
 
 
-def _explain_unknown(entries: Sequence[Entry], given: Sequence[str]) -> str:
+def explain_unknown(entries: Sequence[Entry], given: Sequence[str]) -> str:
     """That there is no such command, and which was probably meant."""
     verbs = list(dict.fromkeys(" ".join(entry.syntax.verb) for entry in entries))
     shown = " ".join(given)[:_MAX_SHOWN]

@@ -2,7 +2,11 @@
 
 from typing import Final
 
-from swarmlearning.swci.commands import files
+from swarmlearning.swci.commands import contexts, files, session
 from swarmlearning.swci.entries import Entry
 
-COMMANDS: Final[tuple[Entry, ...]] = (*files.COMMANDS,)
+COMMANDS: Final[tuple[Entry, ...]] = (
+    *contexts.COMMANDS,
+    *files.COMMANDS,
+    *session.COMMANDS,
+)

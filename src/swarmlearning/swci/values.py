@@ -3,6 +3,7 @@
 A command is a record whose fields have types of this table; the REST API reads the same records from JSON.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, Final, Literal, NewType, Union, get_args, get_origin, get_type_hints
@@ -15,7 +16,6 @@ from swarmlearning.types import (
     RunnerName,
     TaskName,
     check_contract_name,
-    check_label,
     check_runner_name,
     check_task_name,
 )
@@ -39,6 +39,8 @@ RawLine = NewType("RawLine", str)
 
 MAX_WORD: Final = 4096
 """Longest argument, characters."""
+
+_CONTEXT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +66,10 @@ def _read_whole(text: str) -> int:
 
 
 def _read_context(text: str) -> ContextName:
-    return ContextName(check_label("context", text))
+    # Capitals too, unlike a label of a node: scripts for the product we re-create have them.
+    if not _CONTEXT.fullmatch(text):
+        raise ConfigurationError(f"context {text[:80]!r}: expected 1-64 characters of A-Z a-z 0-9 . _ -")
+    return ContextName(text)
 
 
 def _read_variable(text: str) -> VariableName:
