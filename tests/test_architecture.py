@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": BASE | {"contracts.task_records"},
     "swci": BASE
     | {"contracts", "identity", "ledger.boundary", "transport", "tasks", "reports", "local.genesis"}
-    | {"sn.api", "sn.asking", "sn.client", "sn.export", "sn.proofs"},
+    | {"sn.api", "sn.asking", "sn.client", "sn.export", "sn.exporting", "sn.proofs"},
     "cli": BASE | CORE | {"sl", "sn", "local", "demo", "doctor", "rehearsal", "bench", "reports", "swci", "tasks"},
     "__main__": {"cli"},
     "tf": BASE | {"callbacks", "sl.control", "contracts.records"},

@@ -8,11 +8,11 @@ import pytest
 from archive_world import SN, Registry, let_all_pass, member
 from chain_world import genesis_of
 
-from swarmlearning.cli.ledger import _whole_file
 from swarmlearning.cli.main import main
 from swarmlearning.contracts.messages import CreateContract
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.errors import ConfigurationError, ExitCode
+from swarmlearning.sn.exporting import whole_file
 from swarmlearning.types import ContractName
 
 
@@ -114,7 +114,7 @@ def test_a_proof_is_asked_for_by_one_of_hash_and_height(
 
 
 def break_off(out: Path, reason: BaseException, *, force: bool) -> None:
-    with _whole_file(out, force=force) as file:
+    with whole_file(out, force=force) as file:
         file.write(b"half\n")
         raise reason
 
@@ -124,7 +124,7 @@ def test_pf10_an_export_that_breaks_off_leaves_nothing_under_its_name(tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         break_off(out, KeyboardInterrupt(), force=False)
     assert list(tmp_path.iterdir()) == []
-    with _whole_file(out, force=False) as file:
+    with whole_file(out, force=False) as file:
         file.write(b"whole\n")
         assert not out.exists()
     assert out.read_bytes() == b"whole\n"
@@ -134,17 +134,20 @@ def test_pf10_an_export_that_breaks_off_leaves_nothing_under_its_name(tmp_path: 
 def test_pf10_an_older_export_is_replaced_only_with_force_and_only_by_a_whole_one(tmp_path: Path) -> None:
     out = tmp_path / "history.jsonl"
     out.write_bytes(b"older\n")
-    with pytest.raises(ConfigurationError, match="--force"), _whole_file(out, force=False):
+    with (
+        pytest.raises(ConfigurationError, match="place, or burn it"),
+        whole_file(out, force=False, or_else=", or burn it"),
+    ):
         raise AssertionError("nothing is written where it could not be kept")
     with pytest.raises(RuntimeError):
         break_off(out, RuntimeError("the SN fell silent"), force=True)
     assert out.read_bytes() == b"older\n"
-    with _whole_file(out, force=True) as file:
+    with whole_file(out, force=True) as file:
         file.write(b"newer\n")
     assert out.read_bytes() == b"newer\n"
     out.unlink()
-    with pytest.raises(ConfigurationError, match="exists"), _whole_file(out, force=False):
+    with pytest.raises(ConfigurationError, match="exists"), whole_file(out, force=False):
         out.write_bytes(b"somebody else's\n")
     assert out.read_bytes() == b"somebody else's\n"
-    with pytest.raises(ConfigurationError, match="cannot be written"), _whole_file(tmp_path / "no" / "x", force=False):
+    with pytest.raises(ConfigurationError, match="cannot be written"), whole_file(tmp_path / "no" / "x", force=False):
         raise AssertionError("there is no such directory")

@@ -115,19 +115,26 @@ def test_a_contract_whose_settings_nobody_has_fixed_does_not_say_how_it_merges()
     record = training(settings=None, phase=Phase.UNINITIALIZED, round=None, last=None)
     lines = draw(draw_contract(report_contract(record), wide=True), 120)
     assert [line.split()[0] for line in lines] == ["contract", "phase", "waiting"]
-    assert [line.split()[0] for line in describe_training(record)] == ["contract", "run", "phase", "waiting", "newest"]
+    assert [line.split()[0] for line in describe_training(replace(record, manifest=None))] == [
+        "contract", "creator", "may", "run", "settings", "phase", "waiting", "newest",
+    ]  # fmt: skip
+    assert describe_training(record)[-1] == "newest      no result yet"
 
 
 def test_contract_show_says_how_it_merges_as_status_does() -> None:
     settings = Settings(sync_frequency=50, merge_method="trimmed_mean", merge_options=(("trim", 250_000),), wire="bf16")
     lines = describe_training(training(peer(0), settings=replace(settings, method_source="acme 1.0 sha256:00")))
-    assert lines[4:] == [
-        "newest      round 6, model abababababababab",
+    assert lines[3:9] == [
+        "run         1",
+        "settings    those of the first peer that enrolled",
         "merging     trimmed_mean (trim 0.25) of at least 2 peers, every 50 batches",
         "exchange    wire bf16, topology auto, 1 witness",
         "plug-in     acme 1.0 sha256:00",
-        "peer        sl0@org0.example  live  6 of 7 rounds",
+        f"layout      1 bytes of parameters, manifest {'0' * 16}",
     ]
+    assert lines[-4:-2] == ["newest      round 6", f"model       {'ab' * 32}"]
+    assert "cannot close: 1 of at least 2 peers are there" in lines[-2]
+    assert lines[-1] == "peer        sl0@org0.example  live  6 of 7 rounds"
 
 
 @WIDTHS

@@ -175,8 +175,8 @@ def test_a_contract_that_is_not_there_is_told_with_the_nearest() -> None:
 def test_a_watch_needs_a_name_where_several_contracts_are_in_use() -> None:
     two = (IDLE, OVER, replace(OVER, name=ContractName("lung")))
     with pytest.raises(ConfigurationError, match="Name one of: heart, lung"):
-        asyncio.run(watching._only_contract(ScriptedSn(others=two)))
-    assert asyncio.run(watching._only_contract(ScriptedSn(others=(IDLE, OVER)))) is OVER
+        asyncio.run(watching.only_contract(ScriptedSn(others=two)))
+    assert asyncio.run(watching.only_contract(ScriptedSn(others=(IDLE, OVER)))) is OVER
 
 
 def test_without_an_identity_the_command_ends_in_one_line(

@@ -431,7 +431,7 @@ def test_x6_a_cancelled_consumer_frees_its_connection(world: World) -> None:
             consumer = asyncio.create_task(consume())
             await first.wait()
             await service.started.wait()
-            assert len(client._streams) == len(server.requests.connections) == 1
+            assert len(client._streams) == server.connections == 1
             (inflow,) = client._streams
             consumer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -439,7 +439,7 @@ def test_x6_a_cancelled_consumer_frees_its_connection(world: World) -> None:
             await inflow.lost
             await service.ended.wait()
             assert not client._streams
-            while server.requests.connections:  # noqa: ASYNC110 - the server has no event for it
+            while server.connections:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0)
         await client.close()
 

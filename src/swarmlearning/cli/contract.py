@@ -4,14 +4,12 @@ import click
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import sign_key_option, sn_option
-from swarmlearning.contracts.messages import ResetContract
 from swarmlearning.contracts.records import Training
 from swarmlearning.encoding import to_json
-from swarmlearning.errors import Refused
 from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.source import PemSource
-from swarmlearning.reports.contract import describe_newest, describe_training
-from swarmlearning.sn.asking import ask_sn, find_training, open_submitter
+from swarmlearning.reports.contract import describe_newest, describe_reset, describe_training
+from swarmlearning.sn.asking import ask_sn, find_training, open_submitter, reset_training
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import DEFAULT_CONTRACT
 
@@ -70,13 +68,9 @@ def reset(identity: PemSource, sn: str, sign_key: str | None, name: str) -> None
     """
 
     async def question(client: SnClient) -> Training:
+        # A name that is not there is told before a key is registered for it.
         training = await find_training(client, name)
-        submitter = await open_submitter(client, identity, sign_key)
-        await submitter.require(ResetContract(contract=training.name, run=training.run))
-        return await find_training(client, name)
+        return await reset_training(client, await open_submitter(client, identity, sign_key), training.name)
 
-    before = ask_sn(identity, sn, lambda client: find_training(client, name))
-    after = ask_sn(identity, sn, question)
-    if after.run == before.run:
-        raise Refused(f"{name} is running: the reset counts as a vote, and a majority of its enrolled peers decides")
-    click.echo(f"{after.name} is reset: run {after.run} begins when peers enrol")
+    training = ask_sn(identity, sn, question)
+    click.echo(describe_reset(training.name, training.run))

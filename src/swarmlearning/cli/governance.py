@@ -12,7 +12,7 @@ import click
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import sign_key_option, sn_option
 from swarmlearning.clock import system_clock
-from swarmlearning.contracts.messages import LeaveNetwork, Propose, RotateValidator, Vote, Withdraw
+from swarmlearning.contracts.messages import LeaveNetwork, Propose, RotateValidator
 from swarmlearning.contracts.proposals import (
     DAY_MS,
     DEFAULT_LASTS_MS,
@@ -24,7 +24,6 @@ from swarmlearning.contracts.proposals import (
     ReplaceIssuers,
     ReplaceValidator,
     RevokeForeign,
-    hash_change,
 )
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError, Refused
@@ -34,8 +33,15 @@ from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.verify import fingerprint, read_node
 from swarmlearning.local.genesis import parse_organisations
 from swarmlearning.local.validators import load_card
-from swarmlearning.reports.governance import describe_proposals, explain_proposal, find_proposal, report_proposals
-from swarmlearning.sn.asking import ask_sn, open_submitter
+from swarmlearning.reports.governance import (
+    Wording,
+    describe_proposals,
+    explain_proposal,
+    report_proposal,
+    report_proposals,
+)
+from swarmlearning.sn.api import Governance
+from swarmlearning.sn.asking import ask_sn, cast_vote, find_proposal, open_submitter, withdraw_proposal
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.types import Role, TrustDomain, Validator, check_label
 
@@ -77,11 +83,11 @@ def proposals(identity: PemSource, sn: str, everything: bool, as_json: bool) -> 
 
     Needs an identity of the SN's own organisation, of any role.
     """
-    found = ask_sn(identity, sn, lambda client: client.governance())
+    report = report_proposals(ask_sn(identity, sn, lambda client: client.governance()))
     if as_json:
-        click.echo(to_json(report_proposals(found)).decode())
+        click.echo(to_json(report).decode())
         return
-    for line in describe_proposals(found, everything=everything):
+    for line in describe_proposals(report, Wording(), everything=everything):
         click.echo(line)
 
 
@@ -182,10 +188,7 @@ def vote(identity: PemSource, sn: str, sign_key: str | None, number: int, choice
     """Vote on a proposal for the own organisation; its last vote counts."""
 
     async def question(client: SnClient, submitter: Submitter) -> list[str]:
-        proposal = find_proposal(await client.governance(), number)
-        await submitter.require(Vote(proposal=number, change=hash_change(proposal.change), yes=choice == "yes"))
-        found = await client.governance()
-        return explain_proposal(find_proposal(found, number), found)
+        return _explain(await cast_vote(client, submitter, number, yes=choice == "yes"), number)
 
     _say(identity, sn, sign_key, question)
 
@@ -197,9 +200,7 @@ def withdraw(identity: PemSource, sn: str, sign_key: str | None, number: int) ->
     """Take back what the own organisation has proposed."""
 
     async def question(client: SnClient, submitter: Submitter) -> list[str]:
-        await submitter.require(Withdraw(proposal=number))
-        found = await client.governance()
-        return explain_proposal(find_proposal(found, number), found)
+        return _explain(await withdraw_proposal(client, submitter, number), number)
 
     _say(identity, sn, sign_key, question)
 
@@ -285,9 +286,13 @@ def _make_proposal(
         mine = [proposal for proposal in found.proposals if proposal.change == change]
         if not mine:
             raise Refused("the proposal is on the ledger, but this SN does not show it: swarm network proposals")
-        return explain_proposal(mine[-1], found)
+        return _explain(found, mine[-1].number)
 
     _say(identity, sn, sign_key, question)
+
+
+def _explain(found: Governance, number: int) -> list[str]:
+    return explain_proposal(report_proposal(find_proposal(found, number), found), Wording())
 
 
 def _say(

@@ -1,12 +1,7 @@
 """`swarm ledger export|proof|verify`: the ledger's history for auditors, and proofs that hold without a ledger."""
 
-import contextlib
-import os
-import secrets
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import click
 
@@ -19,13 +14,11 @@ from swarmlearning.identity.source import PemSource
 from swarmlearning.local.genesis import load_genesis
 from swarmlearning.sn.asking import ask_sn
 from swarmlearning.sn.client import SnClient
-from swarmlearning.sn.export import History, show_instant
+from swarmlearning.sn.export import show_instant
+from swarmlearning.sn.exporting import Exported, export_history
 from swarmlearning.sn.proofs import MAX_FILE_BYTES, ProvenTx, Verified, verify_file
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
-
-TELL_EVERY_S: Final = 1.0
-"""How often an export says how far it is, seconds."""
 
 
 @click.group(
@@ -52,52 +45,16 @@ def export(identity: PemSource, sn: str, first: int, out: Path, force: bool) -> 
     complete.
     """
 
-    async def question(client: SnClient) -> tuple[int, int]:
-        history = History((await client.directory()).nodes)
-        last = (await client.status()).height
-        blocks = transactions = 0
-        told_s = time.monotonic()
-        with _whole_file(out, force=force) as file:
-            async for block in client.blocks(first):
-                file.write(history.line(block) + b"\n")
-                blocks += 1
-                transactions += len(block.txs)
-                if time.monotonic() - told_s >= TELL_EVERY_S:
-                    told_s = time.monotonic()
-                    click.echo(f"block {block.height} of {last}", err=True)
-        return blocks, transactions
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
 
-    blocks, transactions = ask_sn(identity, sn, question)
-    click.echo(f"{out}: {blocks} blocks, {transactions} transactions", err=True)
+    async def question(client: SnClient) -> Exported:
+        return await export_history(
+            client, out, first=first, force=force, tell=tell, or_else=", or overwrite it with --force"
+        )
 
-
-@contextlib.contextmanager
-def _whole_file(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
-    """A file to write to that appears under its name, durable, when the block ends well.
-
-    Raises:
-        ConfigurationError: it exists and `force` is not given, or it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    exists = f"{path} exists; choose another place, or overwrite it with --force"
-    if path.exists() and not force:
-        raise ConfigurationError(exists)
-    try:
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if force:
-                temporary.replace(path)
-            else:
-                path.hardlink_to(temporary)  # unlike a rename, fails if `path` exists by now
-        finally:
-            temporary.unlink(missing_ok=True)
-    except FileExistsError as error:
-        raise ConfigurationError(exists) from error
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+    exported = ask_sn(identity, sn, question)
+    tell(f"{out}: {exported}")
 
 
 @ledger.command()

@@ -42,7 +42,10 @@ from swarmlearning.contracts.rounds import (
     open_next_round,
 )
 from swarmlearning.errors import InvalidName
-from swarmlearning.types import Code, NodeId, check_contract_name, check_label, decimal
+from swarmlearning.types import Code, NodeId, check_contract_name, check_label, decimal, short_name
+
+_MAX_NAMES: Final = 5
+"""Most names in a refusal."""
 
 _BARRED: Final = f"its parameters did not verify, or were not finite, {MAX_STRIKES} times"
 
@@ -82,17 +85,32 @@ def reset_contract(training: Training, context: Context, message: ResetContract)
         Rejected: stale run, or not the sender's to say.
     """
     require_run(training, message.run)
-    enrolled = {peer.node for peer in training.peers if peer.state is not PeerState.LEFT}
+    enrolled = _enrolled(training)
     running = training.phase in (Phase.COLLECTING, Phase.MERGING) and len(enrolled) > 1
     if context.name.domain == training.creator and not running:
         return new_run(training)
     if context.sender not in enrolled:
-        who = "a majority of its enrolled peers" if running else f"{training.creator}, who created it,"
-        raise Rejected(Code.NOT_ALLOWED, f"{training.name} is {training.phase.value}: {who} resets it")
+        who = f"{training.creator}, who created it, resets it"
+        if running:
+            who = f"a majority of its enrolled peers resets it: {explain_votes(training)}"
+        raise Rejected(Code.NOT_ALLOWED, f"{training.name} is {training.phase.value}: {who}")
     votes = {*training.reset_votes, context.sender} & enrolled
     if 2 * len(votes) > len(enrolled):
         return new_run(training)
     return replace(training, reset_votes=tuple(sorted(votes)))
+
+
+def _enrolled(training: Training) -> set[NodeId]:
+    return {peer.node for peer in training.peers if peer.state is not PeerState.LEFT}
+
+
+def explain_votes(training: Training) -> str:
+    """T-3: what a reset still needs that enrolled peers vote on, for people."""
+    enrolled = _enrolled(training)
+    votes = enrolled.intersection(training.reset_votes)
+    waiting = [short_name(node) for node in sorted(enrolled - votes)]
+    names = ", ".join(waiting[:_MAX_NAMES]) + (f" and {len(waiting) - _MAX_NAMES} more" * (len(waiting) > _MAX_NAMES))
+    return f"{len(votes)} of the {len(enrolled) // 2 + 1} votes that it needs are there; not yet asked for by {names}"
 
 
 def new_run(training: Training) -> Training:

@@ -15,7 +15,6 @@ from swarmlearning.contracts.proposals import (
     describe_change,
     describe_offence,
 )
-from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.verify import fingerprint
 from swarmlearning.reports.status import make_printable
 from swarmlearning.reports.view import show_seconds, show_time
@@ -38,10 +37,14 @@ class ProposalReport(msgspec.Struct, frozen=True, kw_only=True):
     no: tuple[TrustDomain, ...]
     needed: int
     """Votes, by the members now; of a closed one they may have been others."""
+    missing: tuple[TrustDomain, ...]
+    """Who may still vote, while it is open."""
     outcome: str
     opened_ms: int
     """Milliseconds since the epoch."""
     expires_ms: int
+    left_s: int
+    """Seconds until it expires, by the SN's clock; 0 where it is closed."""
     closed_height: int
     certificates: tuple[str, ...]
     """SHA-256 of CA certificates that are proposed, hexadecimal: to be compared with what their owner says."""
@@ -59,6 +62,8 @@ class OffenceReport(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     time_ms: int
     recorded_height: int
+    text: str
+    """For people."""
 
 
 class GovernanceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +81,7 @@ def report_proposals(found: Governance) -> GovernanceReport:
     return GovernanceReport(
         height=found.height,
         members=found.members,
-        proposals=tuple(_report(proposal, found) for proposal in found.proposals),
+        proposals=tuple(report_proposal(proposal, found) for proposal in found.proposals),
         left_out=found.left_out,
         offences=tuple(
             OffenceReport(
@@ -87,17 +92,21 @@ def report_proposals(found: Governance) -> GovernanceReport:
                 height=offence.height,
                 time_ms=offence.time_ms,
                 recorded_height=offence.recorded_height,
+                text=describe_offence(offence),
             )
             for offence in found.offences
         ),
     )
 
 
-def _report(proposal: Proposal, found: Governance) -> ProposalReport:
+def report_proposal(proposal: Proposal, found: Governance) -> ProposalReport:
+    """A proposal, for programs."""
     change = proposal.change
     issuers = change.issuers if isinstance(change, AdmitOrganisation | ReplaceIssuers) else ()
     validator = change.validator if isinstance(change, AdmitOrganisation | ReplaceValidator) else None
     over = proposal.state is ProposalState.OPEN and found.clock_ms >= proposal.expires_ms
+    waiting = proposal.state is ProposalState.OPEN and not over
+    voters = electorate(change, set(found.members)) if waiting else set[TrustDomain]()
     return ProposalReport(
         number=proposal.number,
         state=(ProposalState.EXPIRED if over else proposal.state).value,
@@ -109,18 +118,27 @@ def _report(proposal: Proposal, found: Governance) -> ProposalReport:
         yes=proposal.yes,
         no=proposal.no,
         needed=votes_needed(change, set(found.members)),
+        missing=tuple(sorted(voters - {*proposal.yes, *proposal.no})),
         outcome=make_printable(proposal.outcome) or ("its time is over" if over else ""),
         opened_ms=proposal.opened_ms,
         expires_ms=proposal.expires_ms,
+        left_s=(proposal.expires_ms - found.clock_ms) // 1000 if waiting else 0,
         closed_height=proposal.closed_height,
         certificates=tuple(fingerprint(issuer).hex() for issuer in issuers),
         validator=validator.key.hex() if validator is not None else "",
     )
 
 
-def explain_proposal(proposal: Proposal, found: Governance) -> list[str]:
+class Wording(msgspec.Struct, frozen=True, kw_only=True):
+    """How the door at which one asks says what else can be done there."""
+
+    vote: str = "swarm network vote"
+    """What comes before a proposal's number and `yes|no`."""
+    closed: str = "--all shows the closed ones"
+
+
+def explain_proposal(report: ProposalReport, wording: Wording) -> list[str]:
     """A proposal for people, line by line."""
-    report = _report(proposal, found)
     lines = [f"proposal {report.number}: {report.text} ({report.state})"]
     lines += [f"  CA       {certificate}" for certificate in report.certificates]
     if report.validator:
@@ -135,12 +153,10 @@ def explain_proposal(proposal: Proposal, found: Governance) -> list[str]:
     if report.state != ProposalState.OPEN:
         closed = f" at height {report.closed_height}" if report.closed_height else ""
         return [*lines, f"  {report.state:<8} {report.outcome}{closed}"]
-    missing = sorted(electorate(proposal.change, set(found.members)) - {*report.yes, *report.no})
-    left = show_seconds((report.expires_ms - found.clock_ms) // 1000)
     return [
         *lines,
-        f"  missing  {', '.join(missing) or 'nobody'}; {left} left",
-        f"  vote     swarm network vote {report.number} yes|no",
+        f"  missing  {', '.join(report.missing) or 'nobody'}; {show_seconds(report.left_s)} left",
+        f"  vote     {wording.vote} {report.number} yes|no",
     ]
 
 
@@ -148,28 +164,15 @@ def _quote(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
-def describe_proposals(found: Governance, *, everything: bool) -> list[str]:
+def describe_proposals(found: GovernanceReport, wording: Wording, *, everything: bool) -> list[str]:
     """What is proposed and who is accused, for people, line by line."""
     lines = [f"members  {len(found.members)}: {', '.join(found.members)}"]
-    shown = [p for p in found.proposals if everything or p.state is ProposalState.OPEN]
+    shown = [p for p in found.proposals if everything or p.closed_height == 0]
     for proposal in shown:
-        lines += explain_proposal(proposal, found)
+        lines += explain_proposal(proposal, wording)
     closed = len(found.proposals) - len(shown) + found.left_out
     if not shown:
         lines.append("nothing is proposed")
     if closed:
-        lines.append(f"{closed} more not shown" + ("" if everything else "; --all shows the closed ones"))
-    return [*lines, *(f"{describe_offence(o)} ({show_time(o.time_ms)})" for o in found.offences)]
-
-
-def find_proposal(found: Governance, number: int) -> Proposal:
-    """The proposal of a number that a person gave.
-
-    Raises:
-        ConfigurationError: there is none; the message names the open ones.
-    """
-    for proposal in found.proposals:
-        if proposal.number == number:
-            return proposal
-    waiting = [str(p.number) for p in found.proposals if p.state is ProposalState.OPEN]
-    raise ConfigurationError(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")
+        lines.append(f"{closed} more not shown" + ("" if everything else f"; {wording.closed}"))
+    return [*lines, *(f"{offence.text} ({show_time(offence.time_ms)})" for offence in found.offences)]

@@ -152,6 +152,9 @@ class ContractReport(msgspec.Struct, frozen=True, kw_only=True):
 
     name: ContractName
     creator: TrustDomain
+    created_height: int
+    organisations: tuple[TrustDomain, ...]
+    """Who may enrol; empty: every member."""
     run: int
     version: int
     """Of the record: grows with every change."""
@@ -160,6 +163,8 @@ class ContractReport(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int | None
     waits_for: str
     min_peers: int
+    settings_given: bool
+    """When it was created, and not by the first enrolment."""
     sync_frequency: int | None
     """None until the settings are fixed."""
     merge_method: str
@@ -177,6 +182,9 @@ class ContractReport(msgspec.Struct, frozen=True, kw_only=True):
     """Batches between merges now; 0 before the first enrolment."""
     adaptive: Adaptive | None
     target: TargetReport | None
+    manifest: str
+    """SHA-256 of the model's manifest, hexadecimal; empty until the model is fixed."""
+    model_bytes: int | None
     newest_round: int | None
     newest_model: str
     finals: int
@@ -264,6 +272,8 @@ def report_contract(training: Training, history: Sequence[RoundSummary] = ()) ->
     return ContractReport(
         name=training.name,
         creator=training.creator,
+        created_height=training.created_height,
+        organisations=training.organisations,
         run=training.run,
         version=training.version,
         phase=training.phase,
@@ -271,6 +281,7 @@ def report_contract(training: Training, history: Sequence[RoundSummary] = ()) ->
         attempt=round_.attempt if round_ else None,
         waits_for=make_printable(explain_wait(training)),
         min_peers=required_peers(training),
+        settings_given=training.settings_fixed,
         sync_frequency=settings.sync_frequency if settings else None,
         merge_method=make_printable(settings.merge_method) if settings else "",
         merge_options={make_printable(k): v / MICRO for k, v in settings.merge_options} if settings else {},
@@ -281,6 +292,8 @@ def report_contract(training: Training, history: Sequence[RoundSummary] = ()) ->
         interval=training.interval,
         adaptive=settings.adaptive if settings else None,
         target=_report_target(training),
+        manifest=training.manifest.hash.hex() if training.manifest else "",
+        model_bytes=training.manifest.size if training.manifest else None,
         newest_round=line.newest_round,
         newest_model=line.newest_model,
         finals=training.finals,

@@ -3,7 +3,7 @@
 Cells fold where they are too narrow. A live view that is too tall leaves out rounds, then peers, and says so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -102,27 +102,29 @@ def show_age(network: NetworkReport) -> str:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def draw_network(network: NetworkReport) -> Table:
-    """The network in short."""
+def describe_network(network: NetworkReport, proposals: str = "swarm network proposals") -> Iterator[tuple[str, str]]:
+    """The network in short: labels and texts; `proposals` is how one lists what members vote on."""
     if network.ledger == "embedded":
         order = f"sentinel: {'itself' if network.sentinel == network.sn else short_name(network.sentinel)}"
     else:
         order = f"{network.ledger}, {network.validators} validators"
-    height = f"{network.height}; {show_age(network)}; {network.transactions} transactions"
-    lines = [
-        ("network", f"{network.network} ({order})"),
-        ("SN", f"{short_name(network.sn)} at {network.address}, version {network.version}"),
-        ("height", height),
-    ]
+    yield "network", f"{network.network} ({order})"
+    yield "SN", f"{short_name(network.sn)} at {network.address}, version {network.version}"
+    yield "height", f"{network.height}; {show_age(network)}; {network.transactions} transactions"
     if network.problem:
-        lines.append(("WARNING", f"the ledger stands still here: {network.problem}"))
+        yield "WARNING", f"the ledger stands still here: {network.problem}"
     elif network.away:
-        lines.append(("WARNING", _describe_absence(network)))
-    lines += [("WARNING", f"{offence}: see swarm network proposals") for offence in network.offences]
+        yield "WARNING", _describe_absence(network)
+    for offence in network.offences:
+        yield "WARNING", f"{offence}: see {proposals}"
     if network.open_proposals:
         are = "proposal is" if network.open_proposals == 1 else "proposals are"
-        lines.append(("vote", f"{network.open_proposals} {are} open: see swarm network proposals"))
-    return _labelled(lines)
+        yield "vote", f"{network.open_proposals} {are} open: see {proposals}"
+
+
+def draw_network(network: NetworkReport) -> Table:
+    """The network in short."""
+    return _labelled(list(describe_network(network)))
 
 
 def _describe_absence(network: NetworkReport) -> str:
@@ -132,14 +134,22 @@ def _describe_absence(network: NetworkReport) -> str:
     return f"not connected to the validator{'s' * (len(network.away) > 1)} of {', '.join(network.away)}; {left}"
 
 
+CONTRACT_COLUMNS: Final = ("contract", "run", "phase", "round", "peers", "newest model")
+
+
+def contract_cells(line: ContractLine) -> tuple[str, ...]:
+    """A contract in the columns `CONTRACT_COLUMNS`."""
+    model = f"round {line.newest_round}: {line.newest_model[:_HASH_DIGITS]}" if line.newest_model else UNKNOWN
+    round_ = UNKNOWN if line.round is None else str(line.round)
+    return (line.name, str(line.run), line.phase.value, round_, str(line.peers), model)
+
+
 def draw_contracts(lines: Sequence[ContractLine]) -> Table:
     """Contracts, one a line."""
-    table = _table(("contract", "left"), ("run", "right"), ("phase", "left"), ("round", "right"), ("peers", "right"))
-    table.add_column("newest model")
+    numbers = ("run", "round", "peers")
+    table = _table(*((name, "right" if name in numbers else "left") for name in CONTRACT_COLUMNS))
     for line in lines:
-        model = f"round {line.newest_round}: {line.newest_model[:_HASH_DIGITS]}" if line.newest_model else UNKNOWN
-        round_ = UNKNOWN if line.round is None else str(line.round)
-        table.add_row(Text(line.name), str(line.run), line.phase.value, round_, str(line.peers), model)
+        table.add_row(*map(Text, contract_cells(line)))
     return table
 
 
@@ -153,7 +163,7 @@ def draw_contract(report: ContractReport, wide: bool, limits: Limits | None = No
         if len(report.peers) > limits.peers:
             left_out = len(report.peers) - limits.peers
             parts.append(Text(f"and {left_out} more peers, for which this window is too small", style="bold"))
-        parts += [*_metric_names(report.peers), Text(LEGEND, style="dim")]
+        parts += [*map(Text, describe_metrics(report.peers)), Text(LEGEND, style="dim")]
     if report.rounds:
         newest = report.rounds[len(report.rounds) - limits.rounds :]
         shown = f"the newest {len(newest)} of {report.finals} final rounds"
@@ -161,7 +171,7 @@ def draw_contract(report: ContractReport, wide: bool, limits: Limits | None = No
             shown += f" (window too small for {len(report.rounds)})"
         parts += ["", Text(shown, style="bold")]
         if newest:
-            parts += [_draw_rounds(newest, report.run, wide), *map(Text, _remarks(newest)), ROUNDS_NOTE]
+            parts += [_draw_rounds(newest, report.run, wide), *map(Text, describe_remarks(newest)), ROUNDS_NOTE]
     return Group(*parts)
 
 
@@ -170,9 +180,20 @@ ROUNDS_NOTE: Final = Text(ROUNDS_LEGEND, style="dim")
 
 def _heading(report: ContractReport) -> Iterator[tuple[str, str]]:
     yield "contract", f"{report.name}, run {report.run} (created by {report.creator})"
+    yield from describe_place(report)
+    yield from describe_terms(report)
+    yield from describe_result(report)
+
+
+def describe_place(report: ContractReport) -> Iterator[tuple[str, str]]:
+    """Where a contract stands and what it waits for: labels and texts."""
     attempt = f", attempt {report.attempt}" if report.attempt and report.attempt > 1 else ""
     yield "phase", report.phase.value + (f", round {report.round}{attempt}" if report.round is not None else "")
     yield ("ended" if report.phase is Phase.COMPLETED else "waiting"), report.waits_for
+
+
+def describe_terms(report: ContractReport) -> Iterator[tuple[str, str]]:
+    """What its peers have agreed on: labels and texts; nothing until they have."""
     if report.sync_frequency is not None:
         yield "merging", describe_merging(report)
         yield "exchange", describe_exchange(report)
@@ -180,6 +201,10 @@ def _heading(report: ContractReport) -> Iterator[tuple[str, str]]:
             yield "plug-in", report.method_source
     if report.target is not None:
         yield "target", _describe_target(report)
+
+
+def describe_result(report: ContractReport) -> Iterator[tuple[str, str]]:
+    """Its newest model: labels and texts; nothing while there is none."""
     if report.newest_model:
         voids = f"; {report.voids} rounds of this run closed without a merge" if report.voids else ""
         yield "newest", f"round {report.newest_round}{voids}"
@@ -220,55 +245,66 @@ def _describe_target(report: ContractReport) -> str:
     return f"{text}; reached by {target.streak} of {target.patience} models in a row"
 
 
+PEER_COLUMNS: Final = ("peer", "state", "epoch", "ETA", "loss", "metric", "of round", "merged", "last 10")
+
+
+def peer_cells(peer: PeerReport) -> tuple[str, ...]:
+    """A peer in the columns `PEER_COLUMNS`."""
+    return (
+        peer.name,
+        peer.activity,
+        show_count(peer.epoch, peer.total_epochs),
+        show_seconds(peer.eta_s),
+        show_figure(peer.loss),
+        show_figure(peer.metric),
+        UNKNOWN if peer.figures_round is None else str(peer.figures_round),
+        f"{peer.contributed}/{peer.offered}",
+        f"{peer.recent_contributed}/{peer.recent_offered}",
+    )
+
+
 def _draw_peers(peers: Sequence[PeerReport], wide: bool) -> Iterator[RenderableType]:
-    table = _table(("peer", "left"), ("state", "left"), wide=wide)
-    for column in ("epoch", "ETA", "loss", "metric", "of round", "merged", "last 10"):
-        table.add_column(column, justify="right", overflow="fold")
+    table = _table(*((name, "left" if name in ("peer", "state") else "right") for name in PEER_COLUMNS), wide=wide)
     for peer in peers:
-        table.add_row(
-            Text(peer.name),
-            Text(peer.activity, style=_STYLES[peer.state]),
-            show_count(peer.epoch, peer.total_epochs),
-            show_seconds(peer.eta_s),
-            show_figure(peer.loss),
-            show_figure(peer.metric),
-            UNKNOWN if peer.figures_round is None else str(peer.figures_round),
-            f"{peer.contributed}/{peer.offered}",
-            f"{peer.recent_contributed}/{peer.recent_offered}",
-        )
+        name, state, *others = peer_cells(peer)
+        table.add_row(Text(name), Text(state, style=_STYLES[peer.state]), *others)
     yield table
 
 
-def _metric_names(peers: Sequence[PeerReport]) -> list[Text]:
+def describe_metrics(peers: Sequence[PeerReport]) -> list[str]:
     """What the metric is: a line if all peers that show one name it alike, else a line for each name."""
     names: dict[str, list[str]] = {}
     for peer in peers:
         if peer.metric_name and peer.metric is not None:
             names.setdefault(peer.metric_name, []).append(peer.name)
     alike = len(names) == 1
-    return [Text(f"metric: {name}" + ("" if alike else f" ({', '.join(who)})")) for name, who in names.items()]
+    return [f"metric: {name}" + ("" if alike else f" ({', '.join(who)})") for name, who in names.items()]
+
+
+ROUND_COLUMNS: Final = ("round", "final at", "merged", "collect", "merge", "loss", "metric", "every", "model")
+
+
+def round_cells(round_: RoundReport, wide: bool) -> tuple[str, ...]:
+    """A final round in the columns `ROUND_COLUMNS`."""
+    return (
+        str(round_.round),
+        show_time(round_.time_ms, "%m-%d %H:%M:%S" if wide else "%m-%d %H:%M"),
+        show_merged(round_),
+        show_elapsed(round_.collect_ms),
+        show_elapsed(round_.merge_ms),
+        show_figure(round_.mean_loss),
+        show_figure(round_.mean_metric),
+        str(round_.interval),
+        round_.model[:_HASH_DIGITS],
+    )
 
 
 def _draw_rounds(rounds: Sequence[RoundReport], run: int, wide: bool) -> Table:
-    table = _table(wide=wide)
     runs = any(round_.run != run for round_ in rounds)
-    for column in (*(("run",) if runs else ()), "round", "final at", "merged", "collect", "merge", "loss", "metric"):
-        table.add_column(column, justify="right", overflow="fold")
-    table.add_column("every", justify="right", overflow="fold")
-    table.add_column("model", overflow="fold")
+    columns = ("run", *ROUND_COLUMNS) if runs else ROUND_COLUMNS
+    table = _table(*((name, "left" if name == "model" else "right") for name in columns), wide=wide)
     for round_ in rounds:
-        table.add_row(
-            *((str(round_.run),) if runs else ()),
-            str(round_.round),
-            show_time(round_.time_ms, "%m-%d %H:%M:%S" if wide else "%m-%d %H:%M"),
-            show_merged(round_),
-            show_elapsed(round_.collect_ms),
-            show_elapsed(round_.merge_ms),
-            show_figure(round_.mean_loss),
-            show_figure(round_.mean_metric),
-            str(round_.interval),
-            round_.model[:_HASH_DIGITS],
-        )
+        table.add_row(*((str(round_.run),) if runs else ()), *round_cells(round_, wide))
     return table
 
 
@@ -279,11 +315,13 @@ def show_merged(round_: RoundReport) -> str:
     return f"{len(round_.contributors)}/{len(round_.participants) + len(round_.missing)}"
 
 
-def _remarks(rounds: Sequence[RoundReport]) -> list[str]:
-    """What is to be said of rounds, the same of several in a row once."""
+def describe_remarks(
+    rounds: Sequence[RoundReport], describe: Callable[[RoundReport], Sequence[str]] | None = None
+) -> list[str]:
+    """What is to be said of rounds, the same of several in a row once; by default who was absent from them."""
     spans: list[tuple[int, int, int, str]] = []
     for round_ in rounds:
-        for remark in describe_absences(round_):
+        for remark in (describe or describe_absences)(round_):
             before = (round_.run, round_.round - 1, remark)
             at = next((i for i, (run, _, last, text) in enumerate(spans) if (run, last, text) == before), None)
             if at is None:

@@ -4,6 +4,7 @@ Asks an SN through a client, makes a report (`status`) and shows it (`view`).
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Final, Protocol, Self
 
@@ -105,17 +106,23 @@ async def watch_contract(
         WaitExpired: the SN fell silent for `GIVE_UP_S`.
         VerificationError, Refused: see `transport.api.Client.call`.
     """
-    training = await find_training(client, name) if name is not None else await _only_contract(client)
+    training = await find_training(client, name) if name is not None else await only_contract(client)
     with open_show(console, rounds, as_json=as_json) as show:
         await follow(client, training.name, rounds, show)
 
 
-async def _only_contract(client: SnClient) -> Training:
+async def only_contract(client: SnClient) -> Training:
+    """The contract that is meant where none is named: the only one in use, or the only one.
+
+    Raises:
+        ConfigurationError: there are several; the message names them.
+        Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
+    """
     trainings = [await find_training(client, known) for known in await client.contracts()]
     found = [training for training in trainings if is_used(training)] or trainings
     if len(found) != 1:
         names = ", ".join(training.name for training in found)
-        raise ConfigurationError(f"which contract is to be watched? Name one of: {names}")
+        raise ConfigurationError(f"which contract is meant? Name one of: {names}")
     return found[0]
 
 
@@ -179,23 +186,24 @@ class JsonShow:
 class LineShow:
     """A line for every change, with the time."""
 
-    def __init__(self, clock: WallClock) -> None:
-        """Date lines by `clock`."""
+    def __init__(self, clock: WallClock, say: Callable[[str], None] = click.echo) -> None:
+        """Date lines by `clock`, and hand them to `say`."""
         self._clock = clock
+        self._say = say
         self._report: ContractReport | None = None
         self._told = ""
 
     def update(self, report: ContractReport) -> None:
         """Print what is new."""
         for line in describe_changes(self._report, report):
-            click.echo(f"{show_time(self._clock(), '%H:%M:%S UTC')}  {line}")
+            self._say(f"{show_time(self._clock(), '%H:%M:%S UTC')}  {line}")
         self._report, self._told = report, ""
 
     def tell(self, text: str) -> None:
         """Say something once, until there is news."""
         if not self._told:
             self._told = make_printable(text)
-            click.echo(f"{show_time(self._clock(), '%H:%M:%S UTC')}  {self._told}")
+            self._say(f"{show_time(self._clock(), '%H:%M:%S UTC')}  {self._told}")
 
 
 class LiveShow:

@@ -1,4 +1,4 @@
-"""Asking a running SN as a person's tool does: the connection, signing as oneself, and finding a contract by name."""
+"""Asking a running SN as a person's tool does: connecting, signing, finding what was named, a reset, a vote."""
 
 import asyncio
 import difflib
@@ -9,12 +9,15 @@ from typing import Final, TypeVar
 
 from swarmlearning.clock import system_clock
 from swarmlearning.contracts.membership import is_registered
-from swarmlearning.contracts.messages import RegisterNode, registration_bytes
+from swarmlearning.contracts.messages import RegisterNode, ResetContract, Vote, Withdraw, registration_bytes
+from swarmlearning.contracts.proposals import Proposal, ProposalState, hash_change
 from swarmlearning.contracts.records import Training
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.contracts.training import explain_votes
+from swarmlearning.errors import ConfigurationError, NotFound, Refused
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
+from swarmlearning.sn.api import Governance
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.transport.api import Address
 from swarmlearning.transport.client import HttpClient
@@ -97,12 +100,13 @@ async def find_training(client: SnClient, name: str) -> Training:
     """The contract of a name that a person gave.
 
     Raises:
-        ConfigurationError: there is none; the message names the nearest, and those that there are.
+        InvalidName: it is no contract's name.
+        NotFound: there is none; the message names the nearest, and those that there are.
         Unreachable, VerificationError, Refused: see `SnClient.training`.
     """
     training = await client.training(check_contract_name(name))
     if training is None:
-        raise ConfigurationError(explain_unknown(name, await client.contracts()))
+        raise NotFound(explain_unknown(name, await client.contracts()))
     return training
 
 
@@ -113,3 +117,56 @@ def explain_unknown(name: str, known: Sequence[ContractName]) -> str:
     more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
     meant = f"; did you mean {nearest[0]}? There are" if nearest else "; there are"
     return f"there is no contract {name}{meant}: {listed}{more}"
+
+
+def find_proposal(found: Governance, number: int) -> Proposal:
+    """The proposal of a number that a person gave.
+
+    Raises:
+        ConfigurationError: there is none; the message names the open ones.
+    """
+    for proposal in found.proposals:
+        if proposal.number == number:
+            return proposal
+    waiting = [str(p.number) for p in found.proposals if p.state is ProposalState.OPEN]
+    raise NotFound(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")
+
+
+async def cast_vote(client: SnClient, submitter: Submitter, number: int, *, yes: bool) -> Governance:
+    """Vote for the own organisation on what the proposal says now, and return how things stand then.
+
+    Raises:
+        ConfigurationError: there is no such proposal.
+        Refused: the ledger refused it, and says why.
+        Unreachable, VerificationError: see `SnClient.governance` and `Submitter.require`.
+    """
+    proposal = find_proposal(await client.governance(), number)
+    await submitter.require(Vote(proposal=number, change=hash_change(proposal.change), yes=yes))
+    return await client.governance()
+
+
+async def withdraw_proposal(client: SnClient, submitter: Submitter, number: int) -> Governance:
+    """Take back what the own organisation has proposed, and return how things stand then.
+
+    Raises:
+        Refused: the ledger refused it, and says why.
+        Unreachable, VerificationError: see `SnClient.governance` and `Submitter.require`.
+    """
+    await submitter.require(Withdraw(proposal=number))
+    return await client.governance()
+
+
+async def reset_training(client: SnClient, submitter: Submitter, name: str) -> Training:
+    """Start a new run of a contract, and return the contract as it is then.
+
+    Raises:
+        ConfigurationError: there is no such contract.
+        Refused: the ledger refused it, or took it as a vote (T-3); says what is still needed.
+        Unreachable, VerificationError: see `SnClient.training` and `Submitter.require`.
+    """
+    before = await find_training(client, name)
+    await submitter.require(ResetContract(contract=before.name, run=before.run))
+    after = await find_training(client, name)
+    if after.run == before.run:
+        raise Refused(f"{name} is not reset yet, this was a vote: {explain_votes(after)}", code="vote")
+    return after

@@ -3,7 +3,11 @@
 A context is an SN and as whom one speaks to it: a node's certificate names its network, so each network needs its own.
 """
 
+import contextlib
+import fcntl
 import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -11,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmlearning.encoding import from_json, to_json
-from swarmlearning.errors import ConfigurationError, DecodeError
+from swarmlearning.errors import ConfigurationError, DecodeError, NotFound
 from swarmlearning.identity.files import SECRET_MODE, write_file
 from swarmlearning.identity.source import PemSource
 from swarmlearning.swci.values import ContextName, VariableName
@@ -23,6 +27,9 @@ CONFIG_VARIABLE: Final = "SWARM_CONFIG_DIR"
 MAX_CONTEXTS: Final = 100
 MAX_VARIABLES: Final = 100
 MAX_BOOK_BYTES: Final = 4 << 20
+
+LOCK_S: Final = 5.0
+"""How long another session may be at changing the contexts, seconds; it takes milliseconds."""
 
 
 class IdentityPaths(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,11 +75,11 @@ class Contexts(Protocol):
         """
         ...
 
-    def save(self, book: Book) -> None:
-        """Replace them.
+    def change(self, update: Callable[[Book], Book]) -> None:
+        """Replace them by what `update` makes of them; nobody else changes them meanwhile.
 
         Raises:
-            ConfigurationError: they cannot be written.
+            ConfigurationError: they cannot be read or written; whatever `update` raises.
         """
         ...
 
@@ -87,9 +94,47 @@ class MemoryContexts:
         """All contexts."""
         return self._book
 
-    def save(self, book: Book) -> None:
+    def change(self, update: Callable[[Book], Book]) -> None:
         """Replace them."""
-        self._book = book
+        self._book = update(self._book)
+
+
+class OwnContext:
+    """One context of a session's own, before those that others share; it is not kept."""
+
+    def __init__(self, shared: Contexts, own: Context) -> None:
+        self._shared = shared
+        self._own: Context | None = own
+
+    def load(self) -> Book:
+        """All contexts, the own one current.
+
+        Raises:
+            ConfigurationError: the shared ones cannot be read.
+        """
+        return self._join(self._shared.load())
+
+    def change(self, update: Callable[[Book], Book]) -> None:
+        """Replace them; what is shared stays as it is but for what `update` does to it.
+
+        Raises:
+            ConfigurationError: the shared ones cannot be read or written; whatever `update` raises.
+        """
+        self._shared.change(lambda shared: self._part(shared, update(self._join(shared))))
+
+    def _join(self, shared: Book) -> Book:
+        own = self._own
+        return shared if own is None else Book(contexts=_by_name([own, *_others(shared, own.name)]), current=own.name)
+
+    def _part(self, before: Book, after: Book) -> Book:
+        if self._own is None:
+            return after
+        name = self._own.name
+        self._own = next((context for context in after.contexts if context.name == name), None)
+        hidden = [context for context in before.contexts if context.name == name]
+        contexts = _by_name([*_others(after, name), *hidden])
+        current = before.current if after.current in ("", name) else after.current
+        return Book(contexts=contexts, current=_known(current, contexts))
 
 
 class FileContexts:
@@ -115,17 +160,46 @@ class FileContexts:
         except DecodeError as error:
             raise ConfigurationError(f"contexts {error}; mend the file, or remove it to begin anew") from error
 
-    def save(self, book: Book) -> None:
+    def change(self, update: Callable[[Book], Book]) -> None:
         """Replace them; a reader sees the old ones or the new ones.
 
         Raises:
-            ConfigurationError: the file cannot be written.
+            ConfigurationError: the file cannot be read or written, or another session holds it for `LOCK_S` seconds;
+                whatever `update` raises.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise ConfigurationError(f"{self.path.parent} cannot be made: {error.strerror}") from error
-        write_file(self.path, to_json(book) + b"\n", mode=SECRET_MODE, force=True)
+        with _locked(self.path.with_suffix(".lock")):
+            before = self.load()
+            after = update(before)
+            if after != before:
+                write_file(self.path, to_json(after) + b"\n", mode=SECRET_MODE, force=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that other processes honour; it ends with the process that holds it."""
+    limit = time.monotonic() + LOCK_S
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, SECRET_MODE)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > limit:
+                    raise ConfigurationError(
+                        f"another session has held {path} for {LOCK_S:g} s; end it, or choose another {CONFIG_VARIABLE}"
+                    ) from error
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def config_directory() -> Path:
@@ -137,11 +211,17 @@ def config_directory() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "swarmlearning"
 
 
+def contexts_file() -> Path:
+    """Where the user's contexts are kept."""
+    return config_directory() / "contexts.json"
+
+
 def find_context(book: Book, name: ContextName | None) -> Context:
     """The context of a name, or the current one.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: no name was given, and none is chosen.
+        NotFound: there is none of that name.
     """
     wanted = name or book.current
     for context in book.contexts:
@@ -152,7 +232,7 @@ def find_context(book: Book, name: ContextName | None) -> Context:
         raise ConfigurationError(
             f"no context is chosen: CREATE CONTEXT <context> WITH IP <ip>, or SWITCH; there are: {known}"
         )
-    raise ConfigurationError(f"there is no context {wanted}; there are: {known}")
+    raise NotFound(f"there is no context {wanted}; there are: {known}")
 
 
 def put_context(book: Book, context: Context) -> Book:
@@ -161,23 +241,35 @@ def put_context(book: Book, context: Context) -> Book:
     Raises:
         ConfigurationError: there are `MAX_CONTEXTS` already.
     """
-    others = [known for known in book.contexts if known.name != context.name]
+    others = _others(book, context.name)
     if len(others) >= MAX_CONTEXTS:
         raise ConfigurationError(
             f"there are {MAX_CONTEXTS} contexts, the most there can be; DELETE CONTEXT one of them"
         )
-    return replace(book, contexts=tuple(sorted((*others, context), key=lambda known: known.name)))
+    return replace(book, contexts=_by_name([*others, context]))
 
 
 def drop_context(book: Book, name: ContextName) -> Book:
     """The book without a context.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        NotFound: there is none of that name.
     """
     find_context(book, name)
-    left = tuple(known for known in book.contexts if known.name != name)
-    return replace(book, contexts=left, current=ContextName("") if book.current == name else book.current)
+    left = _by_name(_others(book, name))
+    return Book(contexts=left, current=_known(book.current, left))
+
+
+def _others(book: Book, name: ContextName) -> list[Context]:
+    return [context for context in book.contexts if context.name != name]
+
+
+def _by_name(contexts: Iterable[Context]) -> tuple[Context, ...]:
+    return tuple(sorted(contexts, key=lambda context: context.name))
+
+
+def _known(name: ContextName, contexts: Sequence[Context]) -> ContextName:
+    return name if any(context.name == name for context in contexts) else ContextName("")
 
 
 def set_variable(context: Context, name: VariableName, value: str) -> Context:

@@ -1,7 +1,7 @@
 """What the table of commands is made of, and finding the one that a line means."""
 
 import difflib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Literal, get_type_hints
 
 import msgspec
@@ -30,6 +30,8 @@ class Grid(msgspec.Struct, frozen=True):
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    spare: tuple[str, ...] = ()
+    """Columns that a terminal which is too narrow for all of them can do without, the first of them first."""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -38,6 +40,11 @@ class Shown(msgspec.Struct, frozen=True):
     lines: tuple[str, ...] = ()
     grid: Grid | None = None
     """After the lines."""
+
+
+def label_lines(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Labels and texts as lines: `PHASE : collecting, round 7`."""
+    return tuple(f"{label.upper()} : {text}" for label, text in pairs)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +123,7 @@ def parse(entries: Sequence[Entry], line: str) -> Meant | None:
         return None
     begun = [entry for entry in entries if entry.syntax.begins_with(words)]
     if not begun:
-        raise ConfigurationError(_explain_unknown(entries, [word.text for word in words]))
+        raise ConfigurationError(explain_unknown(entries, [word.text for word in words]))
     return _mean(begun, words)
 
 
@@ -143,7 +150,7 @@ def _explain_usage(matched: Sequence[tuple[Entry, Matched]], words: Sequence[Wor
     return f"expected {expected}, {got}; usage: {usages}"
 
 
-def _explain_unknown(entries: Sequence[Entry], given: Sequence[str]) -> str:
+def explain_unknown(entries: Sequence[Entry], given: Sequence[str]) -> str:
     """That there is no such command, and which was probably meant."""
     verbs = list(dict.fromkeys(" ".join(entry.syntax.verb) for entry in entries))
     shown = " ".join(given)[:_MAX_SHOWN]

@@ -27,6 +27,11 @@ class Word(msgspec.Struct, frozen=True):
     """Part of it stood in quotes: it is no keyword then."""
 
 
+def too_long(size: int) -> ConfigurationError:
+    """CI-1: the error for a line of `size` bytes."""
+    return ConfigurationError(f"a line of {size} bytes; expected at most {MAX_LINE_BYTES}")
+
+
 def decode_line(data: bytes) -> str:
     """CI-1: a line that came from outside as text, without its end of line.
 
@@ -34,7 +39,7 @@ def decode_line(data: bytes) -> str:
         ConfigurationError: it is too long, or no UTF-8.
     """
     if len(data) > MAX_LINE_BYTES:
-        raise ConfigurationError(f"a line of {len(data)} bytes; expected at most {MAX_LINE_BYTES}")
+        raise too_long(len(data))
     try:
         return data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -49,7 +54,7 @@ def check_line(line: str) -> None:
     """
     size = len(line.encode(errors="surrogatepass"))
     if size > MAX_LINE_BYTES:
-        raise ConfigurationError(f"a line of {size} bytes; expected at most {MAX_LINE_BYTES}")
+        raise too_long(size)
     for index, char in enumerate(line):
         if not char.isprintable() and char != "\t":
             raise ConfigurationError(f"character {index + 1} is the control character U+{ord(char):04X}; expected text")

@@ -41,6 +41,7 @@ async def run_line(entries: Sequence[Entry], session: Session, line: str) -> Don
 
     What a command raises becomes its error. Cancelling ends a command that waits, and is passed on.
     """
+    session.entries = entries
     try:
         meant = parse(entries, line)
         return None if meant is None else await run_command(session, meant)

@@ -6,9 +6,10 @@ A shell and a script have one; the REST service one for each caller.
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
+from msgspec.structs import replace
 from rich.console import Console
 
 from swarmlearning.clock import system_clock
@@ -16,8 +17,10 @@ from swarmlearning.errors import ConfigurationError, Unreachable
 from swarmlearning.identity.source import PemSource
 from swarmlearning.sn.asking import CONNECT_S, open_sn, open_submitter
 from swarmlearning.sn.client import SnClient, Submitter
-from swarmlearning.swci.contexts import Book, Context, Contexts, IdentityPaths, find_context
+from swarmlearning.swci.contexts import Book, Context, Contexts, IdentityPaths, drop_context, find_context
 from swarmlearning.swci.directory import Directory
+from swarmlearning.swci.entries import Entry
+from swarmlearning.swci.values import ContextName
 from swarmlearning.types import Endpoint, NodeId, Role
 
 WRITERS: Final = (Role.OPERATOR, Role.SN)
@@ -45,6 +48,7 @@ class Session:
         directory: its files.
         output: where a command that goes on says how far it is.
         caller: on whose behalf it signs; empty: for itself.
+        entries: the commands that its lines are read with, which HELP tells of.
         as_json: answers are for programs.
         exit_on_failure: the first command that fails ends it.
         ended: it was told to end.
@@ -60,13 +64,19 @@ class Session:
         identity: IdentityPaths,
         caller: NodeId = NodeId(""),  # noqa: B008  # a str
         keeps_identity: bool = False,
+        current: ContextName | None = None,
     ) -> None:
-        """Begin a session that speaks as `identity` where its context does not say otherwise."""
+        """Begin a session that speaks as `identity` where its context does not say otherwise.
+
+        `current` is the context that its commands are about; None: the one that is kept as the default.
+        """
+        self._current = current
         self.keeps_identity = keeps_identity
         self.contexts = contexts
         self.directory = directory
         self.output = output
         self.caller = caller
+        self.entries: Sequence[Entry] = ()
         self.as_json = False
         self.exit_on_failure = False
         self.ended = False
@@ -78,8 +88,32 @@ class Session:
 
     @property
     def book(self) -> Book:
-        """All its contexts."""
-        return self.contexts.load()
+        """All its contexts, and which one its own commands are about."""
+        book = self.contexts.load()
+        if self._current is None and book.current:
+            # From now on it is ours: another session that switches must not redirect what is typed here.
+            self._current = book.current
+        return replace(book, current=self._current or ContextName(""))
+
+    def choose(self, name: ContextName) -> None:
+        """Be about another context from now on, as sessions that begin later will.
+
+        Raises:
+            ConfigurationError: there is none of that name, or it cannot be kept.
+        """
+        self.contexts.change(lambda book: replace(book, current=find_context(book, name).name))
+        self._current = name
+
+    def forget(self, name: ContextName) -> None:
+        """Drop a context; after the current one none is chosen.
+
+        Raises:
+            ConfigurationError: there is none of that name, or it cannot be dropped.
+        """
+        current = self.book.current
+        self.contexts.change(lambda book: drop_context(book, name))
+        if name == current:
+            self._current = ContextName("")
 
     @property
     def context(self) -> Context:
@@ -91,7 +125,7 @@ class Session:
         return find_context(self.book, None)
 
     def variable(self, name: str, default: str) -> str:
-        """A variable of the current context, or of the environment, or the default."""
+        """CI-10: a variable of the current context, or of the environment, or the default."""
         book = self.book
         here = next((context.variables for context in book.contexts if context.name == book.current), {})
         return here.get(name) or os.environ.get(name) or default
@@ -99,6 +133,15 @@ class Session:
     def identity_of(self, context: Context) -> IdentityPaths:
         """As whom one speaks in a context."""
         return context.identity if context.identity.cert else self.identity
+
+    def identity_for(self, name: ContextName | None = None) -> IdentityPaths:
+        """As whom an SN is asked that no context has yet: what the session was started with, else what a context has.
+
+        That is the context `name`, which is made anew, or else the current one.
+        """
+        book = self.book
+        known = [context for wanted in (name, book.current) for context in book.contexts if context.name == wanted]
+        return next((paths for paths in (self.identity, *(c.identity for c in known)) if paths.cert), self.identity)
 
     def source_of(self, context: Context) -> PemSource:
         """As whom one speaks in a context, for a connection."""
@@ -122,23 +165,22 @@ class Session:
         self._open, self._client, self._used = stack, opened, context
         return opened
 
-    async def submitter(self) -> Submitter:
-        """Who signs what commands say, on the caller's behalf.
+    async def submitter(self, also: tuple[Role, ...] = ()) -> Submitter:
+        """Who signs what commands say, on the caller's behalf; roles of `WRITERS` may, and those in `also`.
 
         Raises:
             ConfigurationError: our role may not; the message says which may.
             ConfigurationError, IdentityError, Unreachable, VerificationError, Refused: see `sn` and `open_submitter`.
         """
         client = await self.sn()
+        identity = self.identity_of(self.context)
+        node = identity.source().load(system_clock()).node
+        if node.role not in (*WRITERS, *also):
+            raise ConfigurationError(
+                f"{node.short} has the role {node.role.value}; this needs the role operator: use an operator's "
+                "certificate (swarm cert issue --role operator)"
+            )
         if self._submitter is None:
-            context = self.context
-            identity = self.identity_of(context)
-            node = identity.source().load(system_clock()).node
-            if node.role not in WRITERS:
-                raise ConfigurationError(
-                    f"{node.short} has the role {node.role.value}; this needs the role operator: use an operator's "
-                    "certificate (swarm cert issue --role operator)"
-                )
             made = await open_submitter(client, identity.source(), identity.sign_key or None)
             self._submitter = made.on_behalf_of(self.caller)
         return self._submitter

@@ -3,6 +3,7 @@
 A command is a record whose fields have types of this table; the REST API reads the same records from JSON.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, Final, Literal, NewType, Union, get_args, get_origin, get_type_hints
@@ -15,7 +16,6 @@ from swarmlearning.types import (
     RunnerName,
     TaskName,
     check_contract_name,
-    check_label,
     check_runner_name,
     check_task_name,
 )
@@ -37,8 +37,13 @@ ProposalNumber = NewType("ProposalNumber", int)
 RawLine = NewType("RawLine", str)
 """The rest of a line as it stands."""
 
+CommandWords = NewType("CommandWords", str)
+"""The rest of a line, which is a command or the beginning of one."""
+
 MAX_WORD: Final = 4096
 """Longest argument, characters."""
+
+_CONTEXT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +56,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     read: Callable[[str], Any]
     """Raises `ConfigurationError` or `InvalidName`."""
     source: str = ""
-    """Whose names complete it: contracts, tasks, runners, contexts, variables, files, agents, proposals; or none."""
+    """Whose names complete it; or none.
+
+    Contracts, tasks, runners, contexts, variables, files, agents, proposals, commands.
+    """
     choices: tuple[str, ...] = ()
     """All that it may be, if they are few."""
 
@@ -64,7 +72,10 @@ def _read_whole(text: str) -> int:
 
 
 def _read_context(text: str) -> ContextName:
-    return ContextName(check_label("context", text))
+    # Capitals too, unlike a label of a node: scripts for the product we re-create have them.
+    if not _CONTEXT.fullmatch(text):
+        raise ConfigurationError(f"context {text[:80]!r}: expected 1-64 characters of A-Z a-z 0-9 . _ -")
+    return ContextName(text)
 
 
 def _read_variable(text: str) -> VariableName:
@@ -85,6 +96,7 @@ KINDS: Final[Mapping[Any, Kind]] = {
     AgentName: Kind(read=AgentName, source="agents"),
     ProposalNumber: Kind(read=_read_whole, source="proposals"),
     RawLine: Kind(read=RawLine),
+    CommandWords: Kind(read=CommandWords, source="commands"),
 }
 
 

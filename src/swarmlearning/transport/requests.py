@@ -1,20 +1,18 @@
-"""One request on a verified connection: check, read, ask the service, answer. Spec: docs/spec/transport.md.
+"""One request in our own protocol: read it, ask the service, answer. Spec: docs/spec/transport.md.
 
-Does not: accept connections or know TLS (`server`, `tls`).
+Does not: accept connections or know TLS (`server`, `tls`), or judge who may ask at all (`answering`).
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
-from swarmlearning.errors import Refused, SwarmError, VerificationError
+from swarmlearning.errors import Refused, SwarmError
+from swarmlearning.transport.answering import Connection, read_body, send_response
 from swarmlearning.transport.api import MAX_BODY_BYTES, Call, Caller, Frame, Service, Stream
-from swarmlearning.transport.sending import Collected, Hangup, Left, Outflow, Written, within_stall
-from swarmlearning.transport.tls import Peer
+from swarmlearning.transport.sending import Collected, Hangup, Outflow, Written
 from swarmlearning.transport.wire import (
     ACCEPT_FRAMES,
     ACCEPT_WHOLE,
@@ -48,27 +46,14 @@ _STATUS: Final = {
     INTERNAL: 500,
 }
 _HANDLER_REFUSED: Final = 422
-_READ_BYTES: Final = 64 * 1024
 
 _HEADERS: Final = {"Server": "swarmlearning"}
 
 
-class Connection:
-    """What the server knows of an open connection."""
-
-    def __init__(self, peer: Peer, *, crowded: bool, first_request: asyncio.TimerHandle) -> None:
-        self.peer = peer
-        self.crowded = crowded
-        """Its peer has more connections than it may."""
-        self.first_request = first_request
-        """Ends the connection unless a request arrives."""
-
-
 class Requests:
-    """Handles the requests of all connections of a server."""
+    """Answers the requests of all connections of a server by asking a `Service`."""
 
     def __init__(self, service: Service, node: NodeId, *, request_s: float, stall_s: float) -> None:
-        self.connections: dict[RequestHandler, Connection] = {}
         self.bytes_sent = 0
         self.bytes_received = 0
         self._service = service
@@ -76,34 +61,27 @@ class Requests:
         self._request_s = request_s
         self._stall_s = stall_s
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; what a handler raises is answered too, so that a connection outlives it."""
-        connection = self.connections.get(request.protocol)
-        if connection is None:
-            raise ConnectionResetError("the connection was lost before its request was read")
-        connection.first_request.cancel()
-        try:
-            return await self._answer(request, connection)
-        except Hangup as reason:
-            level = logging.DEBUG if isinstance(reason, Left) else logging.INFO
-            _LOG.log(level, "hung up on %s: %s", connection.peer.node, reason)
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError(str(reason)) from reason
+    async def refuse(self, request: web.BaseRequest, error: Refused) -> web.StreamResponse:
+        """Tell that a request is refused before anything of it was read.
 
-    async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
+        Raises:
+            Hangup: the client stalled or left.
+        """
+        return await self._refuse(request, error, close=True)
+
+    async def answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
+        """Answer one request; what a handler raises is answered too, so that a connection outlives it.
+
+        Raises:
+            Hangup: the client stalled or left.
+        """
         try:
-            # 1. The certificate that opened the connection still counts (X-8).
-            _recheck(connection)
-            # 2. Its node does not take more than its share (X-7).
-            if connection.crowded:
-                raise Refused(f"{self._node}: {connection.peer.node} has too many connections open", code=BUSY)
-            # 3. It is a request of ours, and its body is within the limits (X-4).
+            # 1. It is a request of ours, and its body is within the limits (X-4).
             method = _method_of(request)
             body = await self._read(request)
         except Refused as error:
-            return await self._refuse(request, error, close=True)
-        # 4. The service answers.
+            return await self.refuse(request, error)
+        # 2. The service answers.
         caller = Caller(node=connection.peer.node, name=connection.peer.name)
         accepted = request.headers.get("Accept")
         wants_frames = accepted in (ACCEPT_FRAMES, ACCEPT_WHOLE)
@@ -121,24 +99,10 @@ class Requests:
         return await self._refuse(request, unknown_method(self._node, method, "stream" if wants_frames else "call"))
 
     async def _read(self, request: web.BaseRequest) -> bytes:
-        too_large = Refused(
-            f"{self._node}: request body of more than {MAX_BODY_BYTES} bytes, send more as a stream", code=TOO_LARGE
-        )
-        if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._request_s):
-                while piece := await request.content.read(_READ_BYTES):
-                    body += piece
-                    if len(body) > MAX_BODY_BYTES:
-                        raise too_large
-        except TimeoutError as error:
-            raise Hangup(f"its request did not arrive within {self._request_s:g} s") from error
-        except RequestPayloadError as error:
-            raise Refused(f"{self._node}: the request body is not what its header says", code=MALFORMED) from error
+        more = ", send more as a stream"
+        body = await read_body(request, self._node, most=MAX_BODY_BYTES, within_s=self._request_s, more=more)
         self.bytes_received += len(body)
-        return bytes(body)
+        return body
 
     async def _call(
         self, request: web.BaseRequest, method: str, call: Call, caller: Caller, body: bytes
@@ -167,7 +131,7 @@ class Requests:
         try:
             frames = stream(caller, body)
             async for frame in frames:
-                _recheck(connection)  # streams may last: a revoked certificate ends them too (X-8)
+                connection.recheck()  # streams may last: a revoked certificate ends them too (X-8)
                 view = check_frame(method, frame)
                 await flow.frame(view)
                 self.bytes_sent += view.nbytes
@@ -201,10 +165,7 @@ class Requests:
         self, request: web.BaseRequest, status: int, body: bytes, *, close: bool = False
     ) -> web.StreamResponse:
         response = web.Response(status=status, body=body, headers=_HEADERS)
-        if close:
-            response.force_close()
-        await response.prepare(request)
-        await within_stall(response.write_eof(), self._stall_s)
+        await send_response(request, response, self._stall_s, close=close)
         self.bytes_sent += len(body)
         return response
 
@@ -223,15 +184,3 @@ def _method_of(request: web.BaseRequest) -> str:
     if request.method != "POST" or not request.raw_path.startswith(PATH) or not is_method(method):
         raise Refused(f"expected POST {PATH}<method>; do both run the same release?", code=MALFORMED)
     return method
-
-
-def _recheck(connection: Connection) -> None:
-    """Check that the certificate that opened the connection still counts.
-
-    Raises:
-        Refused: it does not, and the connection must be closed.
-    """
-    try:
-        connection.peer.recheck()
-    except VerificationError as error:
-        raise Refused(str(error), code=CERTIFICATE) from error

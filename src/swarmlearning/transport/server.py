@@ -1,7 +1,8 @@
-"""Serves a `Service` over HTTP/1.1 on TLS 1.3. Spec: docs/spec/transport.md.
+"""Serves over HTTP/1.1 on TLS 1.3: a `Service` in our own protocol, or another one. Spec: docs/spec/transport.md.
 
 Connections are accepted here rather than by asyncio, because limits must count from the first byte: a connection that
-never finishes its handshake costs as much as one that does. What happens inside a connection is in `requests`.
+never finishes its handshake costs as much as one that does. What happens inside a connection is in `answering` and
+`requests`.
 """
 
 import asyncio
@@ -22,8 +23,9 @@ from aiohttp.web_protocol import RequestHandler
 from swarmlearning.clock import WallClock, system_clock
 from swarmlearning.errors import AddressInUse, Broken, Closed, ConfigurationError, SwarmError
 from swarmlearning.identity.trust import TrustStore
+from swarmlearning.transport.answering import Answers, Connection, Gate
 from swarmlearning.transport.api import Service
-from swarmlearning.transport.requests import Connection, Requests
+from swarmlearning.transport.requests import Requests
 from swarmlearning.transport.tls import ACCEPTED, Source, Tls, peer_of
 from swarmlearning.types import NodeId
 
@@ -53,6 +55,8 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """For requests that are being handled to end when the server stops."""
     header_bytes: int = 4096
     """Longest line of a request's header."""
+    target_bytes: int = 4096
+    """Longest first line of a request."""
     headers: int = 32
 
 
@@ -74,32 +78,13 @@ _HTTP_LOG: Final = logging.getLogger("swarmlearning.transport.http")
 _HTTP_LOG.addFilter(_PeerErrors())
 
 
-class Server:
-    """One node's server. `start` once, `stop` once.
+class Listener:
+    """Accepts the connections of verified nodes, and has their requests answered. `start` once, `stop` once."""
 
-    Attributes:
-        requests: handles the requests; its `bytes_sent` and `bytes_received` count bodies and frames.
-    """
-
-    def __init__(
-        self,
-        service: Service,
-        trust: TrustStore,
-        source: Source,
-        *,
-        clock: WallClock = system_clock,
-        limits: ServerLimits | None = None,
-    ) -> None:
-        """Load the certificate.
-
-        Raises:
-            IdentityError: the certificate is missing, expired or does not match.
-        """
+    def __init__(self, tls: Tls, answers: Answers, limits: ServerLimits | None = None) -> None:
         self._limits = limits or ServerLimits()
-        self._tls = Tls(trust, source, clock)
-        self.requests = Requests(
-            service, self._tls.node.id, request_s=self._limits.request_s, stall_s=self._limits.stall_s
-        )
+        self._tls = tls
+        self._gate = Gate(tls.node.id, answers)
         self._web: _Web | None = None
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Task[None]] = []
@@ -108,14 +93,9 @@ class Server:
         self._stopped = False
 
     @property
-    def bytes_sent(self) -> int:
-        """Bytes of replies and frames sent, without headers and TLS."""
-        return self.requests.bytes_sent
-
-    @property
-    def bytes_received(self) -> int:
-        """Bytes of request bodies received, without headers and TLS."""
-        return self.requests.bytes_received
+    def connections(self) -> int:
+        """How many are open, their handshakes done."""
+        return len(self._gate.connections)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port; 0 lets the system choose one.
@@ -128,7 +108,7 @@ class Server:
         if self._web is not None or self._stopped:
             raise Closed("this server was started before; make a new one")
         loop = asyncio.get_running_loop()
-        self._web = _Web(self.requests, self._limits, self._open.discard)
+        self._web = _Web(self._gate, self._limits, self._open.discard)
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, address in dict.fromkeys((family, address) for family, *_, address in found):
@@ -207,24 +187,61 @@ class Server:
             raise
 
 
+class Server(Listener):
+    """One node's server of a `Service`.
+
+    Attributes:
+        requests: answers; its `bytes_sent` and `bytes_received` count bodies and frames.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        trust: TrustStore,
+        source: Source,
+        *,
+        clock: WallClock = system_clock,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        """Load the certificate.
+
+        Raises:
+            IdentityError: the certificate is missing, expired or does not match.
+        """
+        limits = limits or ServerLimits()
+        tls = Tls(trust, source, clock)
+        self.requests = Requests(service, tls.node.id, request_s=limits.request_s, stall_s=limits.stall_s)
+        super().__init__(tls, self.requests, limits)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of replies and frames sent, without headers and TLS."""
+        return self.requests.bytes_sent
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of request bodies received, without headers and TLS."""
+        return self.requests.bytes_received
+
+
 class _Web(web.Server):
     """aiohttp's server, told who each connection's peer is."""
 
-    def __init__(self, requests: Requests, limits: ServerLimits, lost: Callable[[RequestHandler], None]) -> None:
+    def __init__(self, gate: Gate, limits: ServerLimits, lost: Callable[[RequestHandler], None]) -> None:
         super().__init__(
-            requests.handle,
+            gate.handle,
             handler_cancellation=True,  # who hangs up needs no answer
             keepalive_timeout=limits.idle_s,
             tcp_keepalive=False,  # set on the socket, with times
             logger=_HTTP_LOG,
             access_log=None,
-            max_line_size=limits.header_bytes,
+            max_line_size=limits.target_bytes,
             max_field_size=limits.header_bytes,
             max_headers=limits.headers,
             lingering_time=1.0,  # so that a refusal arrives although its request was not read to the end
             auto_decompress=False,
         )
-        self._requests = requests
+        self._gate = gate
         self._limits = limits
         self._lost = lost
         self._transports: dict[RequestHandler, asyncio.Transport] = {}
@@ -241,7 +258,7 @@ class _Web(web.Server):
         self._peers[peer.node] += 1
         crowded = self._peers[peer.node] > self._limits.connections_per_peer
         timer = asyncio.get_running_loop().call_later(self._limits.request_s, transport.abort)
-        self._requests.connections[handler] = Connection(peer, crowded=crowded, first_request=timer)
+        self._gate.connections[handler] = Connection(peer, crowded=crowded, first_request=timer)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """A connection ended."""
@@ -249,7 +266,7 @@ class _Web(web.Server):
         self._transports.pop(handler, None)
         if not self._transports:
             self._empty.set()
-        connection = self._requests.connections.pop(handler, None)
+        connection = self._gate.connections.pop(handler, None)
         if connection is not None:
             connection.first_request.cancel()
             self._peers[connection.peer.node] -= 1

@@ -51,6 +51,16 @@ class Source(Protocol):
         ...
 
 
+Explain = Callable[[str], tuple[str, bytes]]
+"""Content type and body of the response that tells a refused client why."""
+
+
+def explain_refusal(reason: str) -> tuple[str, bytes]:
+    """How clients of our own protocol are told why they are refused."""
+    failure = Failure(kind="VerificationError", code=CERTIFICATE, message=reason)
+    return "application/octet-stream", encode_failure(failure)
+
+
 class IdentityMismatch(ssl.SSLCertVerificationError):
     """The peer is not whom it must be. OpenSSL was content, the trust store was not."""
 
@@ -134,10 +144,10 @@ class VerifiedObject(ssl.SSLObject):
 
     def _explain(self, reason: str) -> None:
         """Tell a refused client why. Nothing that it sent has been read."""
-        body = encode_failure(Failure(kind="VerificationError", code=CERTIFICATE, message=reason))
-        head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        kind, body = self._tls.explain(reason)
+        head = f"HTTP/1.1 403 Forbidden\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         with contextlib.suppress(ssl.SSLError):
-            self.write(head.encode("ascii") + body)
+            self.write(head.encode("ascii") + b"Connection: close\r\n\r\n" + body)
         self._say_goodbye()
 
     def _say_goodbye(self) -> None:
@@ -186,15 +196,17 @@ class Tls:
 
     Attributes:
         version: grows each time our own credential is replaced.
+        explain: how a server tells a refused client why.
     """
 
-    def __init__(self, trust: TrustStore, source: Source, clock: WallClock) -> None:
+    def __init__(self, trust: TrustStore, source: Source, clock: WallClock, explain: Explain = explain_refusal) -> None:
         """Load the credential.
 
         Raises:
             IdentityError: the credential is missing, expired or does not match.
         """
         self.version = 0
+        self.explain = explain
         self._trust = trust
         self._source = source
         self._clock = clock
