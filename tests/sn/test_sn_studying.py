@@ -265,7 +265,8 @@ def test_a15_this_sn_and_the_sentinel_that_it_follows_are_seen_now() -> None:
         address = type(HERE)(node=other.id, endpoint=HERE.endpoint)
         return {p.node: p.seen_ms for p in await SnClient(network.client(asker), address).presence()}
 
-    assert asyncio.run(ask())[SN.id] == office.clock_ms
+    found_there = asyncio.run(ask())
+    assert found_there[SN.id] == found_there[other.id] == office.clock_ms
     office.ledger.problem = "the sentinel does not answer"
     assert asyncio.run(ask())[SN.id] == 0
 
@@ -322,6 +323,8 @@ def test_a15_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     known = [index for index in range(9) if book.of(member(index).id).at_ms]
     assert known == [1, 3, 7]
     assert book.of(member(1).id).asked, "it asked once"
+    book.note_block(Committed(height=2, time_ms=4_500, keys=frozenset(), senders=frozenset({member(1).id})))
+    assert book.of(member(1).id).asked, "and signs later"
     assert book.of(member(7).id).at_ms == 4_000
 
 
@@ -363,8 +366,8 @@ def test_a16_a_slow_reader_gets_several_blocks_in_one_notice_and_misses_none() -
         office.do(creation("t2"))
         assert (await quick.next()).tasks == ("t2",)
         office.do(creation("t1"), CreateTaskrunner(runner=RunnerName("r")))
-        office.do(AppendTask(task=TaskName("t2"), first=1, lines=("a",)))
         office.chain.register(SL)
+        office.do(AppendTask(task=TaskName("t2"), first=1, lines=("a",)))
         expected = Changes(height=6, tasks=(TaskName("t1"), TaskName("t2")), runners=(RunnerName("r"),), members=True)
         assert await slow.next() == expected
         assert await quick.next() == expected, "what it was told once it is told again when it changes again"
@@ -372,6 +375,20 @@ def test_a16_a_slow_reader_gets_several_blocks_in_one_notice_and_misses_none() -
         assert (await slow.next()).tasks == ("t3",)
 
     run(story())
+
+
+def test_a16_what_was_told_is_not_told_again_at_once() -> None:
+    office = Office()
+
+    async def story() -> tuple[float, Changes]:
+        reading = office.changes()
+        await reading.next()
+        office.do(creation("t"))
+        await reading.next()
+        quiet = await reading.next()
+        return asyncio.get_running_loop().time(), quiet
+
+    assert run_virtual(story()) == (KEEPALIVE_S, Changes(height=2))
 
 
 def test_a16_where_too_much_changed_everything_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
