@@ -192,7 +192,7 @@ def test_ci67_a_task_that_failed_is_told_with_its_reason_and_not_reset(world: Wo
 
 def test_ci67_a_taskrunner_that_was_reset_meanwhile_did_not_complete_the_task(world: World) -> None:
     swci = world.swci(world.service(Swop("RUNNING", "IDLE", task="Empty")), raiseErrors=True)
-    with pytest.raises(Refused, match="taskrunner r.1 was reset meanwhile"):
+    with pytest.raises(Refused, match=r"taskrunner r\.1 was reset meanwhile"):
         swci.executeTask("t_1", "r.1", 2, 0.01)
 
 
