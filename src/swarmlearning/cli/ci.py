@@ -1,4 +1,4 @@
-"""`swarm ci`: the command interface as a script or a single line, or lines from a pipe."""
+"""`swarm ci`: the command interface as a shell, a script or a single line."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ import msgspec
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import sign_key_option
+from swarmlearning.cli.ci_web import serve_web, take_web_options, web_options
 from swarmlearning.errors import ConfigurationError, ExitCode
 from swarmlearning.identity.options import path_options
 from swarmlearning.swci.contexts import (
@@ -20,6 +21,7 @@ from swarmlearning.swci.contexts import (
     FileContexts,
     IdentityPaths,
     OwnContext,
+    config_directory,
     contexts_file,
     find_context,
 )
@@ -59,6 +61,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         "swarm ci --cert operator.cert.pem --key operator.key.pem --cacert a.ca.pem --sn 10.0.0.1:30304",
         "swarm ci --script swci-init --usr-dir swci",
         'swarm ci --json --command "LIST NODES"',
+        "swarm ci --web --host-ip 10.0.0.5 --sn 10.0.0.1:30304 --usr-dir swci",
     )
 )
 @path_options
@@ -94,9 +97,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     help="Run this command and end; more than one: until one fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Answers as JSON; of a script a document a line.")
+@web_options
 @click.pass_context
 def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # click's options, read into `Options`
-    """Steer the network by commands: a script, single commands, or what comes on stdin.
+    """Steer the network by commands: in a shell, by a script, by single commands, or by what comes on stdin.
 
     HELP lists all commands, docs/reference/swci.md has them with examples. Contexts say which network commands are
     about, and as whom; they are kept from one session to the next. The identity options and --sn are not needed where
@@ -104,17 +108,37 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
 
     The exit status is 0 only if no command failed.
     """
-    options = Options(**given)
     explicit = click.core.ParameterSource.COMMANDLINE
     asked = {name for name in given if called.get_parameter_source(name) is explicit}
+    web = take_web_options(given)
+    options = Options(**given)
     if {"sn", "context"} <= asked:
         raise ConfigurationError("--sn and --context: give one of them; --sn is a context of its own")
     if {"script", "commands"} <= asked:
         raise ConfigurationError("--script and --command: give one of them")
+    if web.web:
+        if others := {"script", "commands", "context", "as_json"} & asked:
+            raise ConfigurationError(f"--web serves programs: leave out {', '.join(sorted(others))}")
+        serve_web(web, _identity(options), options.sn, options.usr_dir)
+        return ExitCode.OK
     return asyncio.run(_run(options))
 
 
 async def _run(options: Options) -> ExitCode:
+    if options.commands or options.script or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return await _run_lines(options)
+    # Not for scripts: it takes a moment to import.
+    from swarmlearning.swci.shell import Shell
+
+    screen = Screen(sys.stdout)
+    session = make_session(options, screen)
+    try:
+        return await Shell(COMMANDS, session, screen, config_directory() / "history").run()
+    finally:
+        await session.disconnect()
+
+
+async def _run_lines(options: Options) -> ExitCode:
     writer = _writer(options)
     session = make_session(options, writer)
     session.exit_on_failure = bool(options.commands)
@@ -133,10 +157,7 @@ def make_session(options: Options, output: Output) -> Session:
     Raises:
         ConfigurationError: there is no such context or directory, or the address is malformed.
     """
-    paths = (options.cert, options.key, options.cacert, options.capath, options.sign_key)
-    # Absolute: what a context keeps is read from elsewhere later.
-    cert, key, cacert, capath, sign_key = (str(Path(path).absolute()) if path else "" for path in paths)
-    identity = IdentityPaths(cert=cert, key=key, cacert=cacert, capath=capath, sign_key=sign_key)
+    identity = _identity(options)
     contexts: Contexts = FileContexts(contexts_file())
     current = ContextName(options.context) if options.context else None
     if current is not None:
@@ -155,6 +176,13 @@ def make_session(options: Options, output: Output) -> Session:
     )
     session.as_json = options.as_json
     return session
+
+
+def _identity(options: Options) -> IdentityPaths:
+    paths = (options.cert, options.key, options.cacert, options.capath, options.sign_key)
+    # Absolute: what a context keeps is read from elsewhere later.
+    cert, key, cacert, capath, sign_key = (str(Path(path).absolute()) if path else "" for path in paths)
+    return IdentityPaths(cert=cert, key=key, cacert=cacert, capath=capath, sign_key=sign_key)
 
 
 def _writer(options: Options) -> Writer:

@@ -1,4 +1,4 @@
-"""Serves over HTTP/1.1 on TLS 1.3: a `Service` in our own protocol, or whatever `Answers`. Spec: docs/spec/transport.md.
+"""Serves over HTTP/1.1 on TLS 1.3: a `Service` in our own protocol, or another one. Spec: docs/spec/transport.md.
 
 Connections are accepted here rather than by asyncio, because limits must count from the first byte: a connection that
 never finishes its handshake costs as much as one that does. What happens inside a connection is in `answering` and
