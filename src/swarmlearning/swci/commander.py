@@ -1,6 +1,6 @@
 """What all methods of `Swci` share: as whom it speaks, command lines out of arguments, failures, and what it remembers.
 
-Spec: docs/spec/swci-pyci.md, CI-63 to CI-66. Does not: know any command.
+Spec: docs/spec/swci-pyci.md, CI-63 to CI-65. Does not: know any command.
 """
 
 import logging
@@ -154,9 +154,17 @@ class Commander:
             SwarmError: it failed, and errors are to be raised.
         """
         first = (line.split(maxsplit=1) or [""])[0].upper() if isinstance(line, str) else ""
-        limit_s = WAIT_S if limit_s is None and first in _WAITING else limit_s
+        waits_s = WAIT_S if first in _WAITING else None
         self.forget()  # whatever it does
-        return self.do("{}", Raw(line), limit_s=limit_s)
+
+        def run() -> list[str]:
+            return self.ask(
+                "{}",
+                Raw(line),
+                limit_s=waits_s if limit_s is None else check_seconds("timeoutInSec", limit_s, least=0.001),
+            )
+
+        return self.attempt(run, [])
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
@@ -293,3 +301,14 @@ def read_level(level: int | str) -> int:
     if name not in _LEVELS:
         raise ConfigurationError(f"log level {str(level)[:40]!r}: expected one of {', '.join(_LEVELS)}")
     return int(getattr(logging, name))
+
+
+def check_seconds(name: str, value: object, *, least: float = 0.0) -> float:
+    """A number of seconds that a program gave.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+        raise ConfigurationError(f"{name} {str(value)[:40]!r}: expected a number of seconds, at least {least:g}")
+    return float(value)
