@@ -293,9 +293,10 @@ def test_ci58_peers_of_an_agent_are_told_with_their_states(swarm: Swarm, tmp_pat
                 "SWOP_NAME : swop2@b.example",
                 "STATUS : RUNNING",
                 "DESCRIPTION : Created containers to match profile : 2",
-                "SL_PEERS : 2",
-                "SL_UID : spiffe://b.example/local/sl/sl1 , STATUS : RUNNING , DESCRIPTION : Merged at sync id : 3",
-                "SL_UID : spiffe://b.example/local/sl/sl2 , STATUS : COMPLETE",
+                "PEER_TYPE : SL",
+                "PEERS : 2",
+                "PEER_UID : spiffe://b.example/local/sl/sl1 , STATUS : RUNNING , DESCRIPTION : Merged at sync id : 3",
+                "PEER_UID : spiffe://b.example/local/sl/sl2 , STATUS : COMPLETE",
             ]
             for peer in ("0", node_uuid(node), node, "swop2@b.example"):
                 assert await world.lines("GET TASKRUNNER PEER STATUS {runner} " + peer) == expected
@@ -303,7 +304,8 @@ def test_ci58_peers_of_an_agent_are_told_with_their_states(swarm: Swarm, tmp_pat
                 "SWOP_NAME : swop1@a.example",
                 "STATUS : ENROLLED",
                 "DESCRIPTION : -",
-                "SL_PEERS : 1",
+                "PEER_TYPE : SL",
+                "PEERS : 1",
             ]
             status = await world.status()
             assert (status["PEER_TYPE"], status["WANTED"]) == ("SL", "3 SL")

@@ -360,10 +360,11 @@ def describe_agent(agent: AgentReport) -> list[tuple[str, str]]:
         ("DESCRIPTION", agent.description or UNKNOWN),
     ]
     if agent.peer_type == "SL":
-        pairs.append(("SL_PEERS", UNKNOWN if agent.planned is None else str(agent.planned)))
+        pairs.append(("PEER_TYPE", agent.peer_type))
+        pairs.append(("PEERS", UNKNOWN if agent.planned is None else str(agent.planned)))
         for unit in agent.units:
             described = f" , DESCRIPTION : {unit.description}" if unit.description else ""
-            pairs.append(("SL_UID", f"{unit.uid} , STATUS : {unit.state.value}{described}"))
+            pairs.append(("PEER_UID", f"{unit.uid} , STATUS : {unit.state.value}{described}"))
     return pairs
 
 
