@@ -1,16 +1,14 @@
 """Commands for tasks through sessions on a running swarm, line by line. Rules: docs/spec/swci-taskci.md."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swci_world import A, B, Swarm, text_of
-from task_agents import build_file, run_file
+from swci_world import A, B, Swarm
+from task_agents import build_file, lines_of, run_file, say, session_in
 
 from swarmlearning.contracts.messages import MAX_TX_BYTES, AnyMessage, AppendTask
 from swarmlearning.encoding import encode
@@ -19,41 +17,11 @@ from swarmlearning.local.network import NETWORK
 from swarmlearning.reports.tasks import TaskBody, TaskReport, tell_text
 from swarmlearning.sn.api import WholeTask
 from swarmlearning.sn.client import SnClient, Submitter
-from swarmlearning.swci.running import Done, run_line
+from swarmlearning.swci.running import Done
 from swarmlearning.swci.session import Session
-from swarmlearning.swci.table import COMMANDS
 from swarmlearning.swci.task_writing import BATCH_BYTES, Batch, Registered, register_task, split_batches
 from swarmlearning.tasks.definition import Definition, read_definition
-from swarmlearning.types import NodeName, Role, TaskName, TrustDomain
-
-T = TypeVar("T")
-
-
-async def say(session: Session, line: str) -> Done:
-    done = await run_line(COMMANDS, session, line)
-    assert done is not None
-    return done
-
-
-def lines_of(done: Done) -> list[str]:
-    return text_of(done).split("\n")
-
-
-def session_in(
-    swarm: Swarm,
-    directory: Path,
-    work: Callable[[Session, list[str]], Awaitable[T]],
-    role: Role = Role.OPERATOR,
-    domain: TrustDomain = A,
-) -> T:
-    async def main() -> T:
-        session, said = swarm.session(role, domain, directory=directory)
-        try:
-            return await work(session, said.lines)
-        finally:
-            await session.disconnect()
-
-    return asyncio.run(main())
+from swarmlearning.types import NodeName, Role, TaskName
 
 
 def read(text: str) -> Definition:

@@ -118,7 +118,7 @@ async def begin_wait(client: SnClient, name: RunnerName, tell: Callable[[str], N
     """A wait for the task that a taskrunner has now; an SN that is away may come back within `BEGIN_S` seconds.
 
     Raises:
-        ConfigurationError: there is no such taskrunner.
+        NotFound: there is no such taskrunner.
         Unreachable: the SN did not come back.
         VerificationError, Refused: see `SnClient.runner`.
     """

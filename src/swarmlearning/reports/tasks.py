@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from swarmlearning.contracts.task_records import Task, TaskType, hash_task
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import NotFound
 from swarmlearning.reports.nodes import explain_missing
 from swarmlearning.reports.status import make_printable
 from swarmlearning.reports.view import UNKNOWN
@@ -112,12 +112,12 @@ async def find_task(client: SnClient, name: TaskName) -> WholeTask:
     """The task of a name that a person gave, with its body.
 
     Raises:
-        ConfigurationError: there is none; the message names the nearest, and those that there are.
+        NotFound: there is none; the message names the nearest, and those that there are.
         Unreachable, VerificationError, Refused: see `SnClient.task`.
     """
     whole = await client.task(name)
     if whole is None:
-        raise ConfigurationError(explain_missing("task", name, [task.name for task in await client.tasks()]))
+        raise NotFound(explain_missing("task", name, [task.name for task in await client.tasks()]))
     return whole
 
 

@@ -132,7 +132,8 @@ async def finalize_task(session: Session, command: Finalize) -> TaskReport:
     """Make a task final: it can be assigned from now on, and never changed. Nothing is done if it is already.
 
     Raises:
-        ConfigurationError: there is no such task, or its body is none of its type; the message names line and field.
+        NotFound: there is no such task.
+        ConfigurationError: its body is none of its type; the message names line and field.
         Refused: the ledger refused it, such as because somebody changed it meanwhile.
         SwarmError: see `Session.submitter`.
     """
@@ -152,7 +153,7 @@ async def delete_task(session: Session, command: Delete) -> TaskName:
     """Remove a task that is not final.
 
     Raises:
-        ConfigurationError: there is no such task.
+        NotFound: there is no such task.
         Refused: it is final, another organisation's, or a prerequisite.
         SwarmError: see `Session.submitter`.
     """
@@ -180,7 +181,7 @@ async def get_task_info(session: Session, command: GetTaskInfo) -> TaskReport:
     """A task without its body.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
     return report_task((await find_task(await session.sn(), command.task)).task)
@@ -190,7 +191,7 @@ async def get_task_body(session: Session, command: GetTaskBody) -> TaskBody:
     """A task's body.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
     return report_body(await find_task(await session.sn(), command.task))
