@@ -228,10 +228,30 @@ def test_ci67_an_interrupt_ends_the_wait_at_once_and_not_the_task(
     assert swci.isTaskDone("r.1") is False  # the object goes on to work
 
 
-def test_ci67_a_wait_that_expired_says_who_is_listed(world: World) -> None:
+def test_ci67_a_wait_that_expired_says_what_it_heard_last(world: World) -> None:
     swci = world.swci(world.service(Swop("RUNNING")))
     assert swci.waitForTaskRunner("r.1", timeoutInSec=0, pollWaitInSec=1) == []
-    assert (swci.getErrors() or "").endswith("TASK_STATE : RUNNING; ACTIVE_PEERS : 1; peers: swop-0; swop-1")
+    assert (swci.getErrors() or "").endswith(
+        "it goes on: TASK_NAME : t_1; PEER_TYPE : SL; TASK_STATE : RUNNING; ACTIVE_PEERS : 1"
+    )
+
+
+def test_ci67_where_a_service_says_whom_it_waits_for_that_is_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = itertools.chain(
+        [["said"], [*status("RUNNING"), "PROGRESS : 1 of 2 peers complete; waiting for swop@b.example"]],
+        itertools.repeat([*status("ERROR"), "REASON : swop@b.example: no disk", "PROGRESS : 1 of 2 peers complete"]),
+    )
+    swci = world.swci(
+        world.service(lambda command: ["ERROR no more"] if " PEER " in command else next(answers)), logLv="INFO"
+    )
+    assert swci.executeTask("t_1", "r.1", 2, 0.01) == []
+    told = [record.message for record in caplog.records]
+    assert told[1] == "waiting for task t_1 on r.1: RUNNING: 1 of 2 peers complete; waiting for swop@b.example"
+    assert swci.getErrors() == (
+        "ERROR task t_1 on r.1 ended with ERROR: swop@b.example: no disk; ERROR: 1 of 2 peers complete"
+    )
 
 
 def test_ci67_a_wait_answers_the_last_status_and_tells_each_before(world: World) -> None:

@@ -252,7 +252,7 @@ class Swci:
         return self._do("GET CONTRACT HISTORY {} {}", ctName, rounds)
 
     def listPeers(self, ctName: str | None = None) -> list[str]:
-        """`LIST PEERS`: who trains under a contract, or under any."""
+        """`LIST PEERS`: who trains under a contract, or under the only one that is in use."""
         return self._do("LIST PEERS") if ctName is None else self._do("LIST PEERS {}", ctName)
 
     def resetTrainingContract(self, ctName: str = DEFAULT_CONTRACT) -> list[str]:
@@ -305,7 +305,7 @@ class Swci:
 
     def getTaskBody(self, taskName: str) -> list[str]:
         """`GET TASK BODY`: a task's body."""
-        return self._commander.recall("GET TASK BODY {}", taskName)
+        return self._commander.recall("GET TASK BODY {}", taskName, verbatim=True)
 
     def _finalize(self, task: str) -> list[str]:
         lines = self._ask("FINALIZE TASK {}", task)

@@ -5,6 +5,7 @@ Spec: docs/spec/swci-pyci.md, CI-63 to CI-65. Does not: know any command.
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ WAIT_S: Final = 7500.0
 
 _WAITING: Final = ("WAIT", "WATCH")
 """First words of commands that wait."""
+
+_FINAL: Final = re.compile(r"\s*FINALIZED\s*:\s*final since")
+"""How GET TASK INFO says that a task cannot change any more."""
 
 _LEVELS: Final = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
 
@@ -128,7 +132,7 @@ class Commander:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def ask(self, template: str, *arguments: object, limit_s: float | None = None) -> list[str]:
+    def ask(self, template: str, *arguments: object, limit_s: float | None = None, verbatim: bool = False) -> list[str]:
         """The lines of a command; each `{}` of `template` becomes an argument, one word whatever it holds (CI-63).
 
         Raises:
@@ -137,7 +141,7 @@ class Commander:
         """
         line = write_line(template, *arguments)
         self._logger.debug("%s: %s", self._service.endpoint, line)
-        return self._service.exec(line, self._limit_s if limit_s is None else limit_s)
+        return self._service.exec(line, self._limit_s if limit_s is None else limit_s, verbatim=verbatim)
 
     def do(self, template: str, *arguments: object, limit_s: float | None = None) -> list[str]:
         """As `ask`, and empty where it fails; see `attempt`.
@@ -168,21 +172,23 @@ class Commander:
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
-    def recall(self, template: str, task: object) -> list[str]:
+    def recall(self, template: str, task: object, *, verbatim: bool = False) -> list[str]:
         """CI-65: as `do`, about a task; remembered if the task is known to be final.
 
         Raises:
             SwarmError: it failed, and errors are to be raised.
         """
-        return self.attempt(lambda: self._recall(template, task), [])
+        return self.attempt(lambda: self._recall(template, task, verbatim=verbatim), [])
 
-    def _recall(self, template: str, task: object) -> list[str]:
+    def _recall(self, template: str, task: object, *, verbatim: bool) -> list[str]:
         line = write_line(template, task)
         with self._lock:
             known = self._memory.get(line)
         if known is not None:
             return list(known)
-        lines = self.ask(template, task)
+        lines = self.ask(template, task, verbatim=verbatim)
+        if not verbatim and any(_FINAL.match(said) for said in lines):
+            self.note_final(task)
         with self._lock:
             if self._remembers and str(task) in self._final:
                 self._memory[line] = list(lines)

@@ -27,7 +27,11 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     task: str
-    """Empty where they do not say."""
+    """Empty where they do not say; so are the next two."""
+    reason: str
+    """Why the task failed."""
+    progress: str
+    """Whom it waits for, or how it ended."""
     lines: tuple[str, ...]
 
     @property
@@ -37,7 +41,9 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> str:
-        """All of it in one line."""
+        """How the task is, in one line: in short if the service has a line for that, else all that it said."""
+        if self.progress:
+            return f"{self.state}: {self.progress}"
         return "; ".join(line.strip() for line in self.lines if line.strip())
 
 
@@ -47,10 +53,16 @@ def read_status(lines: Sequence[str]) -> RunnerStatus:
     Raises:
         DecodeError: none of them tells the state.
     """
-    state, task = _find("TASK_STATE", lines), _find("TASK_NAME", lines)
+    state = _find("TASK_STATE", lines)
     if not state:
         raise DecodeError("GET TASKRUNNER STATUS answered no line with TASK_STATE; is the service a newer one?")
-    return RunnerStatus(state=state, task=task, lines=tuple(lines))
+    return RunnerStatus(
+        state=state,
+        task=_find("TASK_NAME", lines),
+        reason=_find("REASON", lines),
+        progress=_find("PROGRESS", lines),
+        lines=tuple(lines),
+    )
 
 
 def _find(name: str, lines: Sequence[str]) -> str:
@@ -119,4 +131,5 @@ def explain_end(task: str, runner: str, status: RunnerStatus) -> Refused:
     """The error for a task that did not complete."""
     if status.state == "IDLE":
         return Refused(f"task {task} did not complete: taskrunner {runner} was reset meanwhile", code="reset")
-    return Refused(f"task {task} on {runner} ended with {status.state}: {status.summary}", code="task-failed")
+    why = f"{status.reason}; {status.summary}" if status.reason else status.summary
+    return Refused(f"task {task} on {runner} ended with {status.state}: {why}", code="task-failed")

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from swarmlearning.errors import SwarmError, WaitExpired
+from swarmlearning.errors import SwarmError
 from swarmlearning.swci.commander import Commander, check_seconds
 from swarmlearning.swci.runner_waiting import RunnerStatus, explain_end, wait_for_runner
 
@@ -83,15 +83,6 @@ class RunnerWork:
         except KeyboardInterrupt:
             self._logger.warning("no longer waiting for %s; it goes on", what)
             raise
-        except WaitExpired as error:
-            raise WaitExpired(f"{error}{self._listeners(runner)}") from error
-
-    def _listeners(self, runner: str) -> str:
-        """Who is waited for, as far as that can be told."""
-        try:
-            return "; peers: " + "; ".join(line.strip() for line in self._ask("LIST TASKRUNNER PEERS {}", runner))
-        except SwarmError:
-            return ""
 
     def _agents(self, runner: str) -> list[str]:
         lines: list[str] = []

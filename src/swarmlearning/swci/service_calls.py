@@ -55,8 +55,10 @@ class Service:
         self.endpoint = endpoint
         self.tls = tls
 
-    def exec(self, command: str, limit_s: float) -> list[str]:
+    def exec(self, command: str, limit_s: float, *, verbatim: bool = False) -> list[str]:
         """Have a command line carried out and return the lines that it gave.
+
+        With `verbatim` the answer is somebody's text, whose lines may look like failures.
 
         Raises:
             Refused: it was not carried out; the message is the service's own.
@@ -66,7 +68,7 @@ class Service:
             VerificationError: whoever is there is not the own organisation's command interface.
         """
         body = self._post(f"/exec?cmd={quote(command, safe='')}", b"", {}, limit_s, command)
-        return self._lines(body)
+        return self._lines(body, verbatim=verbatim)
 
     def upload(self, name: str, data: bytes, limit_s: float) -> str:
         """Put a task file into the session's directory, and return the service's own words about it.
@@ -83,14 +85,14 @@ class Service:
         except DecodeError:
             return "\n".join(_judge(answer.decode(errors="replace").splitlines()))
 
-    def _lines(self, body: bytes) -> list[str]:
+    def _lines(self, body: bytes, *, verbatim: bool = False) -> list[str]:
         try:
             answer = msgspec.json.decode(body, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(
                 f'{self._where} does not speak our protocol: expected {{"CONTENT": [...]}} ({one_line(str(error))})'
             ) from error
-        return _judge([line for text in answer.content for line in (text.splitlines() or [""])])
+        return _judge([line for text in answer.content for line in (text.splitlines() or [""])], verbatim=verbatim)
 
     @property
     def _where(self) -> str:
@@ -201,14 +203,16 @@ def _read_body(response: http.client.HTTPResponse) -> bytes:
     return b"".join(parts)
 
 
-def _judge(lines: list[str]) -> list[str]:
-    """The lines of an answer, unless they say that there is none.
+def _judge(lines: list[str], *, verbatim: bool = False) -> list[str]:
+    """CI-60: the lines of an answer, unless they say that there is none.
 
     Raises:
         Refused: the command was not carried out.
     """
-    if lines and lines[0].startswith(ERROR):
-        raise Refused(one_line(lines[0].removeprefix(ERROR)), code="command")
+    # What a command said before it failed comes first.
+    said = [line for line in (*lines[-1:], *lines[:1]) if line.startswith(ERROR)]
+    if said and not (verbatim and len(lines) > 1):
+        raise Refused(one_line(said[0].removeprefix(ERROR)), code="command")
     return [line.rstrip() for line in lines]
 
 
