@@ -1,4 +1,4 @@
-"""Writes docs/reference/commands.md and errors.md from the code, so that they cannot say something else.
+"""Writes docs/reference/commands.md, errors.md and swci.md from the code, so that they cannot say something else.
 
 Run `python tools/make_reference.py`; a test compares what it would write with what is there.
 """
@@ -12,6 +12,8 @@ import click
 
 from swarmlearning import errors
 from swarmlearning.cli.main import swarm
+from swarmlearning.swci.entries import Entry
+from swarmlearning.swci.table import COMMANDS
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 
@@ -64,7 +66,39 @@ def write_errors() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"commands.md": write_commands, "errors.md": write_errors}
+def write_swci() -> str:
+    """The page of the command interface's commands, by topic in the order of the table."""
+    lines = [
+        "# Commands of the command interface",
+        "",
+        "Written from `swarmlearning/swci/table.py` by `tools/make_reference.py`. The same commands are in the shell",
+        "(`swarm ci`), in scripts and in the REST service; [how to steer with them](../how-to/steer-with-swci.md), and",
+        "[what the interface promises](../spec/swci.md).",
+        "",
+        "Keywords are case-insensitive, `<arguments>` are as they are written, what stands in `[ ]` may be left out,",
+        "and `<...>` takes the rest of the line as it stands. An argument with blanks stands in quotes.",
+    ]
+    for topic in dict.fromkeys(entry.topic for entry in COMMANDS):
+        lines += ["", f"## {topic}"]
+        for entry in COMMANDS:
+            if entry.topic == topic:
+                lines += _describe(entry)
+    return "\n".join(lines) + "\n"
+
+
+def _describe(entry: Entry) -> list[str]:
+    """A command's part of its page."""
+    notes = [f"Example: `{entry.example}`"]
+    if entry.signs:
+        notes.append("Signs a transaction: the role operator is needed.")
+    if entry.waits:
+        notes.append("Goes on until it is done or interrupted.")
+    if entry.route is not None:
+        notes.append(f"REST: `{entry.route.method} /v1{entry.route.path}`")
+    return ["", f"### `{entry.usage}`", "", entry.help, "", *(f"- {note}" for note in notes)]
+
+
+PAGES = {"commands.md": write_commands, "errors.md": write_errors, "swci.md": write_swci}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def load_tool(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["commands.md", "errors.md"])
+@pytest.mark.parametrize("page", ["commands.md", "errors.md", "swci.md"])
 def test_a_reference_page_is_what_the_code_would_write(page: str) -> None:
     tool = load_tool("make_reference")
     written = (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8")
@@ -40,8 +40,8 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 def test_environment_variables_of_the_code_are_documented() -> None:
     source = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "src").rglob("*.py"))
     # As the code reads them: a whole string, not a constant's name and not a family such as SWARM_ID_*.
-    used = set(re.findall(r"\"((?:SWARM|SL|SN)_[A-Z][A-Z_]*[A-Z])\"", source))
-    assert "SWARM_SL" in used
+    used = set(re.findall(r"\"((?:SWARM|SL|SN|SWCI|USR)_[A-Z][A-Z_]*[A-Z])\"", source))
+    assert {"SWARM_SL", "SWCI_MODE", "USR_DIR"} <= used
     page = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
     families = {name for name in used if any(other.startswith(f"{name}_") for other in used)}
     missing = sorted(name for name in used - families if f"`{name}`" not in page)

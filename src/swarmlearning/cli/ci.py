@@ -1,4 +1,4 @@
-"""`swarm ci`: the command interface as a script or a single line, or lines from a pipe."""
+"""`swarm ci`: the command interface as a shell, a script or a single line."""
 
 import asyncio
 import contextlib
@@ -21,6 +21,7 @@ from swarmlearning.swci.contexts import (
     FileContexts,
     IdentityPaths,
     OwnContext,
+    config_directory,
     contexts_file,
     find_context,
 )
@@ -99,7 +100,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 @web_options
 @click.pass_context
 def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # click's options, read into `Options`
-    """Steer the network by commands: a script, single commands, or what comes on stdin.
+    """Steer the network by commands: in a shell, by a script, by single commands, or by what comes on stdin.
 
     HELP lists all commands, docs/reference/swci.md has them with examples. Contexts say which network commands are
     about, and as whom; they are kept from one session to the next. The identity options and --sn are not needed where
@@ -124,6 +125,20 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
 
 
 async def _run(options: Options) -> ExitCode:
+    if options.commands or options.script or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return await _run_lines(options)
+    # Not for scripts: it takes a moment to import.
+    from swarmlearning.swci.shell import Shell
+
+    screen = Screen(sys.stdout)
+    session = make_session(options, screen)
+    try:
+        return await Shell(COMMANDS, session, screen, config_directory() / "history").run()
+    finally:
+        await session.disconnect()
+
+
+async def _run_lines(options: Options) -> ExitCode:
     writer = _writer(options)
     session = make_session(options, writer)
     session.exit_on_failure = bool(options.commands)

@@ -28,12 +28,19 @@ class WebOptions(msgspec.Struct, frozen=True, kw_only=True):
     ready_file: str | None
 
 
+def _is_web() -> bool:
+    mode = os.environ.get(MODE_VARIABLE) or "CLI"
+    if mode.upper() not in ("CLI", "WEB"):
+        raise ConfigurationError(f"{MODE_VARIABLE} is {mode[:80]!r}; expected CLI or WEB")
+    return mode.upper() == "WEB"
+
+
 def web_options(command: Callable[..., R]) -> Callable[..., R]:
     """Add the options of `--web` to a command; `take_web_options` takes them out again."""
     options = (
         click.option(
             "--web/--no-web",
-            default=lambda: os.environ.get(MODE_VARIABLE, "").upper() == "WEB",
+            default=_is_web,
             show_default=f"no, unless {MODE_VARIABLE}=WEB",
             help="Serve the commands to programs over REST, until stopped; needs --sn, --usr-dir and an operator's "
             "identity.",

@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "bench": Entry("swarmlearning.cli.bench:bench", "Measure how fast this machine does the work of a swarm."),
     "ca": Entry("swarmlearning.cli.identity:ca", "Make a certificate authority for one organisation."),
     "cert": Entry("swarmlearning.cli.identity:cert", "Issue, show and renew node certificates."),
-    "ci": Entry("swarmlearning.cli.ci:ci", "Steer the network by commands: scripts, single lines, a pipe."),
+    "ci": Entry("swarmlearning.cli.ci:ci", "Steer the network by commands: a shell, scripts, single lines."),
     "contract": Entry("swarmlearning.cli.contract:contract", "Look at training contracts; start a run anew."),
     "demo": Entry("swarmlearning.cli.demo:demo", "See hospitals train one model together, on this machine."),
     "doctor": Entry("swarmlearning.cli.doctor:doctor", "Look for what does not work, and say what to do."),

@@ -13,6 +13,7 @@ from swarmlearning.doctor.findings import Finding, Topic, warning
 KNOWN: Final = frozenset(
     {
         "SWARM_COMETBFT",
+        "SWARM_CONFIG_DIR",
         "SWARM_DATA",
         "SWARM_EXCHANGE_DIR",
         "SWARM_ID_CACERT",

@@ -102,27 +102,29 @@ def show_age(network: NetworkReport) -> str:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def draw_network(network: NetworkReport) -> Table:
-    """The network in short."""
+def describe_network(network: NetworkReport, proposals: str = "swarm network proposals") -> Iterator[tuple[str, str]]:
+    """The network in short: labels and texts; `proposals` is how one lists what members vote on."""
     if network.ledger == "embedded":
         order = f"sentinel: {'itself' if network.sentinel == network.sn else short_name(network.sentinel)}"
     else:
         order = f"{network.ledger}, {network.validators} validators"
-    height = f"{network.height}; {show_age(network)}; {network.transactions} transactions"
-    lines = [
-        ("network", f"{network.network} ({order})"),
-        ("SN", f"{short_name(network.sn)} at {network.address}, version {network.version}"),
-        ("height", height),
-    ]
+    yield "network", f"{network.network} ({order})"
+    yield "SN", f"{short_name(network.sn)} at {network.address}, version {network.version}"
+    yield "height", f"{network.height}; {show_age(network)}; {network.transactions} transactions"
     if network.problem:
-        lines.append(("WARNING", f"the ledger stands still here: {network.problem}"))
+        yield "WARNING", f"the ledger stands still here: {network.problem}"
     elif network.away:
-        lines.append(("WARNING", _describe_absence(network)))
-    lines += [("WARNING", f"{offence}: see swarm network proposals") for offence in network.offences]
+        yield "WARNING", _describe_absence(network)
+    for offence in network.offences:
+        yield "WARNING", f"{offence}: see {proposals}"
     if network.open_proposals:
         are = "proposal is" if network.open_proposals == 1 else "proposals are"
-        lines.append(("vote", f"{network.open_proposals} {are} open: see swarm network proposals"))
-    return _labelled(lines)
+        yield "vote", f"{network.open_proposals} {are} open: see {proposals}"
+
+
+def draw_network(network: NetworkReport) -> Table:
+    """The network in short."""
+    return _labelled(list(describe_network(network)))
 
 
 def _describe_absence(network: NetworkReport) -> str:
@@ -132,14 +134,22 @@ def _describe_absence(network: NetworkReport) -> str:
     return f"not connected to the validator{'s' * (len(network.away) > 1)} of {', '.join(network.away)}; {left}"
 
 
+CONTRACT_COLUMNS: Final = ("contract", "run", "phase", "round", "peers", "newest model")
+
+
+def contract_cells(line: ContractLine) -> tuple[str, ...]:
+    """A contract in the columns `CONTRACT_COLUMNS`."""
+    model = f"round {line.newest_round}: {line.newest_model[:_HASH_DIGITS]}" if line.newest_model else UNKNOWN
+    round_ = UNKNOWN if line.round is None else str(line.round)
+    return (line.name, str(line.run), line.phase.value, round_, str(line.peers), model)
+
+
 def draw_contracts(lines: Sequence[ContractLine]) -> Table:
     """Contracts, one a line."""
-    table = _table(("contract", "left"), ("run", "right"), ("phase", "left"), ("round", "right"), ("peers", "right"))
-    table.add_column("newest model")
+    numbers = ("run", "round", "peers")
+    table = _table(*((name, "right" if name in numbers else "left") for name in CONTRACT_COLUMNS))
     for line in lines:
-        model = f"round {line.newest_round}: {line.newest_model[:_HASH_DIGITS]}" if line.newest_model else UNKNOWN
-        round_ = UNKNOWN if line.round is None else str(line.round)
-        table.add_row(Text(line.name), str(line.run), line.phase.value, round_, str(line.peers), model)
+        table.add_row(*map(Text, contract_cells(line)))
     return table
 
 

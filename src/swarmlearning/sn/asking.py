@@ -1,4 +1,4 @@
-"""Asking a running SN as a person's tool does: connection, signing as oneself, finding what was named, a reset, a vote."""
+"""Asking a running SN as a person's tool does: connecting, signing, finding what was named, a reset, a vote."""
 
 import asyncio
 import difflib

@@ -1,7 +1,7 @@
 """What the table of commands is made of, and finding the one that a line means."""
 
 import difflib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Literal, get_type_hints
 
 import msgspec
@@ -30,6 +30,8 @@ class Grid(msgspec.Struct, frozen=True):
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    spare: tuple[str, ...] = ()
+    """Columns that a terminal which is too narrow for all of them can do without, the first of them first."""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -38,6 +40,11 @@ class Shown(msgspec.Struct, frozen=True):
     lines: tuple[str, ...] = ()
     grid: Grid | None = None
     """After the lines."""
+
+
+def label_lines(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Labels and texts as lines: `PHASE : collecting, round 7`."""
+    return tuple(f"{label.upper()} : {text}" for label, text in pairs)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

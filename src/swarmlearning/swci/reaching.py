@@ -95,7 +95,7 @@ async def wait_for_sn(source: PemSource, endpoint: Endpoint, tries: int, tell: C
             found = str(error)
         now_s = time.monotonic()
         if found != reason or now_s - said_s >= REMIND_S:
-            tell(f"{found}; tried {number} of {tries} times")
+            tell(f"not yet, {number} of {tries} tries: {found}")
             reason, said_s = found, now_s
         if number < tries:
             await asyncio.sleep(max(0.0, TRY_S - (now_s - try_s)))

@@ -1,11 +1,14 @@
 """How what a command says looks: indented, tables drawn on a terminal and as CSV elsewhere, errors red.
 
-A table that a terminal is too narrow for is written as a block a row, so that no cell is torn apart.
+Where a terminal is too narrow for a table, columns that can be spared are left out with a word about it; where that is
+not enough either it is written as a block a row, so that no cell is torn apart.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Final, TextIO
 
+import msgspec
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
@@ -18,8 +21,8 @@ from swarmlearning.swci.running import ERROR, Done, write_csv, write_lines
 INDENT: Final = "    "
 """Before every line of output, as in the product we re-create."""
 
-_BETWEEN: Final = 2
-"""Columns between cells."""
+_GAPS: Final = (2, 1)
+"""Columns between cells, where there is room for so many."""
 
 
 class Screen:
@@ -35,6 +38,11 @@ class Screen:
         """Whether people look at it."""
         return self._console.is_terminal
 
+    @property
+    def console(self) -> Console | None:
+        """The terminal, for what is drawn anew while one watches; None where it is none."""
+        return self._console if self.is_terminal else None
+
     def say(self, line: str, style: str = "") -> None:
         """Write a line as it stands."""
         # `out` neither wraps nor cuts: a hash that is copied from a terminal stays one.
@@ -42,12 +50,21 @@ class Screen:
         self._console.file.flush()
 
     def tell(self, line: str) -> None:
-        """Write a line of output."""
-        self.say(self._indent + line)
+        """Write what a command says while it goes on."""
+        for part in self._fold(line):
+            self.say(self._indent + part)
 
     def fail(self, line: str) -> None:
         """Write an error."""
-        self.say(self._indent + line, style="red")
+        for part in self._fold(line):
+            self.say(self._indent + part, style="red")
+
+    def _fold(self, line: str) -> list[str]:
+        """A sentence as lines that fit a terminal, whose words stay whole; elsewhere one line."""
+        if not self.is_terminal:
+            return [line]
+        width = max(20, self._console.width - len(self._indent))
+        return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [line]
 
     def show(self, done: Done, *, as_json: bool = False) -> None:
         """Write what came of a line."""
@@ -56,35 +73,66 @@ class Screen:
             return
         if as_json or done.shown.grid is None:
             for line in write_lines(done, as_json=as_json):
-                self.tell(line)
+                self._write(line)
             return
         for line in done.shown.lines:
-            self.tell(line)
+            self._write(line)
         self._draw(done.shown.grid)
+
+    def _write(self, line: str) -> None:
+        # Not folded: what is copied from a terminal, such as a task's body, stays as it was.
+        self.say(self._indent + line if line else "")
 
     def _draw(self, grid: Grid) -> None:
         if not self.is_terminal:
             for line in write_csv(grid):
-                self.tell(line)
-        elif self._fits(grid):
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, _BETWEEN, 0, 0), show_edge=False, pad_edge=False)
-            for column in grid.columns:
-                table.add_column(Text(column), no_wrap=True)
-            for row in grid.rows:
-                table.add_row(*(Text(cell) for cell in row))
-            for line in self._render(table):
-                self.tell(line)
-        else:
+                self._write(line)
+            return
+        fitted = fit_grid(grid, self._console.width - len(self._indent))
+        if fitted is None:
             for line in draw_blocks(grid):
-                self.tell(line)
-
-    def _fits(self, grid: Grid) -> bool:
-        return sum(column_widths(grid)) + _BETWEEN * len(grid.columns) <= self._console.width - len(self._indent)
+                self._write(line)
+            return
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, fitted.gap - 1, 0, 0), show_edge=False, pad_edge=False)
+        for column in fitted.grid.columns:
+            table.add_column(Text(column), no_wrap=True)
+        for row in fitted.grid.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        for line in self._render(table):
+            self._write(line)
+        if fitted.left_out:
+            self.tell(f"not shown, this terminal is too narrow: {', '.join(fitted.left_out)}")
 
     def _render(self, table: Table) -> list[str]:
         with self._console.capture() as captured:
             self._console.print(table)
-        return captured.get().splitlines()
+        return [line.rstrip() for line in captured.get().splitlines()]
+
+
+class Fitted(msgspec.Struct, frozen=True):
+    """A table as it fits."""
+
+    grid: Grid
+    gap: int
+    """Columns between cells."""
+    left_out: tuple[str, ...] = ()
+    """Columns of the table that are not in `grid`."""
+
+
+def fit_grid(grid: Grid, room: int) -> Fitted | None:
+    """A table as it fits into `room` columns: less between cells first, then without columns that can be spared.
+
+    None if none of its forms does.
+    """
+    for count in range(len(grid.spare) + 1):
+        left_out = grid.spare[:count]
+        kept = [index for index, column in enumerate(grid.columns) if column not in left_out]
+        rows = tuple(tuple(row[index] for index in kept) for row in grid.rows)
+        shown = Grid(tuple(grid.columns[index] for index in kept), rows)
+        for gap in _GAPS:
+            if sum(column_widths(shown)) + gap * len(kept) <= room:
+                return Fitted(shown, gap, left_out)
+    return None
 
 
 def column_widths(grid: Grid) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol, TextIO
 
 import msgspec
+from rich.console import Console
 
 from swarmlearning.errors import ConfigurationError, ExitCode
 from swarmlearning.reports.status import make_printable
@@ -22,6 +23,11 @@ _MAX_ECHO: Final = 200
 class Writer(Protocol):
     """Where a script says what it does."""
 
+    @property
+    def console(self) -> Console | None:
+        """The terminal, where a command may draw on it."""
+        ...
+
     def begin(self, number: int, line: str) -> None:
         """Line `number` is run."""
         ...
@@ -36,10 +42,15 @@ class Writer(Protocol):
 
 
 class TranscriptWriter:
-    """CI-15: for people: each command as in the shell, what it says indented."""
+    """CI-15: for people: each command as in the shell, what it says indented.
+
+    Attributes:
+        console: the terminal, where it is one.
+    """
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
+        self.console: Final = screen.console
 
     def begin(self, number: int, line: str) -> None:
         """Write the prompt and the line."""
@@ -55,9 +66,14 @@ class TranscriptWriter:
 
 
 class PlainWriter:
-    """For pipes: what commands say and nothing else; errors apart from it."""
+    """For pipes: what commands say and nothing else; errors apart from it.
+
+    Attributes:
+        console: the terminal, where it is one.
+    """
 
     def __init__(self, screen: Screen, errors: Screen) -> None:
+        self.console: Final = screen.console
         self._screen = screen
         self._errors = errors
 
@@ -75,6 +91,8 @@ class PlainWriter:
 
 class JsonWriter:
     """CI-17: for programs: a JSON document a line for each command, and for each line that it says before it ends."""
+
+    console: Final = None
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

@@ -165,23 +165,22 @@ class Session:
         self._open, self._client, self._used = stack, opened, context
         return opened
 
-    async def submitter(self) -> Submitter:
-        """Who signs what commands say, on the caller's behalf.
+    async def submitter(self, also: tuple[Role, ...] = ()) -> Submitter:
+        """Who signs what commands say, on the caller's behalf; roles of `WRITERS` may, and those in `also`.
 
         Raises:
             ConfigurationError: our role may not; the message says which may.
             ConfigurationError, IdentityError, Unreachable, VerificationError, Refused: see `sn` and `open_submitter`.
         """
         client = await self.sn()
+        identity = self.identity_of(self.context)
+        node = identity.source().load(system_clock()).node
+        if node.role not in (*WRITERS, *also):
+            raise ConfigurationError(
+                f"{node.short} has the role {node.role.value}; this needs the role operator: use an operator's "
+                "certificate (swarm cert issue --role operator)"
+            )
         if self._submitter is None:
-            context = self.context
-            identity = self.identity_of(context)
-            node = identity.source().load(system_clock()).node
-            if node.role not in WRITERS:
-                raise ConfigurationError(
-                    f"{node.short} has the role {node.role.value}; this needs the role operator: use an operator's "
-                    "certificate (swarm cert issue --role operator)"
-                )
             made = await open_submitter(client, identity.source(), identity.sign_key or None)
             self._submitter = made.on_behalf_of(self.caller)
         return self._submitter

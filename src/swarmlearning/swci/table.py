@@ -2,11 +2,29 @@
 
 from typing import Final
 
-from swarmlearning.swci.commands import contexts, files, session
+from swarmlearning.swci.commands import (
+    contexts,
+    contracts,
+    files,
+    ledger,
+    membership,
+    nodes,
+    runner_progress,
+    runners,
+    session,
+    tasks,
+)
 from swarmlearning.swci.entries import Entry
 
 COMMANDS: Final[tuple[Entry, ...]] = (
     *contexts.COMMANDS,
+    *contracts.COMMANDS,
+    *tasks.COMMANDS,
+    *runners.COMMANDS,
+    *runner_progress.COMMANDS,
+    *nodes.COMMANDS,
+    *membership.COMMANDS,
+    *ledger.COMMANDS,
     *files.COMMANDS,
     *session.COMMANDS,
 )

@@ -37,6 +37,9 @@ ProposalNumber = NewType("ProposalNumber", int)
 RawLine = NewType("RawLine", str)
 """The rest of a line as it stands."""
 
+CommandWords = NewType("CommandWords", str)
+"""The rest of a line, which is a command or the beginning of one."""
+
 MAX_WORD: Final = 4096
 """Longest argument, characters."""
 
@@ -53,7 +56,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     read: Callable[[str], Any]
     """Raises `ConfigurationError` or `InvalidName`."""
     source: str = ""
-    """Whose names complete it: contracts, tasks, runners, contexts, variables, files, agents, proposals; or none."""
+    """Whose names complete it; or none.
+
+    Contracts, tasks, runners, contexts, variables, files, agents, proposals, commands.
+    """
     choices: tuple[str, ...] = ()
     """All that it may be, if they are few."""
 
@@ -90,6 +96,7 @@ KINDS: Final[Mapping[Any, Kind]] = {
     AgentName: Kind(read=AgentName, source="agents"),
     ProposalNumber: Kind(read=_read_whole, source="proposals"),
     RawLine: Kind(read=RawLine),
+    CommandWords: Kind(read=CommandWords, source="commands"),
 }
 
 

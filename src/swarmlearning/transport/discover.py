@@ -6,6 +6,7 @@ any other. What the caller does with a name that it did not expect is up to the 
 
 import asyncio
 import contextlib
+import os
 import ssl
 
 from swarmlearning.clock import WallClock, system_clock
@@ -66,7 +67,11 @@ async def _connect(
             f"{endpoint}: {error.reason or error}; expected a node of our own organisation (see SWARM_ID_CACERT)"
         ) from error
     except OSError as error:
-        raise Unreachable(
-            f"{endpoint}: {error.strerror or error}; is the node running, and the address right?"
-        ) from error
+        raise Unreachable(f"{endpoint}: {_reason(error)}; is the node running, and the address right?") from error
     return writer
+
+
+def _reason(error: OSError) -> str:
+    # asyncio puts the address into the system's text, as a tuple; the number of an unknown name is of another table.
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else str(error.strerror or error)

@@ -8,7 +8,7 @@ import msgspec
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swci.entries import Entry, Shown, Topic, explain_unknown, make_entry
 from swarmlearning.swci.session import Session
-from swarmlearning.swci.values import Command, RawLine
+from swarmlearning.swci.values import Command, CommandWords
 
 MAX_SLEEP_S: Final = 86_400
 """Longest that SLEEP waits, seconds."""
@@ -33,7 +33,7 @@ class ExitOnFailure(Command, frozen=True, kw_only=True):
 class Help(Command, frozen=True, kw_only=True):
     """`HELP`."""
 
-    command: RawLine | None = None
+    command: CommandWords | None = None
 
 
 class CommandHelp(msgspec.Struct, frozen=True, kw_only=True):
