@@ -284,6 +284,21 @@ def test_w9_who_has_yet_to_take_it_brings_no_more_than_an_agent_may() -> None:
     assert ward.standing is ERROR
 
 
+def test_w9_who_has_yet_to_take_it_brings_no_more_than_there_is_room_for() -> None:
+    agents = MAX_PLANNED // MAX_UNITS
+    ward = began(RUN, *range(agents + 1), peers=MAX_PLANNED, organisations=agents + 1)
+    ward.take(*range(agents), planned=MAX_UNITS)
+    ward.report(0, FAILED)
+    assert ward.standing is ERROR
+
+
+def test_w9_of_an_agent_that_failed_with_its_peers_its_own_words_are_told() -> None:
+    ward = began(RUN, 0, peers=2)
+    ward.take(0, planned=2)
+    ward.must(swop(0), ward.reporting(FAILED, (unit("a", FAILED, "exit 1"), unit("b", BUSY)), "no peer is left"))
+    assert ward.runner.reason == "at most 0 of 2 peers can complete; swop0@org0.example: ERROR: no peer is left"
+
+
 def test_w9_what_is_decided_stays_whatever_comes() -> None:
     ward = began(PULL, 0, 1, peers=2)
     ward.take(0, 1)
@@ -648,6 +663,18 @@ def test_w15_an_agent_that_failed_tries_again() -> None:
     assert "take it again" in ward.refusal(swop(1), ward.reporting(DONE), Code.CONFLICT)
     ward.take(1)
     ward.report(1, DONE)
+    assert ward.standing is COMPLETE
+
+
+def test_w15_another_agent_that_does_not_listen_yet_takes_the_place_of_one_that_failed() -> None:
+    ward = began(PULL, 0, peers=1)
+    ward.take(0)
+    ward.report(0, FAILED)
+    assert ward.standing is ERROR
+    ward.must(op(0), ward.targeting(PULL, 3))
+    assert ward.standing is RUNNING
+    ward.take(3)
+    ward.report(3, DONE)
     assert ward.standing is COMPLETE
 
 

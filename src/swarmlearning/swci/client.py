@@ -4,32 +4,28 @@ Programs written for the product that we re-create run with it; its names are ca
 does not do is steer a network by itself: whatever it asks for, the service does. Spec: docs/spec/swci-pyci.md.
 """
 
-import csv
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from swarmlearning.errors import ConfigurationError, DecodeError, SwarmError, WaitExpired
+from swarmlearning.errors import ConfigurationError
 from swarmlearning.swci.commander import (
     REQUEST_S,
     Commander,
     Raw,
     SwciError,
+    check_seconds,
     choose_logger,
     find_identity,
     open_service,
     read_level,
 )
-from swarmlearning.swci.runner_waiting import (
-    LONGEST_S,
-    RunnerStatus,
-    check_seconds,
-    explain_end,
-    read_status,
-    wait_for_runner,
-)
+from swarmlearning.swci.node_rows import read_nodes
+from swarmlearning.swci.runner_waiting import LONGEST_S, read_status
+from swarmlearning.swci.runner_work import RunnerWork
 from swarmlearning.swci.topology import SL_COLOUR, SN_COLOUR, SWOP_COLOUR, TopologyPng, draw_topology
 from swarmlearning.types import SN_API_PORT
 
@@ -42,9 +38,6 @@ DEFAULT_RUNNER: Final = "defaulttaskbb.taskdb.sml.hpe"
 MAX_TASK_FILE_BYTES: Final = 4 << 20
 """Largest task file that is uploaded."""
 
-_RULER: Final = "=" * 40
-_MAX_AGENTS: Final = 256
-
 
 class Swci:
     """One operator's hand on a swarm, by a REST service of the operator's own organisation.
@@ -55,8 +48,9 @@ class Swci:
     there between programs. An object may be used by several threads; `getErrors` is each thread's own.
 
     Raises:
-        SwarmError: with `raiseErrors`, from any method: a command that was not carried out is `Refused`, a service that
-            does not answer `Unreachable`, one that is not ours `VerificationError`, a bad argument `ConfigurationError`.
+        SwarmError: with `raiseErrors`, from any method: a command that was not carried out is `Refused`, a service
+            that does not answer `Unreachable`, one that is not ours `VerificationError`, a bad argument
+            `ConfigurationError`.
     """
 
     def __init__(
@@ -99,6 +93,7 @@ class Swci:
         self._commander = Commander(
             self._service, self._logger, raise_errors=raiseErrors, remembers=enableCaching, limit_s=limit_s
         )
+        self._work = RunnerWork(self._commander, self._logger)
         self._limit_s = limit_s
         # What most methods are made of.
         self._do = self._commander.do
@@ -147,7 +142,7 @@ class Swci:
         """`SLEEP`: let so many seconds pass."""
 
         def rest() -> list[str]:
-            seconds = check_seconds("sleepTime", sleepTime)
+            seconds = math.ceil(check_seconds("sleepTime", sleepTime))  # the command takes whole ones
             return self._ask("SLEEP {}", seconds, limit_s=seconds + self._limit_s)
 
         return self._commander.attempt(rest, [])
@@ -257,7 +252,7 @@ class Swci:
         return self._do("GET CONTRACT HISTORY {} {}", ctName, rounds)
 
     def listPeers(self, ctName: str | None = None) -> list[str]:
-        """`LIST PEERS`: who trains under a contract, or under any."""
+        """`LIST PEERS`: who trains under a contract, or under the only one that is in use."""
         return self._do("LIST PEERS") if ctName is None else self._do("LIST PEERS {}", ctName)
 
     def resetTrainingContract(self, ctName: str = DEFAULT_CONTRACT) -> list[str]:
@@ -310,7 +305,7 @@ class Swci:
 
     def getTaskBody(self, taskName: str) -> list[str]:
         """`GET TASK BODY`: a task's body."""
-        return self._commander.recall("GET TASK BODY {}", taskName)
+        return self._commander.recall("GET TASK BODY {}", taskName, verbatim=True)
 
     def _finalize(self, task: str) -> list[str]:
         lines = self._ask("FINALIZE TASK {}", task)
@@ -378,12 +373,9 @@ class Swci:
 
         `callback` is given the lines of its status whenever it was asked and the wait goes on.
         """
-
-        def wait() -> list[str]:
-            status = self._wait(f"taskrunner {trName}", trName, timeoutInSec, pollWaitInSec, callback)
-            return list(status.lines)
-
-        return self._commander.attempt(wait, [])
+        return self._commander.attempt(
+            lambda: list(self._work.wait(trName, timeoutInSec, pollWaitInSec, callback).lines), []
+        )
 
     def executeTask(
         self,
@@ -401,68 +393,12 @@ class Swci:
         complete is a failure with its reason; its taskrunner is not reset, so that one can look. An interrupt (Ctrl-C)
         ends the wait and not the task.
         """
-
-        def execute() -> list[str]:
-            check_seconds("pollWaitInSec", pollWaitInSec)
-            self._ask("ASSIGN TASK {} TO {} WITH {} PEERS", taskName, tr, peers)
-            self._commander.note_final(taskName)
-            self._logger.info("task %s is assigned to %s", taskName, tr)
-            status = self._wait(f"task {taskName} on {tr}", tr, timeoutInSec, pollWaitInSec, None)
-            report = [*status.lines, _RULER, *self._peer_lines(tr)]
-            for line in report:
-                self._logger.info("%s", line)
-            if status.state != "COMPLETE" or status.task not in ("", taskName):
-                raise explain_end(taskName, tr, status)
-            if resetTROnSuccess:
-                self._ask("RESET TASKRUNNER {}", tr)
-            return report
-
-        return self._commander.attempt(execute, [])
-
-    def _wait(
-        self,
-        what: str,
-        runner: str,
-        limit_s: float,
-        poll_s: float,
-        callback: Callable[[list[str]], object] | None,
-    ) -> RunnerStatus:
-        def notice(status: RunnerStatus) -> None:
-            self._logger.info("waiting for %s: %s", what, status.summary)
-            if callback is not None:
-                callback(list(status.lines))
-
-        try:
-            return wait_for_runner(
-                lambda: self._ask("GET TASKRUNNER STATUS {}", runner),
-                what,
-                limit_s=check_seconds("timeoutInSec", limit_s),
-                poll_s=check_seconds("pollWaitInSec", poll_s),
-                notice=notice,
-                complain=lambda text: self._logger.warning("%s", text),
-            )
-        except KeyboardInterrupt:
-            self._logger.warning("no longer waiting for %s; it goes on", what)
-            raise
-        except WaitExpired as error:
-            raise WaitExpired(f"{error}{self._who_is_missing(runner)}") from error
-
-    def _who_is_missing(self, runner: str) -> str:
-        """The peers of a taskrunner, as far as they can be told in a line."""
-        try:
-            return "; peers: " + "; ".join(line.strip() for line in self._ask("LIST TASKRUNNER PEERS {}", runner))
-        except SwarmError:
-            return ""
-
-    def _peer_lines(self, runner: str) -> list[str]:
-        """The status of each peer of a taskrunner, each followed by a line of `=`."""
-        lines: list[str] = []
-        for index in range(_MAX_AGENTS):
-            try:
-                lines += [*self._ask("GET TASKRUNNER PEER STATUS {} {}", runner, index), _RULER]
-            except SwarmError:
-                break  # there are no more, and if they could not be asked for, the result is known all the same
-        return lines
+        return self._commander.attempt(
+            lambda: self._work.execute(
+                taskName, tr, peers, limit_s=timeoutInSec, poll_s=pollWaitInSec, reset=resetTROnSuccess
+            ),
+            [],
+        )
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
@@ -495,34 +431,35 @@ class Swci:
 
     # --- membership and ledger --------------------------------------------------------------------------------------
 
-    def listProposals(self) -> list[str]:
-        """`LIST PROPOSALS`: what the organisations vote on."""
-        return self._do("LIST PROPOSALS")
+    def showStatus(self) -> list[str]:
+        """`SHOW STATUS`: where the network, its ledger and its contracts stand."""
+        return self._do("SHOW STATUS")
+
+    def listMembers(self) -> list[str]:
+        """`LIST MEMBERS`: the organisations of the network."""
+        return self._do("LIST MEMBERS")
+
+    def listProposals(self, which: str | None = None) -> list[str]:
+        """`LIST PROPOSALS`: what the organisations vote on; with `which="all"` also what is decided."""
+        return self._do("LIST PROPOSALS") if which is None else self._do("LIST PROPOSALS {}", which)
+
+    def getProposalInfo(self, number: int) -> list[str]:
+        """`GET PROPOSAL INFO`: a proposal and its votes."""
+        return self._do("GET PROPOSAL INFO {}", number)
 
     def vote(self, number: int, choice: str) -> list[str]:
         """`VOTE`: vote on a proposal, `yes` or `no`."""
         return self._do("VOTE {} {}", number, choice)
 
-    def exportLedger(self, fileName: str | Path) -> list[str]:
-        """`EXPORT LEDGER`: write the whole history into a file of the session's directory."""
-        return self._do("EXPORT LEDGER {}", fileName)
+    def withdrawProposal(self, number: int) -> list[str]:
+        """`WITHDRAW PROPOSAL`: take back a proposal of the own organisation."""
+        return self._do("WITHDRAW PROPOSAL {}", number)
 
-
-def read_nodes(lines: Sequence[str]) -> list[dict[str, str]]:
-    """Read the lines of LIST NODES.
-
-    Raises:
-        DecodeError: they are not a table with a header.
-    """
-    try:
-        rows = [
-            [field.strip() for field in row] for row in csv.reader(lines, skipinitialspace=True, strict=True) if row
-        ]
-    except csv.Error as error:
-        raise DecodeError(f"LIST NODES answered no CSV ({error})") from error
-    if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
-        raise DecodeError("LIST NODES answered no table: expected a header, and as many columns in each row")
-    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    def exportLedger(self, fileName: str | Path, first: int | None = None) -> list[str]:
+        """`EXPORT LEDGER`: write the history, from block `first` on, into a file of the session's directory."""
+        if first is None:
+            return self._do("EXPORT LEDGER {}", fileName)
+        return self._do("EXPORT LEDGER {} {}", fileName, first)
 
 
 def _refuse_context() -> list[str]:

@@ -1,10 +1,11 @@
 """What all methods of `Swci` share: as whom it speaks, command lines out of arguments, failures, and what it remembers.
 
-Spec: docs/spec/swci-pyci.md, CI-63 to CI-66. Does not: know any command.
+Spec: docs/spec/swci-pyci.md, CI-63 to CI-65. Does not: know any command.
 """
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ WAIT_S: Final = 7500.0
 
 _WAITING: Final = ("WAIT", "WATCH")
 """First words of commands that wait."""
+
+_FINAL: Final = re.compile(r"\s*FINALIZED\s*:\s*final since")
+"""How GET TASK INFO says that a task cannot change any more."""
 
 _LEVELS: Final = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
 
@@ -128,7 +132,7 @@ class Commander:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def ask(self, template: str, *arguments: object, limit_s: float | None = None) -> list[str]:
+    def ask(self, template: str, *arguments: object, limit_s: float | None = None, verbatim: bool = False) -> list[str]:
         """The lines of a command; each `{}` of `template` becomes an argument, one word whatever it holds (CI-63).
 
         Raises:
@@ -137,7 +141,7 @@ class Commander:
         """
         line = write_line(template, *arguments)
         self._logger.debug("%s: %s", self._service.endpoint, line)
-        return self._service.exec(line, self._limit_s if limit_s is None else limit_s)
+        return self._service.exec(line, self._limit_s if limit_s is None else limit_s, verbatim=verbatim)
 
     def do(self, template: str, *arguments: object, limit_s: float | None = None) -> list[str]:
         """As `ask`, and empty where it fails; see `attempt`.
@@ -154,27 +158,37 @@ class Commander:
             SwarmError: it failed, and errors are to be raised.
         """
         first = (line.split(maxsplit=1) or [""])[0].upper() if isinstance(line, str) else ""
-        limit_s = WAIT_S if limit_s is None and first in _WAITING else limit_s
+        waits_s = WAIT_S if first in _WAITING else None
         self.forget()  # whatever it does
-        return self.do("{}", Raw(line), limit_s=limit_s)
+
+        def run() -> list[str]:
+            return self.ask(
+                "{}",
+                Raw(line),
+                limit_s=waits_s if limit_s is None else check_seconds("timeoutInSec", limit_s, least=0.001),
+            )
+
+        return self.attempt(run, [])
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
-    def recall(self, template: str, task: object) -> list[str]:
+    def recall(self, template: str, task: object, *, verbatim: bool = False) -> list[str]:
         """CI-65: as `do`, about a task; remembered if the task is known to be final.
 
         Raises:
             SwarmError: it failed, and errors are to be raised.
         """
-        return self.attempt(lambda: self._recall(template, task), [])
+        return self.attempt(lambda: self._recall(template, task, verbatim=verbatim), [])
 
-    def _recall(self, template: str, task: object) -> list[str]:
+    def _recall(self, template: str, task: object, *, verbatim: bool) -> list[str]:
         line = write_line(template, task)
         with self._lock:
             known = self._memory.get(line)
         if known is not None:
             return list(known)
-        lines = self.ask(template, task)
+        lines = self.ask(template, task, verbatim=verbatim)
+        if not verbatim and any(_FINAL.match(said) for said in lines):
+            self.note_final(task)
         with self._lock:
             if self._remembers and str(task) in self._final:
                 self._memory[line] = list(lines)
@@ -293,3 +307,14 @@ def read_level(level: int | str) -> int:
     if name not in _LEVELS:
         raise ConfigurationError(f"log level {str(level)[:40]!r}: expected one of {', '.join(_LEVELS)}")
     return int(getattr(logging, name))
+
+
+def check_seconds(name: str, value: object, *, least: float = 0.0) -> float:
+    """A number of seconds that a program gave.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+        raise ConfigurationError(f"{name} {str(value)[:40]!r}: expected a number of seconds, at least {least:g}")
+    return float(value)

@@ -1,7 +1,7 @@
 """A session's directory: file commands and task files stay below one root. Spec: docs/spec/swci.md, CI-11.
 
 Paths are resolved with all their links before they are judged. `/platform/swarm/usr`, where the product we re-create
-has the user's files, means the root: scripts that name it run unchanged.
+has the user's files, means the directory in which the session began: scripts that name it run unchanged.
 """
 
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ class Directory:
     Attributes:
         root: nothing outside it is read or written.
         here: the current directory, absolute.
+        began: where it was at first.
     """
 
     def __init__(self, root: Path, here: Path | None = None) -> None:
@@ -35,9 +36,10 @@ class Directory:
         self.root = root.expanduser().resolve()
         if not self.root.is_dir():
             raise ConfigurationError(f"{root} is no directory; make it, or name another one")
-        self.here = self.root
+        self.here = self.began = self.root
         if here is not None:
             self.enter(str(here.expanduser().absolute()))
+            self.began = self.here
 
     def resolve(self, name: str) -> Path:
         """The absolute path of a name, from the current directory on.
@@ -58,9 +60,16 @@ class Directory:
 
     def _locate(self, name: str) -> Path:
         posix = PurePosixPath(name)
-        if posix.is_relative_to(PRODUCT_ROOT) and not self.root.is_relative_to(PRODUCT_ROOT):
-            return self.root / posix.relative_to(PRODUCT_ROOT)
+        if posix.is_relative_to(PRODUCT_ROOT) and not self._has_product_root:
+            return self.began / posix.relative_to(PRODUCT_ROOT)
         return self.here / Path(name).expanduser()
+
+    @property
+    def _has_product_root(self) -> bool:
+        """Whether the product's path is one of our own files: in a container that mounts them there."""
+        if self.root.is_relative_to(PRODUCT_ROOT):
+            return True
+        return Path(PRODUCT_ROOT).is_relative_to(self.root) and Path(PRODUCT_ROOT).is_dir()
 
     def enter(self, name: str) -> None:
         """Go to another directory.

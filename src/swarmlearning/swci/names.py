@@ -5,7 +5,6 @@ wait for the names, and never a key stroke.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
@@ -24,6 +23,8 @@ ASK_S: Final = 5.0
 
 KEPT_S: Final = 5.0
 """How long an answer, or that there is none, counts as new."""
+
+_NEVER: Final = float("-inf")
 
 MAX_NAMES: Final = 500
 """Most that are offered of a kind."""
@@ -76,34 +77,37 @@ class Names:
             return ()
         return await self._ask(source, context)
 
+    def expire(self) -> None:
+        """A command was carried out: what was asked before it may be true no more."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking = {}
+        self._kept = {key: (_NEVER, names) for key, (_, names) in self._kept.items()}
+
     async def close(self) -> None:
         """Ask no further."""
         tasks = list(self._asking.values())
-        for task in tasks:
-            task.cancel()
+        self.expire()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, source: str, context: Context) -> Sequence[str]:
         key = (source, context.name)
-        asked_s, names = self._kept.get(key, (float("-inf"), ()))
+        asked_s, names = self._kept.get(key, (_NEVER, ()))
         if asyncio.get_running_loop().time() - asked_s < KEPT_S:
             return names
         if key not in self._asking:
             self._asking[key] = asyncio.create_task(self._fetch(key, context))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LIMIT_S):
-                # Who types on does not end the question: its answer will be wanted again.
-                await asyncio.shield(self._asking[key])
-        return self._kept.get(key, (0.0, names))[1]
+        # Who types on does not end the question: its answer will be wanted again.
+        await asyncio.wait([self._asking[key]], timeout=LIMIT_S)
+        return self._kept.get(key, (_NEVER, names))[1]
 
     async def _fetch(self, key: tuple[str, str], context: Context) -> None:
         source, _ = key
-        _, names = self._kept.get(key, (0.0, ()))
+        _, names = self._kept.get(key, (_NEVER, ()))
         try:
             async with asyncio.timeout(ASK_S), reach(self._session.source_of(context), context.sn) as client:
                 names = tuple(await QUESTIONS[source](client))[:MAX_NAMES]
         except (SwarmError, TimeoutError):
             pass  # what is wrong, the command itself will say
-        finally:
-            del self._asking[key]
         self._kept[key] = (asyncio.get_running_loop().time(), names)
+        self._asking.pop(key, None)

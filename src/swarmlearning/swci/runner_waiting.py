@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from swarmlearning.errors import ConfigurationError, DecodeError, Refused, Unreachable, WaitExpired
+from swarmlearning.errors import DecodeError, Refused, Unreachable, WaitExpired
+from swarmlearning.transport.wire import CERTIFICATE
 
 DONE: Final = ("COMPLETE", "ERROR", "IDLE")
 """States in which a taskrunner does nothing."""
@@ -18,7 +19,7 @@ LONGEST_S: Final = 7 * 24 * 3600.0
 """How long is waited if nobody says how long, seconds."""
 
 PATIENCE_S: Final = 300.0
-"""How long a service may be out of reach while a task goes on, seconds."""
+"""How long a service or its SN may be out of reach while a task goes on, seconds."""
 
 
 class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +27,11 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     task: str
-    """Empty where they do not say."""
+    """Empty where they do not say; so are the next two."""
+    reason: str
+    """Why the task failed."""
+    progress: str
+    """Whom it waits for, or how it ended."""
     lines: tuple[str, ...]
 
     @property
@@ -36,7 +41,9 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> str:
-        """All of it in one line."""
+        """How the task is, in one line: in short if the service has a line for that, else all that it said."""
+        if self.progress:
+            return f"{self.state}: {self.progress}"
         return "; ".join(line.strip() for line in self.lines if line.strip())
 
 
@@ -46,10 +53,16 @@ def read_status(lines: Sequence[str]) -> RunnerStatus:
     Raises:
         DecodeError: none of them tells the state.
     """
-    state, task = _find("TASK_STATE", lines), _find("TASK_NAME", lines)
+    state = _find("TASK_STATE", lines)
     if not state:
         raise DecodeError("GET TASKRUNNER STATUS answered no line with TASK_STATE; is the service a newer one?")
-    return RunnerStatus(state=state, task=task, lines=tuple(lines))
+    return RunnerStatus(
+        state=state,
+        task=_find("TASK_NAME", lines),
+        reason=_find("REASON", lines),
+        progress=_find("PROGRESS", lines),
+        lines=tuple(lines),
+    )
 
 
 def _find(name: str, lines: Sequence[str]) -> str:
@@ -66,6 +79,7 @@ def wait_for_runner(
     *,
     limit_s: float,
     poll_s: float,
+    known: bool,
     notice: Callable[[RunnerStatus], None],
     complain: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
@@ -78,6 +92,7 @@ def wait_for_runner(
         what: what is waited for, for people.
         limit_s: how long is waited, seconds.
         poll_s: how long between two questions, seconds.
+        known: that there is such a taskrunner; otherwise a first question that is refused ends the wait.
         notice: is given each status while the wait goes on.
         complain: is told that the service is out of reach, and that it is tried further.
         clock: seconds from anywhere on.
@@ -85,7 +100,7 @@ def wait_for_runner(
 
     Raises:
         WaitExpired: it goes on after `limit_s` seconds; the message has its status.
-        Unreachable: the service was out of reach for `PATIENCE_S` seconds and two questions.
+        Unreachable, Refused: it could not be asked for `PATIENCE_S` seconds and two questions.
         SwarmError: see `Service.exec`.
     """
     end_s = clock() + limit_s
@@ -93,9 +108,12 @@ def wait_for_runner(
     while True:
         try:
             status, heard_s, silent = read_status(ask()), clock(), 0
-        except Unreachable as error:
+        except (Unreachable, Refused) as error:
             silent += 1
-            if silent > 1 and clock() - heard_s >= PATIENCE_S:
+            known = known or status is not None
+            # Refused is also what the service says while its SN is out of reach, or another command goes on.
+            hopeless = isinstance(error, Refused) and (not known or error.code == CERTIFICATE)
+            if hopeless or (silent > 1 and clock() - heard_s >= PATIENCE_S):
                 raise
             complain(f"waiting for {what}: {error}; trying again")
         else:
@@ -104,24 +122,14 @@ def wait_for_runner(
             notice(status)
         left_s = end_s - clock()
         if left_s <= 0:
-            known = status.summary if status is not None else "nothing was heard"
-            raise WaitExpired(f"waited {limit_s:g} s for {what}; it goes on: {known}")
+            last = status.summary if status is not None else "nothing was heard"
+            raise WaitExpired(f"waited {limit_s:g} s for {what}; it goes on: {last}")
         sleep(min(poll_s, left_s))
-
-
-def check_seconds(name: str, value: object, *, least: float = 0.0) -> float:
-    """A number of seconds that a program gave.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-        raise ConfigurationError(f"{name} {str(value)[:40]!r}: expected a number of seconds, at least {least:g}")
-    return float(value)
 
 
 def explain_end(task: str, runner: str, status: RunnerStatus) -> Refused:
     """The error for a task that did not complete."""
     if status.state == "IDLE":
         return Refused(f"task {task} did not complete: taskrunner {runner} was reset meanwhile", code="reset")
-    return Refused(f"task {task} on {runner} ended with {status.state}: {status.summary}", code="task-failed")
+    why = f"{status.reason}; {status.summary}" if status.reason else status.summary
+    return Refused(f"task {task} on {runner} ended with {status.state}: {why}", code="task-failed")

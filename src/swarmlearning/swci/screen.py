@@ -81,7 +81,7 @@ class Screen:
 
     def _write(self, line: str) -> None:
         # Not folded: what is copied from a terminal, such as a task's body, stays as it was.
-        self.say(self._indent + line)
+        self.say(self._indent + line if line else "")
 
     def _draw(self, grid: Grid) -> None:
         if not self.is_terminal:

@@ -1,4 +1,4 @@
-"""Requests to the REST service: a command line there, lines back. Spec: docs/spec/swci-pyci.md, CI-60 and CI-63.
+"""Requests to the REST service: a command line there, lines back. Spec: docs/spec/swci-pyci.md, CI-60 and CI-66.
 
 Each request has a connection of its own: none that was closed meanwhile is used, so that a command is never sent twice,
 and threads need not wait for each other. Does not: know any command.
@@ -41,6 +41,13 @@ class _Answer(msgspec.Struct, frozen=True):
     content: list[str] = msgspec.field(name="CONTENT")
 
 
+class _Problem(msgspec.Struct, frozen=True):
+    """An answer other than 200 (RFC 9457), as far as it concerns us."""
+
+    detail: str = ""
+    code: str = ""
+
+
 class Service:
     """The REST service at an address."""
 
@@ -48,8 +55,10 @@ class Service:
         self.endpoint = endpoint
         self.tls = tls
 
-    def exec(self, command: str, limit_s: float) -> list[str]:
+    def exec(self, command: str, limit_s: float, *, verbatim: bool = False) -> list[str]:
         """Have a command line carried out and return the lines that it gave.
+
+        With `verbatim` the answer is somebody's text, whose lines may look like failures.
 
         Raises:
             Refused: it was not carried out; the message is the service's own.
@@ -59,7 +68,7 @@ class Service:
             VerificationError: whoever is there is not the own organisation's command interface.
         """
         body = self._post(f"/exec?cmd={quote(command, safe='')}", b"", {}, limit_s, command)
-        return self._lines(body)
+        return self._lines(body, verbatim=verbatim)
 
     def upload(self, name: str, data: bytes, limit_s: float) -> str:
         """Put a task file into the session's directory, and return the service's own words about it.
@@ -76,14 +85,14 @@ class Service:
         except DecodeError:
             return "\n".join(_judge(answer.decode(errors="replace").splitlines()))
 
-    def _lines(self, body: bytes) -> list[str]:
+    def _lines(self, body: bytes, *, verbatim: bool = False) -> list[str]:
         try:
             answer = msgspec.json.decode(body, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(
                 f'{self._where} does not speak our protocol: expected {{"CONTENT": [...]}} ({one_line(str(error))})'
             ) from error
-        return _judge([line for text in answer.content for line in (text.splitlines() or [""])])
+        return _judge([line for text in answer.content for line in (text.splitlines() or [""])], verbatim=verbatim)
 
     @property
     def _where(self) -> str:
@@ -105,14 +114,11 @@ class Service:
         return answer
 
     def _refusal(self, status: int, body: bytes) -> SwarmError:
-        """Why the service did not answer a request, in its own words if it has any."""
-        try:
-            failure = decode_failure(body[: MAX_FAILURE_BYTES + 1])
-        except DecodeError:
-            return Refused(f"{self._where} refused: {_explain_body(status, body)}", code=f"http-{status}")
-        if failure.code == CERTIFICATE:
-            return Refused(f"{self._where} {_refused_certificate(one_line(failure.message))}", code=CERTIFICATE)
-        return Refused(f"{self._where} refused: {one_line(failure.message)}", code=failure.code)
+        """Why the service did not carry out a request, in its own words if it has any."""
+        code, message = _read_failure(status, body)
+        if code == CERTIFICATE:
+            return Refused(f"{self._where} {_refused_certificate(message)}", code=code)
+        return Refused(f"{self._where} refused: {message}", code=code)
 
     def _explain(self, error: Exception, what: str, limit_s: float, *, connected: bool) -> SwarmError:
         """The error of ours for one of the system's, OpenSSL's or `http.client`'s."""
@@ -191,35 +197,39 @@ def _read_body(response: http.client.HTTPResponse) -> bytes:
         size += len(part)
         if size > MAX_ANSWER_BYTES:
             raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-    if response.length:  # as long as was announced, or it was cut off
+    # As long as was announced; an end in the middle of the header looks as if nothing had been.
+    if response.length or (response.length is None and not size):
         raise http.client.IncompleteRead(b"", response.length)
     return b"".join(parts)
 
 
-def _judge(lines: list[str]) -> list[str]:
-    """The lines of an answer, unless they say that there is none.
+def _judge(lines: list[str], *, verbatim: bool = False) -> list[str]:
+    """CI-60: the lines of an answer, unless they say that there is none.
 
     Raises:
         Refused: the command was not carried out.
     """
-    if lines and lines[0].startswith(ERROR):
-        raise Refused(one_line(lines[0].removeprefix(ERROR)), code="command")
+    # What a command said before it failed comes first.
+    said = [line for line in (*lines[-1:], *lines[:1]) if line.startswith(ERROR)]
+    if said and not (verbatim and len(lines) > 1):
+        raise Refused(one_line(said[0].removeprefix(ERROR)), code="command")
     return [line.rstrip() for line in lines]
 
 
-def _explain_body(status: int, body: bytes) -> str:
-    """What the body of an answer other than 200 says, for people."""
+def _read_failure(status: int, body: bytes) -> tuple[str, str]:
+    """Code and text of an answer other than 200: a problem document, or what a node says that refuses a connection."""
     try:
-        said = msgspec.json.decode(body)
+        failure = decode_failure(body[: MAX_FAILURE_BYTES + 1])
+    except DecodeError:
+        pass
+    else:
+        return failure.code, one_line(failure.message)
+    try:
+        problem = msgspec.json.decode(body, type=_Problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        said = None
-    if isinstance(said, dict):
-        for field in ("CONTENT", "message", "detail", "error", "title"):
-            text = said.get(field)
-            text = text[0] if isinstance(text, list) and text else text
-            if isinstance(text, str):
-                return one_line(text.removeprefix(ERROR))
-    return f"HTTP status {status} {http.client.responses.get(status, '')}".rstrip()
+        problem = _Problem()
+    text = problem.detail or f"HTTP status {status} {http.client.responses.get(status, '')}".rstrip()
+    return one_line(problem.code) or f"http-{status}", one_line(text)
 
 
 def _refused_certificate(reason: str) -> str:

@@ -62,6 +62,7 @@ class Shell:
         self._names = Names(session)
         self._number = 1
         self._helping = False
+        self._names.expire()
         self._where = ""
         self._prompts: PromptSession[str] = PromptSession(
             history=LineHistory(history),
@@ -93,6 +94,7 @@ class Shell:
 
     async def _ask(self) -> str:
         self._helping = False
+        self._names.expire()
         self._where = self._describe_context()
         return await self._prompts.prompt_async(f"SWCI:{self._number} > ")
 

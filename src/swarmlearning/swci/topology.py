@@ -1,8 +1,8 @@
 """A picture of who belongs to whom in a network, from the rows of LIST NODES. Spec: docs/spec/swci-pyci.md, CI-68.
 
-Every SN hangs from the line that stands for the ledger; below it, like files in a tree, what says that it belongs to it.
-Needs networkx and matplotlib (extra `topology`), which are imported when a picture is drawn; works without a display
-and leaves pyplot and its settings alone. Does not: ask anybody.
+Every SN hangs from the line that stands for the ledger; below it, like files in a tree, what says that it belongs to
+it. Needs networkx and matplotlib (extra `topology`), which are imported when a picture is drawn; works without a
+display and leaves pyplot and its settings alone. Does not: ask anybody.
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.swci.node_rows import COLUMNS
 from swarmlearning.transport.wire import one_line
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ SL_COLOUR: Final = "#E69F00"
 
 MAX_NODES: Final = 1000
 """Most nodes that are drawn."""
-
-COLUMNS: Final = ("NodeType", "HostIP", "Port", "ContainerName", "UUID", "ParentUUID", "i-am-alive")
-"""Of LIST NODES."""
 
 _KINDS: Final = {
     "SENTINEL": ("*", "SN", "sentinel"),
