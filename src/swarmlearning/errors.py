@@ -3,6 +3,7 @@
     SwarmError
     ├── ConfigurationError        what the user gave us cannot work; exit 2
     │   ├── InvalidName           a name, identity or address is malformed
+    │   ├── NotFound              there is none of the name that was given
     │   ├── IdentityError         own certificate, key or trust roots: missing, expired, not matching
     │   ├── SettingsMismatch      this peer's settings differ from those the contract was fixed with
     │   ├── ModelMismatch         this peer's model has other tensors than the contract's
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidName",
     "ModelMismatch",
     "NonFinite",
+    "NotFound",
     "NotYetAvailable",
     "PeerError",
     "Refused",
@@ -71,6 +73,10 @@ class ConfigurationError(SwarmError):
 
 class InvalidName(ConfigurationError):
     """A name, identity or address is malformed."""
+
+
+class NotFound(ConfigurationError):
+    """There is none of the name that was given; the message says which there are."""
 
 
 class IdentityError(ConfigurationError):

@@ -65,9 +65,9 @@ class Registry:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls) -> AsyncIterator[Self]:
+    async def open(cls, organisations: int = 2) -> AsyncIterator[Self]:
         """A running one."""
-        registry = cls()
+        registry = cls(organisations)
         await registry.ledger.start()
         service = SnService(SN, registry.app, registry.ledger, registry._clock, archive=registry.ledger)
         registry.network.serve(SN, HERE.endpoint, service)

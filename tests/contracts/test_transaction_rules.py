@@ -1,4 +1,4 @@
-"""What makes a transaction good before anybody looks at its message: docs/spec/transactions.md, TX-1 to TX-9."""
+"""What makes a transaction good before anybody looks at its message: docs/spec/transactions.md, TX-1 to TX-9, TX-21."""
 
 import msgspec
 import pytest
@@ -13,15 +13,19 @@ from swarmlearning.contracts.messages import (
     MAX_TX_BYTES,
     CheckIn,
     CreateContract,
+    CreateTask,
     Enrol,
     Payload,
     Tick,
     Tx,
 )
+from swarmlearning.contracts.task_records import ROOT_TASK, TaskType
+from swarmlearning.contracts.tasks import load_task
 from swarmlearning.contracts.transition import open_tx, transition
-from swarmlearning.encoding import encode
+from swarmlearning.encoding import decode, encode
 from swarmlearning.identity.signing import verify_signature
-from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName
+from swarmlearning.sn.state import Overlay
+from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Role, TaskName
 
 SL = member(0)
 
@@ -251,3 +255,54 @@ def test_tx9_an_unknown_version_of_the_rules_carries_nothing_out() -> None:
     world = World()
     with pytest.raises(Rejected, match="version 2"):
         transition(2, world.state, None, None, NETWORK)  # type: ignore[arg-type]  # it looks at nothing else
+
+
+# --- TX-21: on whose behalf -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caller", "code"),
+    [
+        ("", Code.OK),
+        (member(0, Role.OPERATOR).id, Code.OK),
+        (f"spiffe://{SL.domain}/{NETWORK}/operator/somebody.else", Code.OK),
+        (member(1, Role.OPERATOR).id, Code.NOT_ALLOWED),
+        (f"spiffe://{SL.domain}/lungs/operator/operator0", Code.NOT_ALLOWED),
+        (member(0, Role.SN).id, Code.NOT_ALLOWED),
+        (SL.id, Code.NOT_ALLOWED),
+        ("Anna", Code.MALFORMED),
+        (f"spiffe://{SL.domain}/{NETWORK}/king/anna", Code.MALFORMED),
+        ("spiffe://" + "x" * 5_000, Code.MALFORMED),
+    ],
+)
+def test_tx21_a_node_speaks_for_operators_of_its_own_organisation_in_its_network(caller: str, code: Code) -> None:
+    chain = Chain(2)
+    chain.register(SL)
+    message = CreateContract(contract=ContractName("a"))
+    tx = chain.sign(SL, message, caller=caller)
+    assert chain.app.check(tx).code is code
+    # What nobody may say stands in no block (TX-18), and if it does it fails.
+    assert chain.app.propose([tx], 1 << 20) == ([tx] if code is Code.OK else [])
+    assert (chain.app.accept(chain.header(), [tx]) == "") == (code is Code.OK)
+    assert chain.do(SL, message, caller=caller).code is code
+
+
+def test_tx21_the_caller_is_kept_with_what_was_said_and_gives_no_rights() -> None:
+    chain = Chain(2)
+    sn, operator = member(0, Role.SN), member(0, Role.OPERATOR)
+    chain.register(sn, SL)
+    message = CreateTask(task=TaskName("t"), kind=TaskType.PULL_IMAGE, author="", prereq=ROOT_TASK, outcome="")
+    # An SL does not become an operator by saying that one asked for it.
+    assert chain.do(SL, message, caller=operator.id).code is Code.NOT_ALLOWED
+    assert chain.do(sn, message, caller=operator.id).code is Code.OK
+    task = load_task(Overlay(chain.app.store), message.task)
+    assert task is not None
+    assert (task.creator, task.caller) == (sn.id, operator.id)
+
+
+def test_tx21_the_signature_covers_the_caller() -> None:
+    operator = member(0, Role.OPERATOR).id
+    tx = decode(signed(encode(payload(caller=operator))), Tx)
+    assert code_of(encode(tx)) is Code.OK
+    other = encode(payload(caller=""))
+    assert code_of(encode(msgspec.structs.replace(tx, payload=other))) is Code.SIGNATURE

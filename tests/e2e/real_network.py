@@ -40,7 +40,7 @@ def swarm_command(network: LocalNetwork, *arguments: str) -> list[str]:
     pki = network.workdir / A / "pki"
     identity = ["--cert", "operator.cert.pem", "--key", "operator.key.pem", "--cacert", f"{A}.ca.pem"]
     options = [str(pki / word) if word.endswith(".pem") else word for word in identity]
-    names = 2 if arguments[0] in ("contract", "ledger") else 1
+    names = 3 if arguments[:2] == ("network", "propose") else 1 + (arguments[0] in ("contract", "ledger", "network"))
     command = [sys.executable, "-m", "swarmlearning", *arguments[:names], *options]
     return [*command, "--sn", str(network.sns[0].address.endpoint), *arguments[names:]]
 

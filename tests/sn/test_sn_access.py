@@ -16,6 +16,7 @@ from swarmlearning.contracts import governance, membership
 from swarmlearning.contracts.messages import EXPIRY_WINDOW, CreateContract, Enrol, Finish, Propose, Withdraw
 from swarmlearning.contracts.proposals import ChangeRoles, Docket, Proposal, ProposalState, ReplaceIssuers
 from swarmlearning.contracts.records import Dropped, RoundSummary
+from swarmlearning.contracts.task_records import ROOT_TASK
 from swarmlearning.encoding import decode, encode
 from swarmlearning.errors import PeerError, Refused
 from swarmlearning.ledger.boundary import Misbehaviour, TxResult
@@ -25,11 +26,19 @@ from swarmlearning.sn.api import (
     CALL_DIRECTORY,
     CALL_GOVERNANCE,
     CALL_HISTORY,
+    CALL_PRESENCE,
+    CALL_RUNNER,
+    CALL_RUNNERS,
     CALL_STATUS,
     CALL_SUBMIT,
+    CALL_TASK,
+    CALL_TASKS,
     STREAM_WATCH,
     HistoryRequest,
     Notice,
+    PresenceRequest,
+    RunnersRequest,
+    TasksRequest,
     WatchRequest,
 )
 from swarmlearning.sn.client import EXPIRY_BLOCKS, SnClient, Submitter
@@ -37,13 +46,21 @@ from swarmlearning.sn.service import SnService
 from swarmlearning.sn.state import Overlay
 from swarmlearning.transport.api import Address, Caller
 from swarmlearning.transport.memory import MemoryNetwork
-from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Endpoint, NodeName, Role
+from swarmlearning.types import DEFAULT_CONTRACT, DEFAULT_RUNNER, Code, ContractName, Endpoint, NodeName, Role
 
 SN = member(0, Role.SN)
 HERE = Address(node=SN.id, endpoint=Endpoint(host="sn", port=30304))
-LOOKS = [CALL_STATUS, CALL_CONTRACT, CALL_CONTRACTS, CALL_HISTORY, CALL_DIRECTORY, CALL_GOVERNANCE]
+LOOKS = [
+    *(CALL_STATUS, CALL_CONTRACT, CALL_CONTRACTS, CALL_HISTORY, CALL_DIRECTORY, CALL_GOVERNANCE),
+    *(CALL_TASKS, CALL_TASK, CALL_RUNNERS, CALL_RUNNER, CALL_PRESENCE),
+]
 BODIES = {
     CALL_CONTRACT: encode(DEFAULT_CONTRACT),
+    CALL_TASKS: encode(TasksRequest()),
+    CALL_TASK: encode(ROOT_TASK),
+    CALL_RUNNERS: encode(RunnersRequest()),
+    CALL_RUNNER: encode(DEFAULT_RUNNER),
+    CALL_PRESENCE: encode(PresenceRequest()),
     CALL_HISTORY: encode(HistoryRequest(contract=DEFAULT_CONTRACT, most=10)),
 }
 A = ContractName("a")
@@ -115,6 +132,8 @@ def test_a1_another_organisations_nodes_are_refused_whatever_their_role(role: Ro
             assert caught.value.code == "foreign-organisation"
         with pytest.raises(Refused):
             await anext(office.client(member(1, role)).watch(A))
+        with pytest.raises(Refused):
+            await anext(office.client(member(1, role)).changes())
         assert office.ledger.submitted == []
 
     run(story())
@@ -126,6 +145,7 @@ def test_a2_every_role_of_the_own_organisation_may_look(role: Role) -> None:
         office = Office()
         for method in LOOKS:
             assert await office.ask(member(0, role), method)
+        assert (await anext(office.client(member(0, role)).changes())).everything
 
     run(story())
 

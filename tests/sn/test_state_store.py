@@ -153,6 +153,15 @@ def test_tx12_more_values_than_are_remembered_are_all_there(monkeypatch: pytest.
         ]
 
 
+def test_tx12_large_values_are_not_all_remembered_and_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "KNOWN_BYTES", 1000)
+    store = StateStore(None)
+    for height in range(10):
+        store.commit(height, {f"k{height}": bytes([height]) * 400})
+        assert [store.get(f"k{i}") for i in range(height + 1)] == [bytes([i]) * 400 for i in range(height + 1)]
+        assert sum(len(value or b"") for value in store._known.values()) <= 1000
+
+
 def test_tx12_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     path.write_bytes(b"this is no database" * 100)

@@ -15,6 +15,9 @@ from swarmlearning.contracts.messages import (
     AnyMessage,
     CheckIn,
     CreateContract,
+    CreateTask,
+    CreateTaskrunner,
+    DeleteTask,
     Enrol,
     Finish,
     Leave,
@@ -23,13 +26,14 @@ from swarmlearning.contracts.messages import (
     Tick,
 )
 from swarmlearning.contracts.records import BlockTime
+from swarmlearning.contracts.task_records import ROOT_TASK, TaskType
 from swarmlearning.contracts.transition import open_tx
 from swarmlearning.encoding import encode
 from swarmlearning.errors import Broken, Refused
 from swarmlearning.ledger.boundary import Applied, Event, Header, Info
-from swarmlearning.sn.application import SwarmApplication
+from swarmlearning.sn.application import Committed, SwarmApplication
 from swarmlearning.sn.state import Overlay, StateStore
-from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Role
+from swarmlearning.types import DEFAULT_CONTRACT, Code, ContractName, Role, RunnerName, TaskName
 
 SLS = [member(i) for i in range(3)]
 STUDY = DEFAULT_CONTRACT
@@ -131,6 +135,46 @@ def test_tx15_later_messages_of_a_block_see_what_earlier_ones_did() -> None:
     chain = Chain(3)
     first = [chain.sign(SLS[0], registration(SLS[0])), chain.sign(SLS[0], create("a")), chain.sign(SLS[0], create("a"))]
     assert [r.code for r in chain.apply(*first)] == [Code.OK, Code.OK, Code.CONFLICT]
+
+
+def test_who_follows_the_state_is_told_of_each_commit_what_it_wrote_and_who_signed() -> None:
+    chain = Chain(2)
+    told: list[Committed] = []
+    chain.app.follow(told.append)
+    txs = [chain.sign(sl, registration(sl)) for sl in SLS[:2]]
+    chain.app.apply(chain.header(), txs)
+    assert told == [], "nothing before it is committed"
+    chain.apply(*txs)
+    failed = chain.sign(SLS[1], create("-"))
+    stranger = chain.sign(SLS[2], create("a"))
+    chain.apply(chain.sign(SLS[0], create("a")), failed, stranger, step_ms=500)
+    chain.apply()
+    assert [block.height for block in told] == [1, 2, 3]
+    assert {membership.node_key(sl.id) for sl in SLS[:2]} <= told[0].keys
+    assert told[1].senders == {SLS[0].id, SLS[1].id}
+    assert {key for key in told[1].keys if key.startswith("training/")} == {"training/a"}
+    assert (told[1].time_ms, told[2].time_ms) == (START_MS + 1500, START_MS + 2500)
+    assert (told[2].keys, told[2].senders) == (frozenset(), frozenset())
+
+
+def test_events_say_what_a_message_was_about() -> None:
+    chain = Chain(2)
+    sn = member(0, Role.SN)
+    chain.register(sn)
+    chain.do(sn, create("a"))
+    name = TaskName("t")
+    task = CreateTask(task=name, kind=TaskType.PULL_IMAGE, author="", prereq=ROOT_TASK, outcome="")
+    said: list[AnyMessage] = [task, DeleteTask(task=name), CreateTaskrunner(runner=RunnerName("r")), create("-")]
+    for message in said:
+        chain.do(sn, message)
+    told = [event for _, _, applied in chain.blocks for event in applied.events]
+    assert told == [
+        Event(kind="membership", subject=sn.id),
+        Event(kind="training", subject="a"),
+        Event(kind="task", subject="t"),
+        Event(kind="task", subject="t"),
+        Event(kind="taskrunner", subject="r"),
+    ]
 
 
 def test_tx16_deadlines_count_at_most_a_minute_of_a_gap() -> None:

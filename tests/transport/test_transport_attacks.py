@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -706,6 +706,39 @@ def test_a_stopped_server_breaks_what_is_under_way_and_frees_its_port(world: Wor
         assert await echo(client, to) == b"alive"
         await client.close()
         await again.stop()
+
+    run(attack())
+
+
+def test_x6_a_stopped_server_does_not_wait_for_those_whom_it_has_refused(world: World) -> None:
+    """A client that stays, and says no goodbye, after its connection was closed by the server."""
+
+    async def attack() -> None:
+        server = Server(Talker(), world.trust, world.source(SERVER), clock=world.clock, limits=QUICK)
+        port = await server.start(HOST, 0)
+        raw = await asyncio.to_thread(socket.create_connection, (HOST, port))
+        tls = Tls(world.trust, world.source(CLIENT), world.clock).client(SERVER.id)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        talk = tls.wrap_bio(incoming, outgoing)
+
+        def move(step: Callable[[], object]) -> object:
+            while True:
+                try:
+                    done = step()
+                    raw.sendall(outgoing.read())
+                except ssl.SSLWantReadError:
+                    raw.sendall(outgoing.read())
+                    incoming.write(raw.recv(65536))
+                else:
+                    return done
+
+        with raw:
+            await asyncio.to_thread(move, talk.do_handshake)
+            await asyncio.to_thread(move, lambda: talk.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+            answer = await asyncio.to_thread(move, lambda: talk.read(65536))
+            assert cast("bytes", answer).startswith(b"HTTP/1.1 400")
+            async with asyncio.timeout(10):
+                await server.stop()
 
     run(attack())
 

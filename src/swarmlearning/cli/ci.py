@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ import msgspec
 
 from swarmlearning.cli import examples
 from swarmlearning.cli.asking import sign_key_option
-from swarmlearning.errors import ConfigurationError, ExitCode, NotYetAvailable
+from swarmlearning.cli.ci_web import serve_web, take_web_options, web_options
+from swarmlearning.errors import ConfigurationError, ExitCode
 from swarmlearning.identity.options import path_options
 from swarmlearning.swci.contexts import (
     Context,
@@ -39,9 +39,6 @@ OWN_CONTEXT: Final = ContextName("this-session")
 
 STDIN: Final = "-"
 
-MODE_VARIABLE: Final = "SWCI_MODE"
-"""How the product we re-create is told to serve instead of reading commands."""
-
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What `swarm ci` was called with."""
@@ -64,6 +61,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         "swarm ci --cert operator.cert.pem --key operator.key.pem --cacert a.ca.pem --sn 10.0.0.1:30304",
         "swarm ci --script swci-init --usr-dir swci",
         'swarm ci --json --command "LIST NODES"',
+        "swarm ci --web --host-ip 10.0.0.5 --sn 10.0.0.1:30304 --usr-dir swci",
     )
 )
 @path_options
@@ -99,6 +97,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     help="Run this command and end; more than one: until one fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Answers as JSON; of a script a document a line.")
+@web_options
 @click.pass_context
 def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # click's options, read into `Options`
     """Steer the network by commands: in a shell, by a script, by single commands, or by what comes on stdin.
@@ -109,23 +108,20 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
 
     The exit status is 0 only if no command failed.
     """
-    _check_mode()
-    options = Options(**given)
     explicit = click.core.ParameterSource.COMMANDLINE
     asked = {name for name in given if called.get_parameter_source(name) is explicit}
+    web = take_web_options(given)
+    options = Options(**given)
     if {"sn", "context"} <= asked:
         raise ConfigurationError("--sn and --context: give one of them; --sn is a context of its own")
     if {"script", "commands"} <= asked:
         raise ConfigurationError("--script and --command: give one of them")
+    if web.web:
+        if others := {"script", "commands", "context", "as_json"} & asked:
+            raise ConfigurationError(f"--web serves programs: leave out {', '.join(sorted(others))}")
+        serve_web(web, _identity(options), options.sn, options.usr_dir)
+        return ExitCode.OK
     return asyncio.run(_run(options))
-
-
-def _check_mode() -> None:
-    mode = os.environ.get(MODE_VARIABLE) or "CLI"
-    if mode.upper() == "WEB":
-        raise NotYetAvailable(f"{MODE_VARIABLE} is {mode}: the web service arrives in a later release; unset it")
-    if mode.upper() != "CLI":
-        raise ConfigurationError(f"{MODE_VARIABLE} is {mode!r}; expected CLI or WEB")
 
 
 async def _run(options: Options) -> ExitCode:
@@ -161,10 +157,7 @@ def make_session(options: Options, output: Output) -> Session:
     Raises:
         ConfigurationError: there is no such context or directory, or the address is malformed.
     """
-    paths = (options.cert, options.key, options.cacert, options.capath, options.sign_key)
-    # Absolute: what a context keeps is read from elsewhere later.
-    cert, key, cacert, capath, sign_key = (str(Path(path).absolute()) if path else "" for path in paths)
-    identity = IdentityPaths(cert=cert, key=key, cacert=cacert, capath=capath, sign_key=sign_key)
+    identity = _identity(options)
     contexts: Contexts = FileContexts(contexts_file())
     current = ContextName(options.context) if options.context else None
     if current is not None:
@@ -183,6 +176,13 @@ def make_session(options: Options, output: Output) -> Session:
     )
     session.as_json = options.as_json
     return session
+
+
+def _identity(options: Options) -> IdentityPaths:
+    paths = (options.cert, options.key, options.cacert, options.capath, options.sign_key)
+    # Absolute: what a context keeps is read from elsewhere later.
+    cert, key, cacert, capath, sign_key = (str(Path(path).absolute()) if path else "" for path in paths)
+    return IdentityPaths(cert=cert, key=key, cacert=cacert, capath=capath, sign_key=sign_key)
 
 
 def _writer(options: Options) -> Writer:

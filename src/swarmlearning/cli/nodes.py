@@ -1,29 +1,17 @@
 """`swarm sn` and `swarm sl`: the node processes."""
 
 import asyncio
-import contextlib
-import logging
-import os
-import signal
-import sys
-from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import click
 
+from swarmlearning.cli.process import PORT, run_process, say, set_up_logging, until_signalled, write_ready
 from swarmlearning.clock import parse_duration
 from swarmlearning.contracts.limits import MAX_GRACE_MS
-from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.identity.options import identity_options
 from swarmlearning.identity.source import PemSource
 from swarmlearning.types import SL_PORT, SN_API_PORT, SN_P2P_PORT, Endpoint, LedgerKind, NodeName
-
-PORT = click.IntRange(0, 65535)
-"""0: one that is free."""
-
-LOG_FORMAT = "%(asctime)s : %(name)s : %(levelname)s : %(message)s"
 
 
 def _directory(text: str) -> Path:
@@ -42,34 +30,6 @@ def _milliseconds(option: str, text: str | None, least_ms: int) -> int | None:
     if not least_ms <= value <= MAX_GRACE_MS:
         raise ConfigurationError(f"{option} {text}: expected {least_ms / 1000:g} s to a day")
     return value
-
-
-def _set_up_logging() -> None:
-    level = os.environ.get("SWARM_LOG_LEVEL", os.environ.get("SL_LOG_LEVEL", "INFO")).upper()
-    if level not in logging.getLevelNamesMapping():
-        raise ConfigurationError(f"SWARM_LOG_LEVEL={level}: expected DEBUG, INFO, WARNING or ERROR")
-    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
-
-
-def _write_ready(path: str | None, ports: dict[str, int]) -> None:
-    """Tell whoever started us that we are ready, and where."""
-    if path is not None:
-        partial = Path(path + ".part")
-        partial.write_bytes(to_json({"pid": os.getpid(), "ports": ports}))
-        partial.replace(path)
-
-
-async def _until_signalled(work: Coroutine[Any, Any, None], stop: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` until it ends or SIGTERM or SIGINT comes, then stop cleanly."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    finally:
-        await stop()
 
 
 @click.command(epilog="Example: swarm sn --data sn --genesis genesis.bin --host-ip 10.0.0.1 --sentinel 10.0.0.2:30303")
@@ -129,7 +89,7 @@ def sn(
     from swarmlearning.sn.engines import CometOptions
     from swarmlearning.sn.node import SnConfig, SnNode
 
-    _set_up_logging()
+    set_up_logging()
     directory = _directory(data)
     config = SnConfig(
         data=directory,
@@ -157,13 +117,13 @@ def sn(
             async with asyncio.TaskGroup() as group:
                 group.create_task(node.run())
                 await node.register()
-                _write_ready(ready_file, ports)
+                write_ready(ready_file, ports)
                 where = f"API {host_ip}:{ports['api']}, P2P {host_ip}:{ports['p2p']}"
-                _say(f"{node.part} {_name(node.credential.node)} ready: {where}")
+                say(f"{node.part} {_name(node.credential.node)} ready: {where}")
 
-        await _until_signalled(work(), node.stop)
+        await until_signalled(work(), node.stop)
 
-    _run(main)
+    run_process(main)
 
 
 @click.command(epilog="Example: swarm sl --data sl --control sl/control --host-ip 10.0.0.1 --sn 10.0.0.1:30304")
@@ -232,7 +192,7 @@ def sl(
     """Run a learning node (SL): takes part in merge rounds for ML programs on this host."""
     from swarmlearning.sl.node import SlConfig, SlNode
 
-    _set_up_logging()
+    set_up_logging()
     config = SlConfig(
         data=_directory(data),
         control=_directory(control),
@@ -252,29 +212,14 @@ def sl(
 
         async def work() -> None:
             port = await node.start()
-            _write_ready(ready_file, {"sl": port})
-            _say(f"{_name(node.credential.node)} ready: {host_ip}:{port}, programs at {config.control}")
+            write_ready(ready_file, {"sl": port})
+            say(f"{_name(node.credential.node)} ready: {host_ip}:{port}, programs at {config.control}")
             await node.run()
 
-        await _until_signalled(work(), node.stop)
+        await until_signalled(work(), node.stop)
 
-    _run(main)
+    run_process(main)
 
 
 def _name(node: NodeName) -> str:
     return f"{node.role.value.upper()} {node.short}"
-
-
-def _say(text: str) -> None:
-    logging.getLogger("swarmlearning").info(text)
-
-
-def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a node; of the errors that ended it together, the first is the one to tell."""
-    try:
-        asyncio.run(main())
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from group

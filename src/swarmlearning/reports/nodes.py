@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import NotFound
 from swarmlearning.reports.status import make_printable
 from swarmlearning.types import NodeId, short_name
 
@@ -21,15 +21,19 @@ def find_agent(name: str, agents: Sequence[NodeId]) -> NodeId:
     """The agent (SWOP) that a person means by its node id, `name@domain` or UUID; letter case does not matter.
 
     Raises:
-        ConfigurationError: none of `agents` is called so; the message says which there are.
+        NotFound: none of `agents` is called so; the message says which there are.
     """
-    wanted = name.strip().lower()
+    wanted = name.strip().lower()  # names of nodes have no capitals
     for node in agents:
-        if wanted in (node.lower(), short_name(node).lower(), node_uuid(node)):
+        if wanted in (node, short_name(node), node_uuid(node)):
             return node
-    known = [short_name(node) for node in agents]
-    nearest = difflib.get_close_matches(wanted[:200], known, n=1)
+    raise NotFound(explain_missing("agent (SWOP)", name.strip(), [short_name(node) for node in agents]))
+
+
+def explain_missing(what: str, name: str, known: Sequence[str]) -> str:
+    """That there is nothing of that name, which was probably meant, and which there are."""
+    shown = make_printable(name[:200])
+    nearest = difflib.get_close_matches(shown, known, n=1)
     meant = f"; did you mean {nearest[0]}? There are" if nearest else "; there are"
     more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
-    listed = ", ".join(known[:_MAX_NAMES]) or "none"
-    raise ConfigurationError(f"there is no agent (SWOP) {make_printable(name[:200])!r}{meant}: {listed}{more}")
+    return f"there is no {what} {shown}{meant}: {', '.join(known[:_MAX_NAMES]) or 'none'}{more}"

@@ -17,7 +17,7 @@ NodeType = Literal["SENTINEL", "SN", "FULLNODE", "SWOP", "SL"]
 """As in the product we re-create: SNs by their part in the order, and the nodes that they serve."""
 
 NODE_COLUMNS: Final = ("NodeType", "HostIP", "Port", "ContainerName", "UUID", "ParentUUID", "i-am-alive")
-"""CI-43: the header that programs expect, in this order."""
+"""CI-45: the header that programs expect, in this order."""
 
 _ORDER: Final[tuple[NodeType, ...]] = ("SENTINEL", "SN", "FULLNODE", "SWOP", "SL")
 _ISO: Final = "%Y-%m-%dT%H:%M:%SZ"

@@ -13,7 +13,7 @@ from swarmlearning.contracts.messages import RegisterNode, ResetContract, Vote, 
 from swarmlearning.contracts.proposals import Proposal, ProposalState, hash_change
 from swarmlearning.contracts.records import Training
 from swarmlearning.contracts.training import explain_votes
-from swarmlearning.errors import ConfigurationError, Refused
+from swarmlearning.errors import ConfigurationError, NotFound, Refused
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
@@ -100,12 +100,13 @@ async def find_training(client: SnClient, name: str) -> Training:
     """The contract of a name that a person gave.
 
     Raises:
-        ConfigurationError: there is none; the message names the nearest, and those that there are.
+        InvalidName: it is no contract's name.
+        NotFound: there is none; the message names the nearest, and those that there are.
         Unreachable, VerificationError, Refused: see `SnClient.training`.
     """
     training = await client.training(check_contract_name(name))
     if training is None:
-        raise ConfigurationError(explain_unknown(name, await client.contracts()))
+        raise NotFound(explain_unknown(name, await client.contracts()))
     return training
 
 
@@ -128,7 +129,7 @@ def find_proposal(found: Governance, number: int) -> Proposal:
         if proposal.number == number:
             return proposal
     waiting = [str(p.number) for p in found.proposals if p.state is ProposalState.OPEN]
-    raise ConfigurationError(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")
+    raise NotFound(f"there is no proposal {number}; open are: {', '.join(waiting) or 'none'}")
 
 
 async def cast_vote(client: SnClient, submitter: Submitter, number: int, *, yes: bool) -> Governance:

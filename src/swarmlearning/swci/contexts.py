@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmlearning.encoding import from_json, to_json
-from swarmlearning.errors import ConfigurationError, DecodeError
+from swarmlearning.errors import ConfigurationError, DecodeError, NotFound
 from swarmlearning.identity.files import SECRET_MODE, write_file
 from swarmlearning.identity.source import PemSource
 from swarmlearning.swci.values import ContextName, VariableName
@@ -220,7 +220,8 @@ def find_context(book: Book, name: ContextName | None) -> Context:
     """The context of a name, or the current one.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: no name was given, and none is chosen.
+        NotFound: there is none of that name.
     """
     wanted = name or book.current
     for context in book.contexts:
@@ -231,7 +232,7 @@ def find_context(book: Book, name: ContextName | None) -> Context:
         raise ConfigurationError(
             f"no context is chosen: CREATE CONTEXT <context> WITH IP <ip>, or SWITCH; there are: {known}"
         )
-    raise ConfigurationError(f"there is no context {wanted}; there are: {known}")
+    raise NotFound(f"there is no context {wanted}; there are: {known}")
 
 
 def put_context(book: Book, context: Context) -> Book:
@@ -252,7 +253,7 @@ def drop_context(book: Book, name: ContextName) -> Book:
     """The book without a context.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        NotFound: there is none of that name.
     """
     find_context(book, name)
     left = _by_name(_others(book, name))

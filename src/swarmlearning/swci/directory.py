@@ -7,7 +7,7 @@ has the user's files, means the directory in which the session began: scripts th
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import ConfigurationError, NotFound
 
 PRODUCT_ROOT: Final = "/platform/swarm/usr"
 
@@ -49,18 +49,20 @@ class Directory:
         """
         if "\0" in name:
             raise ConfigurationError("a path with a NUL character")
+        try:
+            resolved = self._locate(name).resolve()
+            if not resolved.is_relative_to(self.root):
+                raise ConfigurationError(f"{name[:200]} lies outside {self.root}; files stay below it")
+            resolved.exists()
+        except (OSError, RuntimeError) as error:  # a name that is too long, a user whom nobody knows
+            raise ConfigurationError(f"{name[:200]}: no usable path") from error
+        return resolved
+
+    def _locate(self, name: str) -> Path:
         posix = PurePosixPath(name)
         if posix.is_relative_to(PRODUCT_ROOT) and not self._has_product_root:
-            path = self.began / posix.relative_to(PRODUCT_ROOT)
-        else:
-            path = self.here / Path(name).expanduser()
-        try:
-            resolved = path.resolve()
-        except (OSError, RuntimeError) as error:
-            raise ConfigurationError(f"{name[:200]}: no usable path") from error
-        if not resolved.is_relative_to(self.root):
-            raise ConfigurationError(f"{name[:200]} lies outside {self.root}; files stay below it")
-        return resolved
+            return self.began / posix.relative_to(PRODUCT_ROOT)
+        return self.here / Path(name).expanduser()
 
     @property
     def _has_product_root(self) -> bool:
@@ -73,11 +75,12 @@ class Directory:
         """Go to another directory.
 
         Raises:
-            ConfigurationError: it is none, or lies outside the root.
+            ConfigurationError: it lies outside the root, or is no path.
+            NotFound: there is no such directory.
         """
         path = self.resolve(name)
         if not path.is_dir():
-            raise ConfigurationError(f"{name[:200]} is no directory below {self.here}")
+            raise NotFound(f"{name[:200]} is no directory below {self.here}")
         self.here = path
 
     def names(self) -> list[str]:
@@ -97,11 +100,12 @@ class Directory:
 
         Raises:
             ConfigurationError: it cannot be read, is larger than `MAX_FILE_BYTES`, or lies outside the root.
+            NotFound: there is no such file.
         """
         path = self.resolve(name)
         try:
             if not path.is_file():
-                raise ConfigurationError(f"{name[:200]} is no file below {self.here}")
+                raise NotFound(f"{name[:200]} is no file below {self.here}")
             with path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:

@@ -2,12 +2,26 @@
 
 from typing import Final
 
-from swarmlearning.swci.commands import contexts, contracts, files, ledger, membership, nodes, session
+from swarmlearning.swci.commands import (
+    contexts,
+    contracts,
+    files,
+    ledger,
+    membership,
+    nodes,
+    runner_progress,
+    runners,
+    session,
+    tasks,
+)
 from swarmlearning.swci.entries import Entry
 
 COMMANDS: Final[tuple[Entry, ...]] = (
     *contexts.COMMANDS,
     *contracts.COMMANDS,
+    *tasks.COMMANDS,
+    *runners.COMMANDS,
+    *runner_progress.COMMANDS,
     *nodes.COMMANDS,
     *membership.COMMANDS,
     *ledger.COMMANDS,

@@ -1,4 +1,4 @@
-"""Serves over HTTP/1.1 on TLS 1.3: a `Service` in our own protocol, or whatever `Answers`. Spec: docs/spec/transport.md.
+"""Serves over HTTP/1.1 on TLS 1.3: a `Service` in our own protocol, or another one. Spec: docs/spec/transport.md.
 
 Connections are accepted here rather than by asyncio, because limits must count from the first byte: a connection that
 never finishes its handshake costs as much as one that does. What happens inside a connection is in `answering` and
@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 import ssl
+from asyncio.trsock import TransportSocket
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -244,7 +245,7 @@ class _Web(web.Server):
         self._gate = gate
         self._limits = limits
         self._lost = lost
-        self._transports: dict[RequestHandler, asyncio.Transport] = {}
+        self._transports: dict[RequestHandler, tuple[asyncio.Transport, TransportSocket]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._peers: Counter[NodeId] = Counter()
@@ -253,7 +254,7 @@ class _Web(web.Server):
         """A handshake was completed."""
         super().connection_made(handler, transport)
         peer, _ = peer_of(transport.get_extra_info)
-        self._transports[handler] = transport
+        self._transports[handler] = (transport, transport.get_extra_info("socket"))
         self._empty.clear()
         self._peers[peer.node] += 1
         crowded = self._peers[peer.node] > self._limits.connections_per_peer
@@ -276,8 +277,11 @@ class _Web(web.Server):
 
     async def abandon(self) -> None:
         """Drop the connections whose peers do not say goodbye, and wait until the last is gone."""
-        for transport in list(self._transports.values()):
+        for transport, connected in list(self._transports.values()):
             transport.abort()
+            # Of one that was closed twice, as aiohttp does, asyncio's abort does nothing: its peer would be waited for.
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
         await self._empty.wait()
 
 

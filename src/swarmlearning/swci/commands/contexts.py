@@ -6,7 +6,7 @@ import msgspec
 
 from swarmlearning import __version__
 from swarmlearning.clock import system_clock
-from swarmlearning.errors import ConfigurationError, IdentityError
+from swarmlearning.errors import IdentityError, NotFound
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swci.contexts import Context, IdentityPaths, find_context, put_context, set_variable
 from swarmlearning.swci.entries import Entry, Route, Shown, make_entry
@@ -276,12 +276,12 @@ async def get_context_variable(session: Session, command: GetContextVariable) ->
     """A variable of a context; those of the environment are not looked at.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        NotFound: there is no such context, or no variable of that name.
     """
     context = find_context(session.book, command.context)
     if command.variable not in context.variables:
         known = ", ".join(context.variables) or "none"
-        raise ConfigurationError(f"context {context.name} has no variable {command.variable}; there are: {known}")
+        raise NotFound(f"context {context.name} has no variable {command.variable}; there are: {known}")
     value = context.variables[command.variable]
     return ContextVariable(context=context.name, variable=command.variable, value=value)
 

@@ -1,4 +1,4 @@
-"""Training contracts: create and reset them, look at them, their peers and rounds, and watch. Spec: CI-40 to CI-43."""
+"""Training contracts: create and reset them, look at them, their peers and rounds, and watch. Spec: CI-40 to CI-44."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final

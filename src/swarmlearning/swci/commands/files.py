@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from swarmlearning.swci.entries import Entry, Shown, make_entry
+from swarmlearning.swci.entries import Entry, Route, Shown, make_entry
 from swarmlearning.swci.session import Session
 from swarmlearning.swci.values import Command, FileName
 
@@ -58,9 +58,17 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         topic="Files",
         help="Go to another directory; task files are read from there.",
         example="CD taskdefs",
+        route=Route("PUT", "/directory"),
     ),
     make_entry(
-        "LS", ListFiles, list_files, Shown, topic="Files", help="List the files of the current directory.", example="LS"
+        "LS",
+        ListFiles,
+        list_files,
+        Shown,
+        topic="Files",
+        help="List the files of the current directory.",
+        example="LS",
+        route=Route("GET", "/directory/files"),
     ),
     make_entry(
         "PWD",
@@ -70,5 +78,6 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         topic="Files",
         help="Tell the current directory.",
         example="PWD",
+        route=Route("GET", "/directory"),
     ),
 )

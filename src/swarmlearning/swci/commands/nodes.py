@@ -1,4 +1,4 @@
-"""LIST NODES, SHOW STATUS: what a network consists of, and where it stands. Spec: CI-44, CI-45."""
+"""LIST NODES, SHOW STATUS: what a network consists of, and where it stands. Spec: CI-45, CI-46."""
 
 from typing import Final
 

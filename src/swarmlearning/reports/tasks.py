@@ -1,0 +1,130 @@
+"""What people are told of tasks: records for programs, and their lines. Spec: docs/spec/swci-taskci.md, CI-54, CI-55.
+
+Texts that others set are made printable here, once.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+from swarmlearning.contracts.task_records import Task, TaskType, hash_task
+from swarmlearning.errors import NotFound
+from swarmlearning.reports.nodes import explain_missing
+from swarmlearning.reports.status import make_printable
+from swarmlearning.reports.view import UNKNOWN
+from swarmlearning.sn.api import WholeTask
+from swarmlearning.sn.client import SnClient
+from swarmlearning.types import NodeId, NodeName, TaskName, TrustDomain, short_name
+
+_STATE_WORD: Final = re.compile("TASK_STATE", re.IGNORECASE)
+
+
+class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A task without its body."""
+
+    task: TaskName
+    kind: TaskType
+    author: str
+    prereq: TaskName
+    outcome: str
+    organisation: TrustDomain
+    """Whose it is; empty of ROOTTASK, which is nobody's."""
+    creator: NodeId
+    """Who signed it; empty of ROOTTASK."""
+    caller: NodeId
+    """On whose behalf; empty where the creator asked for it itself."""
+    final: bool
+    """It can be changed no more, and be assigned."""
+    lines: int
+    """Of its body."""
+    hash: str
+    """SHA-256, hexadecimal, over all that a host carries out; empty while it is not final."""
+    created_height: int
+    finalized_height: int | None
+
+
+class TaskBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A task's body."""
+
+    task: TaskName
+    kind: TaskType
+    final: bool
+    hash: str
+    """What `FINALIZE TASK` signs of the task as it stands here, hexadecimal."""
+    lines: tuple[str, ...]
+
+
+def report_task(task: Task) -> TaskReport:
+    """A task without its body."""
+    return TaskReport(
+        task=task.name,
+        kind=task.kind,
+        author=tell_text(task.author),
+        prereq=task.prereq,
+        outcome=tell_text(task.outcome),
+        organisation=NodeName.parse(task.creator).domain if task.creator else TrustDomain(""),
+        creator=task.creator,
+        caller=task.caller,
+        final=task.is_final,
+        lines=task.lines,
+        hash=task.hash.hex(),
+        created_height=task.created_height,
+        finalized_height=task.finalized_height if task.is_final else None,
+    )
+
+
+def report_body(whole: WholeTask) -> TaskBody:
+    """A task's body."""
+    return TaskBody(
+        task=whole.task.name,
+        kind=whole.task.kind,
+        final=whole.task.is_final,
+        hash=hash_task(whole.task, whole.body).hex(),
+        lines=tuple(tell_text(line, tabs=True) for line in whole.body),
+    )
+
+
+def describe_task(report: TaskReport) -> list[tuple[str, str]]:
+    """A task as labels and texts."""
+    state = f"final since block {report.finalized_height}" if report.final else "not final"
+    return [
+        ("TASK_NAME", report.task),
+        ("TASK_TYPE", report.kind.value),
+        ("AUTHOR", report.author),
+        ("PREREQ", report.prereq),
+        ("OUTCOME", report.outcome),
+        ("FINALIZED", state),
+        ("HASH", report.hash or UNKNOWN),
+        ("BODY_LINES", str(report.lines)),
+        ("CREATED_BY", _describe_creator(report)),
+        ("CREATED_AT_BLOCK", str(report.created_height)),
+    ]
+
+
+def _describe_creator(report: TaskReport) -> str:
+    if not report.creator:
+        return "the network"
+    return short_name(report.creator) + (f" for {short_name(report.caller)}" if report.caller else "")
+
+
+async def find_task(client: SnClient, name: TaskName) -> WholeTask:
+    """The task of a name that a person gave, with its body.
+
+    Raises:
+        NotFound: there is none; the message names the nearest, and those that there are.
+        Unreachable, VerificationError, Refused: see `SnClient.task`.
+    """
+    whole = await client.task(name)
+    if whole is None:
+        raise NotFound(explain_missing("task", name, [task.name for task in await client.tasks()]))
+    return whole
+
+
+def tell_text(text: str, *, tabs: bool = False) -> str:
+    """CI-58: a text that another party set, printable, and never to be taken for a taskrunner's state.
+
+    Programs look for `TASK_STATE` in any line of an answer.
+    """
+    parts = text.split("\t") if tabs else [text]
+    return _STATE_WORD.sub(lambda found: found[0].replace("_", "-"), "\t".join(map(make_printable, parts)))
