@@ -1,6 +1,7 @@
 """Contexts: kept, shared by sessions that run at once, each session its own current one; files below one root."""
 
 import fcntl
+import functools
 import os
 import stat
 import threading
@@ -109,7 +110,8 @@ def test_ci9_sessions_that_write_at_once_lose_none_of_each_others_contexts(tmp_p
 
     def write(shell: int) -> None:
         for number in range(8):
-            FileContexts(file).change(lambda kept: put_context(kept, context(f"c{shell}-{number}")))
+            made = context(f"c{shell}-{number}")
+            FileContexts(file).change(functools.partial(put_context, context=made))
 
     threads = [threading.Thread(target=write, args=(shell,)) for shell in range(4)]
     for thread in threads:
@@ -146,7 +148,7 @@ def test_ci9_after_the_current_context_is_deleted_none_is_chosen(tmp_path: Path)
     session = session_of(kept, tmp_path)
     session.choose(HEART)
     session.forget(HEART)
-    with pytest.raises(ConfigurationError, match="no context is chosen: CREATE CONTEXT .* there are: lung"):
+    with pytest.raises(ConfigurationError, match=r"no context is chosen: CREATE CONTEXT .* there are: lung"):
         _ = session.context
     other = session_of(kept, tmp_path)
     other.choose(LUNG)
@@ -218,7 +220,7 @@ def files(tmp_path: Path) -> Path:
 )
 def test_ci11_no_file_outside_the_root_is_read(files: Path, name: str) -> None:
     directory = Directory(files)
-    with pytest.raises(ConfigurationError, match="lies outside .*/root; files stay below it"):
+    with pytest.raises(ConfigurationError, match=r"lies outside .*/root; files stay below it"):
         directory.read(name.format(above=files.parent))
     assert directory.read("taskdefs/build.yaml") == b"Name: build"
 
