@@ -91,6 +91,18 @@ def test_ci8_a_context_has_its_own_identity_before_the_sessions(tmp_path: Path) 
     assert session.identity_of(session.context).cert == "mine.pem"
 
 
+def test_ci8_without_an_identity_of_its_own_a_session_speaks_as_a_context_does(tmp_path: Path) -> None:
+    heart = replace(context("heart", port=1), identity=IdentityPaths(cert="heart.pem"))
+    lung = replace(context("lung", port=2), identity=IdentityPaths(cert="lung.pem"))
+    session = session_of(MemoryContexts(Book(contexts=(heart, lung), current=LUNG)), tmp_path)
+    nobodys = Endpoint(host="10.0.0.1", port=3)
+    assert session.identity_for(nobodys).cert == "lung.pem", "the current one"
+    assert session.identity_for(heart.sn).cert == "heart.pem", "the one of that SN"
+    assert session.identity_for(lung.sn, HEART).cert == "heart.pem", "the one that is made anew"
+    session.identity = IdentityPaths(cert="mine.pem")
+    assert session.identity_for(heart.sn, HEART).cert == "mine.pem"
+
+
 def test_ci8_there_is_a_limit_to_contexts_and_variables() -> None:
     full = book(*(f"c{number}" for number in range(MAX_CONTEXTS)))
     with pytest.raises(ConfigurationError, match="there are 100 contexts, the most there can be"):

@@ -433,6 +433,19 @@ def test_ci16_ctrl_c_ends_a_script_that_waits_for_its_next_line(swarm: Swarm, tm
         assert process.wait(timeout=30) == ExitCode.INTERRUPTED
 
 
+def test_what_an_encoding_lacks_is_replaced(swarm: Swarm, tmp_path: Path) -> None:
+    (tmp_path / "心臓").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "swarmlearning", "ci", "--usr-dir", str(tmp_path), "-c", "LS"],
+        env=process_environment(tmp_path / "config") | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == b"??/\n"
+    assert done.returncode == ExitCode.OK
+
+
 def test_ci17_what_a_command_says_meanwhile_is_a_document_before_its_answer(swarm: Swarm, tmp_path: Path) -> None:
     done = swarm.ci(*swarm.options(), "--json", "-c", f"WAIT FOR SERVICE {swarm.sn()}", config=tmp_path / "config")
     meanwhile, answer = (json.loads(line) for line in done.stdout.splitlines())

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import re
 import signal
 import textwrap
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -41,6 +42,8 @@ MAX_HISTORY: Final = 2000
 """How many lines are remembered."""
 
 MAX_HISTORY_BYTES: Final = 1 << 20
+
+_END: Final = re.compile(r"\r\n|\r|\n")
 
 
 class Shell:
@@ -102,7 +105,7 @@ class Shell:
     async def _carry_out(self, text: str) -> Done | None:
         """Carry out what was typed, and return the failure that ended it, if one did."""
         # Several lines come by pasting: each is a command.
-        lines = [line for line in text.splitlines() if not is_empty(line)]
+        lines = [line for line in _END.split(text) if not is_empty(line)]
         failed: Done | None = None
         for index, line in enumerate(lines):
             if index:
