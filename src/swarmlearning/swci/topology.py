@@ -6,6 +6,7 @@ display and leaves pyplot and its settings alone. Does not: ask anybody.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,9 @@ _ROW: Final = 0.42
 """Height of a node with its two lines of text, inches."""
 _INDENT: Final = 0.32
 _GAP: Final = 0.35
+"""Between blocks side by side."""
+_ROW_GAP: Final = 0.1
+"""Between blocks one above another."""
 _MARGIN: Final = 0.3
 _BUS: Final = 0.34
 """How far the ledger's line lies above the SNs."""
@@ -210,7 +214,7 @@ def _place(
             if _kind(rows[head]) in ("SENTINEL", "SN"):
                 heads.append(spots[head])
         stubs.append(heads)
-        top += _BUS + max(block.height for block in row) + _GAP
+        top += _BUS + max(block.height for block in row) + _ROW_GAP
     return spots, stubs, max(_MARGIN * 2 + column * across, _LEAST_WIDTH), top
 
 
@@ -219,11 +223,12 @@ def _blocks_across(blocks: Sequence[_Block], column: float) -> int:
 
     def unlike(across: int) -> float:
         rows = [blocks[i : i + across] for i in range(0, len(blocks), across)]
-        height = sum(_BUS + _GAP + max(block.height for block in row) for row in rows) + _LEGEND
+        height = sum(_BUS + _ROW_GAP + max(block.height for block in row) for row in rows) + _LEGEND
         ratio = column * across / height
         return max(ratio / 1.6, 1.6 / ratio)
 
-    return min(range(1, len(blocks) + 1), key=unlike, default=1)
+    most = min(range(1, len(blocks) + 1), key=unlike, default=1)
+    return math.ceil(len(blocks) / math.ceil(len(blocks) / most)) if blocks else 1  # no row much emptier than others
 
 
 def _text_width(text: tuple[str, str]) -> float:
