@@ -113,7 +113,7 @@ def test_ci68_each_node_is_drawn_once_its_kind_by_shape_and_colour(monkeypatch: 
     assert drawing.points[len(rows)][2] == "*"
 
 
-WIDE = [row("SENTINEL", "W" * 36), row("SN", "@" * 36), row("SL", "i" * 36, "@" * 36), row("SL", "MWM" * 12, "W" * 36)]
+WIDE = [row("SN", f"{number}{letter * 35}") for number, letter in enumerate("W@MW%i" * 2)]
 
 
 @pytest.mark.parametrize(
