@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import NotFound
 from swarmlearning.reports.nodes import find_agent, node_uuid
 from swarmlearning.types import NodeId
 
@@ -24,13 +24,13 @@ def test_an_agent_is_found_by_each_of_its_names(name: str) -> None:
 
 
 def test_an_agent_that_is_not_there_is_told_with_the_nearest_and_all() -> None:
-    with pytest.raises(ConfigurationError, match=r"did you mean swop1@b\.example\? There are: swop1@a\.example, swop1"):
+    with pytest.raises(NotFound, match=r"did you mean swop1@b\.example\? There are: swop1@a\.example, swop1"):
         find_agent("swop@b.example", [FIRST, SECOND])
-    with pytest.raises(ConfigurationError, match="there are: none"):
+    with pytest.raises(NotFound, match="there are: none"):
         find_agent("x", [])
 
 
 def test_a_name_steers_no_terminal() -> None:
-    with pytest.raises(ConfigurationError) as raised:
+    with pytest.raises(NotFound) as raised:
         find_agent("\x1b[2J", [FIRST])
     assert "\x1b" not in str(raised.value)

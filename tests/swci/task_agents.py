@@ -1,15 +1,50 @@
-"""Agents (SWOP) of tests: they sign what real ones will; and task files that are short."""
+"""Agents (SWOP) of tests: they sign what real ones will; short task files; lines said in a session."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
 
-from swci_world import A, Swarm
+from swci_world import A, Swarm, text_of
 
 from swarmlearning.contracts.messages import ListenToRunner, ReportTask, TakeTask
 from swarmlearning.contracts.task_records import Unit, WorkState
 from swarmlearning.local.network import NETWORK
 from swarmlearning.sn.client import Submitter
+from swarmlearning.swci.running import Done, run_line
+from swarmlearning.swci.session import Session
+from swarmlearning.swci.table import COMMANDS
 from swarmlearning.types import NodeName, Role, RunnerName, TrustDomain
+
+T = TypeVar("T")
+
+
+async def say(session: Session, line: str) -> Done:
+    done = await run_line(COMMANDS, session, line)
+    assert done is not None
+    return done
+
+
+def lines_of(done: Done) -> list[str]:
+    return text_of(done).split("\n")
+
+
+def session_in(
+    swarm: Swarm,
+    directory: Path,
+    work: Callable[[Session, list[str]], Awaitable[T]],
+    role: Role = Role.OPERATOR,
+    domain: TrustDomain = A,
+) -> T:
+    async def main() -> T:
+        session, said = swarm.session(role, domain, directory=directory)
+        try:
+            return await work(session, said.lines)
+        finally:
+            await session.disconnect()
+
+    return asyncio.run(main())
 
 
 class PlayedAgent:

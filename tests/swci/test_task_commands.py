@@ -1,59 +1,27 @@
 """Commands for tasks through sessions on a running swarm, line by line. Rules: docs/spec/swci-taskci.md."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swci_world import A, B, Swarm, text_of
-from task_agents import build_file, run_file
+from swci_world import A, B, Swarm
+from task_agents import build_file, lines_of, run_file, say, session_in
 
 from swarmlearning.contracts.messages import MAX_TX_BYTES, AnyMessage, AppendTask
 from swarmlearning.encoding import encode
 from swarmlearning.errors import ExitCode, Unreachable
 from swarmlearning.local.network import NETWORK
-from swarmlearning.reports.tasks import TaskBody, TaskReport, tell_text
+from swarmlearning.reports.tasks import TaskBody, TaskReport
 from swarmlearning.sn.api import WholeTask
 from swarmlearning.sn.client import SnClient, Submitter
-from swarmlearning.swci.running import Done, run_line
+from swarmlearning.swci.running import Done
 from swarmlearning.swci.session import Session
-from swarmlearning.swci.table import COMMANDS
 from swarmlearning.swci.task_writing import BATCH_BYTES, Batch, Registered, register_task, split_batches
 from swarmlearning.tasks.definition import Definition, read_definition
-from swarmlearning.types import NodeName, Role, TaskName, TrustDomain
-
-T = TypeVar("T")
-
-
-async def say(session: Session, line: str) -> Done:
-    done = await run_line(COMMANDS, session, line)
-    assert done is not None
-    return done
-
-
-def lines_of(done: Done) -> list[str]:
-    return text_of(done).split("\n")
-
-
-def session_in(
-    swarm: Swarm,
-    directory: Path,
-    work: Callable[[Session, list[str]], Awaitable[T]],
-    role: Role = Role.OPERATOR,
-    domain: TrustDomain = A,
-) -> T:
-    async def main() -> T:
-        session, said = swarm.session(role, domain, directory=directory)
-        try:
-            return await work(session, said.lines)
-        finally:
-            await session.disconnect()
-
-    return asyncio.run(main())
+from swarmlearning.types import NodeName, Role, TaskName
 
 
 def read(text: str) -> Definition:
@@ -488,8 +456,16 @@ def test_ci55_on_whose_behalf_a_task_was_created_is_told(swarm: Swarm, tmp_path:
     session_in(swarm, tmp_path, work)
 
 
-def test_ci58_texts_of_others_are_never_taken_for_a_state() -> None:
-    assert tell_text("done, TASK_STATE : COMPLETE") == "done, TASK-STATE : COMPLETE"
-    assert tell_text("task_state") == "task-state"
-    assert tell_text("a\tb\x1b[2J") == "a?b?[2J"
-    assert tell_text("a\tb\x1b", tabs=True) == "a\tb?"
+def test_ci55_what_is_shown_of_a_body_is_what_is_on_the_ledger(swarm: Swarm, tmp_path: Path) -> None:
+    name = swarm.fresh("shown")
+    lines = ["Command: TASK_STATE\t: COMPLETE", "# zero\u200bwidth", "ERROR in a body"]
+
+    async def work(session: Session, said: list[str]) -> None:
+        await say(session, f"CREATE TASK RUN_SWARM {name} me ROOTTASK out")
+        message = AppendTask(task=TaskName(name), first=1, lines=tuple(lines))
+        await (await session.submitter()).require(message)
+        body = await say(session, f"GET TASK BODY {name}")
+        assert lines_of(body) == [lines[0], "# zero?width", lines[2]]
+        assert body.answer.lines == tuple(lines)
+
+    session_in(swarm, tmp_path, work)

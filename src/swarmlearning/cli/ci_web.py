@@ -42,7 +42,8 @@ def web_options(command: Callable[..., R]) -> Callable[..., R]:
             "--web/--no-web",
             default=_is_web,
             show_default=f"no, unless {MODE_VARIABLE}=WEB",
-            help="Serve the commands to programs over REST, until stopped; needs --sn, --usr-dir and an operator's identity.",
+            help="Serve the commands to programs over REST, until stopped; needs --sn, --usr-dir and an operator's "
+            "identity.",
         ),
         click.option(
             "--web-port",

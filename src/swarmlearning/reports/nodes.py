@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import NotFound
 from swarmlearning.reports.status import make_printable
 from swarmlearning.types import NodeId, short_name
 
@@ -21,13 +21,13 @@ def find_agent(name: str, agents: Sequence[NodeId]) -> NodeId:
     """The agent (SWOP) that a person means by its node id, `name@domain` or UUID; letter case does not matter.
 
     Raises:
-        ConfigurationError: none of `agents` is called so; the message says which there are.
+        NotFound: none of `agents` is called so; the message says which there are.
     """
-    wanted = name.strip().lower()
+    wanted = name.strip().lower()  # names of nodes have no capitals
     for node in agents:
-        if wanted in (node.lower(), short_name(node).lower(), node_uuid(node)):
+        if wanted in (node, short_name(node), node_uuid(node)):
             return node
-    raise ConfigurationError(explain_missing("agent (SWOP)", name.strip(), [short_name(node) for node in agents]))
+    raise NotFound(explain_missing("agent (SWOP)", name.strip(), [short_name(node) for node in agents]))
 
 
 def explain_missing(what: str, name: str, known: Sequence[str]) -> str:

@@ -10,9 +10,8 @@ from typing import Final
 
 from swarmlearning.contracts.task_records import ACTIVE, RunnerState, Taskrunner
 from swarmlearning.errors import Refused, Unreachable, WaitExpired
-from swarmlearning.reports.runners import explain_runner, find_runner
+from swarmlearning.reports.runners import explain_runner, find_runner, tell_text
 from swarmlearning.reports.status import make_printable
-from swarmlearning.reports.tasks import tell_text
 from swarmlearning.reports.view import show_seconds
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import RunnerName
@@ -118,7 +117,7 @@ async def begin_wait(client: SnClient, name: RunnerName, tell: Callable[[str], N
     """A wait for the task that a taskrunner has now; an SN that is away may come back within `BEGIN_S` seconds.
 
     Raises:
-        ConfigurationError: there is no such taskrunner.
+        NotFound: there is no such taskrunner.
         Unreachable: the SN did not come back.
         VerificationError, Refused: see `SnClient.runner`.
     """

@@ -3,6 +3,7 @@
 Texts that others set are made printable here, once.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final, Literal
 
@@ -20,9 +21,9 @@ from swarmlearning.contracts.task_records import (
     count_towards_wanted,
     count_work,
 )
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import NotFound
 from swarmlearning.reports.nodes import explain_missing, find_agent, node_uuid
-from swarmlearning.reports.tasks import tell_text
+from swarmlearning.reports.status import make_printable
 from swarmlearning.reports.view import UNKNOWN, show_time
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import NodeId, RunnerName, TaskName, TrustDomain, short_name
@@ -33,6 +34,8 @@ EMPTY: Final = "Empty"
 PEER_COLUMNS: Final = ("Index", "Name", "UUID", "Listens", "Status", "Peers", "Description")
 
 _MAX_NAMES: Final = 10
+
+_STATE_WORD: Final = re.compile("TASK_STATE", re.IGNORECASE)
 
 
 class RunnerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,13 +122,21 @@ async def find_runner(client: SnClient, name: RunnerName) -> Taskrunner:
     """The taskrunner of a name that a person gave.
 
     Raises:
-        ConfigurationError: there is none; the message names the nearest, and those that there are.
+        NotFound: there is none; the message names the nearest, and those that there are.
         Unreachable, VerificationError, Refused: see `SnClient.runner`.
     """
     runner = await client.runner(name)
     if runner is None:
-        raise ConfigurationError(explain_missing("taskrunner", name, await client.runners()))
+        raise NotFound(explain_missing("taskrunner", name, await client.runners()))
     return runner
+
+
+def tell_text(text: str) -> str:
+    """CI-58: a text that another party set, printable, and never to be taken for a taskrunner's state.
+
+    Programs look for `TASK_STATE` in any line of an answer.
+    """
+    return _STATE_WORD.sub(lambda found: found[0].replace("_", "-"), make_printable(text))
 
 
 # --- a taskrunner ---------------------------------------------------------------------------------------------------
@@ -250,8 +261,10 @@ def explain_runner(runner: Taskrunner) -> str:
     if runner.state in (RunnerState.WAITING, RunnerState.RUNNING):
         if missing:
             parts.append(f"has not taken it: {name_all(missing)}")
+        elif not runner.agents:
+            parts.append(f"no agent listens to {runner.name}: it waits until one does")
         elif all(agent.state in ENDED for agent in runner.agents):
-            parts.append(f"no agent is left that listens to {runner.name}: it waits until another one does")
+            parts.append(f"it waits until another agent listens to {runner.name}")
     return f"{assignment.task}: {'; '.join(parts)}"
 
 
@@ -296,7 +309,7 @@ def find_peer(runner: Taskrunner, name: str) -> AgentReport:
     """The agent that a person means: its number among those that have taken the task, or one of its names.
 
     Raises:
-        ConfigurationError: there is none.
+        NotFound: there is none.
     """
     reports = report_agents(runner)
     taken = sum(report.index is not None for report in reports)
@@ -304,7 +317,7 @@ def find_peer(runner: Taskrunner, name: str) -> AgentReport:
     if name.isascii() and name.isdigit():
         if len(name) < 10 and int(name) < taken:
             return reports[int(name)]
-        raise ConfigurationError(f"agent {name[:20]} of {runner.name}: {taken} have taken its task, counted from 0")
+        raise NotFound(f"agent {name[:20]} of {runner.name}: {taken} have taken its task, counted from 0")
     node = find_agent(name, [report.node for report in reports])
     return next(report for report in reports if report.node == node)
 
@@ -358,10 +371,11 @@ def describe_agent(agent: AgentReport) -> list[tuple[str, str]]:
         ("DESCRIPTION", agent.description or UNKNOWN),
     ]
     if agent.peer_type == "SL":
-        pairs.append(("SL_PEERS", UNKNOWN if agent.planned is None else str(agent.planned)))
+        pairs.append(("PEER_TYPE", agent.peer_type))
+        pairs.append(("PEERS", UNKNOWN if agent.planned is None else str(agent.planned)))
         for unit in agent.units:
             described = f" , DESCRIPTION : {unit.description}" if unit.description else ""
-            pairs.append(("SL_UID", f"{unit.uid} , STATUS : {unit.state.value}{described}"))
+            pairs.append(("PEER_UID", f"{unit.uid} , STATUS : {unit.state.value}{described}"))
     return pairs
 
 

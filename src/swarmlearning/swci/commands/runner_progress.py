@@ -73,7 +73,7 @@ async def get_runner_status(session: Session, command: GetRunnerStatus) -> Runne
     """The task that a taskrunner has, and how far it is.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
     return report_status(await find_runner(await session.sn(), command.runner))
@@ -86,7 +86,7 @@ async def get_peer_status(session: Session, command: GetPeerStatus) -> AgentRepo
     """How far one agent is.
 
     Raises:
-        ConfigurationError: there is no such taskrunner or agent.
+        NotFound: there is no such taskrunner or agent.
         SwarmError: see `Session.sn`.
     """
     return find_peer(await find_runner(await session.sn(), command.runner), command.peer)
@@ -96,7 +96,7 @@ async def list_runner_peers(session: Session, command: ListRunnerPeers) -> tuple
     """The agents of a taskrunner: who has taken its task, in that order, then who may or listens.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
     return report_agents(await find_runner(await session.sn(), command.runner))
@@ -109,7 +109,8 @@ async def wait_for_runner(session: Session, command: WaitForRunner) -> RunnerSta
     """CI-59: wait until a taskrunner's task is done, and say whom it waits for.
 
     Raises:
-        ConfigurationError: there is no such taskrunner, or the limit is none.
+        NotFound: there is no such taskrunner.
+        ConfigurationError: the limit is none.
         WaitExpired: it goes on after the limit.
         Refused: the task failed, or the taskrunner was reset meanwhile.
         SwarmError: see `Session.sn`.

@@ -98,7 +98,7 @@ async def get_runner_info(session: Session, command: GetRunnerInfo) -> RunnerInf
     """A taskrunner itself.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
     return report_info(await find_runner(await session.sn(), command.runner))
@@ -108,7 +108,7 @@ async def reset_runner(session: Session, command: ResetRunner) -> RunnerStatus:
     """Take a taskrunner's task away; its agents stop what they began.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         Refused: the ledger refused it: a task goes on that others assigned, or somebody assigned one meanwhile.
         SwarmError: see `Session.submitter`.
     """
@@ -126,7 +126,8 @@ async def assign_to_peers(session: Session, command: AssignToPeers) -> RunnerSta
     """Have a task carried out; it is complete when so many peers (RUN_SWARM) or agents have completed it.
 
     Raises:
-        ConfigurationError: there is no such task or taskrunner, the task is not final, or the number is none.
+        NotFound: there is no such task or taskrunner.
+        ConfigurationError: the task is not final, or the number is none.
         Refused: the ledger refused it: the taskrunner has a task, say.
         SwarmError: see `Session.submitter`.
     """
@@ -148,7 +149,7 @@ async def assign_to_target(session: Session, command: AssignToTarget) -> RunnerS
     """Have a task carried out by one agent; it may join the task that goes on, or do it again.
 
     Raises:
-        ConfigurationError: there is no such agent; see also `assign_to_peers`.
+        NotFound: there is no such agent; see also `assign_to_peers`.
         SwarmError: see `assign_to_peers`.
     """
     directory = await (await session.sn()).directory()

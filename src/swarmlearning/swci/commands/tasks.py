@@ -6,7 +6,15 @@ from typing import Final, Literal
 from swarmlearning.contracts.messages import AppendTask, CreateTask, DeleteTask, FinalizeTask
 from swarmlearning.contracts.task_records import MAX_LINE, ROOT_TASK, hash_task
 from swarmlearning.errors import ConfigurationError
-from swarmlearning.reports.tasks import TaskBody, TaskReport, describe_task, find_task, report_body, report_task
+from swarmlearning.reports.tasks import (
+    TaskBody,
+    TaskReport,
+    describe_task,
+    find_task,
+    report_body,
+    report_task,
+    show_lines,
+)
 from swarmlearning.swci.entries import Entry, Route, Shown, label_lines, make_entry
 from swarmlearning.swci.running import ERROR
 from swarmlearning.swci.session import Session
@@ -132,7 +140,8 @@ async def finalize_task(session: Session, command: Finalize) -> TaskReport:
     """Make a task final: it can be assigned from now on, and never changed. Nothing is done if it is already.
 
     Raises:
-        ConfigurationError: there is no such task, or its body is none of its type; the message names line and field.
+        NotFound: there is no such task.
+        ConfigurationError: its body is none of its type; the message names line and field.
         Refused: the ledger refused it, such as because somebody changed it meanwhile.
         SwarmError: see `Session.submitter`.
     """
@@ -152,7 +161,7 @@ async def delete_task(session: Session, command: Delete) -> TaskName:
     """Remove a task that is not final.
 
     Raises:
-        ConfigurationError: there is no such task.
+        NotFound: there is no such task.
         Refused: it is final, another organisation's, or a prerequisite.
         SwarmError: see `Session.submitter`.
     """
@@ -180,7 +189,7 @@ async def get_task_info(session: Session, command: GetTaskInfo) -> TaskReport:
     """A task without its body.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
     return report_task((await find_task(await session.sn(), command.task)).task)
@@ -190,7 +199,7 @@ async def get_task_body(session: Session, command: GetTaskBody) -> TaskBody:
     """A task's body.
 
     Raises:
-        ConfigurationError: there is none of that name; the message has the nearest.
+        NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
     return report_body(await find_task(await session.sn(), command.task))
@@ -302,7 +311,7 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         "GET TASK BODY <task>",
         GetTaskBody,
         get_task_body,
-        lambda body: Shown(body.lines),
+        lambda body: Shown(show_lines(body)),
         topic="Tasks",
         help="Tell the lines of a task's body.",
         example="GET TASK BODY swarm_heart_task",

@@ -54,7 +54,7 @@ def make_document(entries: Sequence[Entry]) -> dict[str, Any]:
         operation = _operation(bound, answers[bound.entry.answer])
         paths.setdefault(PREFIX + bound.route.path, {})[bound.route.method.lower()] = operation
     paths |= _fixed_paths()
-    return {
+    document = {
         "openapi": "3.1.0",
         "info": {
             "title": "Swarm Learning: REST service of the command interface",
@@ -74,6 +74,8 @@ def make_document(entries: Sequence[Entry]) -> dict[str, Any]:
             },
         },
     }
+    # As programs read it: defaults are tuples in ours.
+    return msgspec.json.decode(msgspec.json.encode(document), type=dict[str, Any])
 
 
 def _operation(bound: Bound, answer: Schema) -> dict[str, Any]:

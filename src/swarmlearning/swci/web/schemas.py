@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec.structs import fields
 
 from swarmlearning.swci.entries import Entry
 from swarmlearning.swci.values import (
@@ -51,7 +52,7 @@ SCHEMAS: Final[dict[Any, Schema]] = {
 
 
 def argument_schema(command: type[Command], name: str) -> Schema:
-    """What an argument may be, where it is given.
+    """What an argument may be, where it is given, and what it is where it is not.
 
     Raises:
         KeyError: its type is not in the table: a fault of ours.
@@ -59,9 +60,10 @@ def argument_schema(command: type[Command], name: str) -> Schema:
     hint = get_type_hints(command)[name]
     if get_origin(hint) in (Union, UnionType):
         (hint,) = (argument for argument in get_args(hint) if argument is not NoneType)
-    if get_origin(hint) is Literal:
-        return {"type": "string", "enum": list(get_args(hint))}
-    return dict(SCHEMAS[hint])
+    is_choice = get_origin(hint) is Literal
+    schema: Schema = {"type": "string", "enum": list(get_args(hint))} if is_choice else dict(SCHEMAS[hint])
+    (default,) = (field.default for field in fields(command) if field.name == name)
+    return schema if default is None or default is msgspec.NODEFAULT else {**schema, "default": default}
 
 
 def may_be_null(command: type[Command], name: str) -> bool:

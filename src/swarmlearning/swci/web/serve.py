@@ -21,7 +21,7 @@ from swarmlearning.swci.web.following import Follower
 from swarmlearning.swci.web.hub import Hub
 from swarmlearning.swci.web.problems import MEDIA_TYPE, WebRefusal, problem_of
 from swarmlearning.swci.web.service import RECHECK_S, WebService
-from swarmlearning.swci.web.sessions import MAX_SESSIONS, Sessions
+from swarmlearning.swci.web.sessions import BUSY_S, MAX_SESSIONS, Sessions
 from swarmlearning.transport.server import Listener, ServerLimits
 from swarmlearning.transport.tls import Tls
 from swarmlearning.types import Endpoint, NodeId, Role
@@ -59,6 +59,7 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
     limits: ServerLimits = LIMITS
     sessions: int = MAX_SESSIONS
     start_wait_s: float = START_WAIT_S
+    busy_s: float = BUSY_S
     recheck_s: float = RECHECK_S
 
 
@@ -88,7 +89,7 @@ class WebNode:
         self._hub = Hub()
         self._entries = entries
         self._follower = Follower(lambda: reach(source, config.sn), self._trust, self._hub)
-        self._sessions = Sessions(self._make_session, most=config.sessions)
+        self._sessions = Sessions(self._make_session, most=config.sessions, busy_s=config.busy_s)
         service = WebService(
             self.name, entries, self._sessions, self._hub, limits=config.limits, recheck_s=config.recheck_s
         )

@@ -107,7 +107,7 @@ class WebService:
             log.end("the client left, or the service stops")
             raise
         except Exception as error:  # noqa: BLE001 - a task boundary: one command's bug must not end the service
-            _LOG.error("%s: %s failed", self._node.id, log.what, exc_info=error)
+            _LOG.error("%s: %s failed", connection.peer.name.short, log.what, exc_info=error)
             return await self._send_problem(request, internal_problem(compatible=_is_compatible(request)), close=True)
         log.end()
         return response

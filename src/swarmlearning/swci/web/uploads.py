@@ -23,7 +23,6 @@ FIELD: Final = "file"
 
 _MODE: Final = 0o640
 
-_MAX_PARTS: Final = 16
 _MAX_HEAD_BYTES: Final = 4096
 _NAME: Final = re.compile(r"\w[\w.+@ -]{0,126}[\w.+@-]|\w")
 _DELIMITED: Final = re.compile(rb"[ \t]*\r\n")
@@ -39,19 +38,20 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_upload(content_type: str, body: bytes) -> Upload:
-    """The file of a form's field `file`.
+    """The file of a form that has the field `file` and nothing else.
 
     Raises:
-        ConfigurationError: the form is malformed, or does not have exactly one such file with a safe name.
+        ConfigurationError: the form is malformed, has something else, or no safe name.
     """
-    found = [
-        Upload(name=check_file_name(name), data=data)
-        for field, name, data in _parts(content_type, body)
-        if field == FIELD
-    ]
-    if len(found) != 1:
-        raise ConfigurationError(f"the form has {len(found)} fields {FIELD!r}; expected one, with a file")
-    return found[0]
+    boundary = _boundary(content_type)
+    # Every delimiter begins a line; the first one may begin the body.
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary, 2)
+    if len(pieces) != 3 or not pieces[2].startswith(b"--"):
+        raise ConfigurationError(f"the body is no form of one part, the field {FIELD!r}, that ends with its boundary")
+    field, name, data = _read_part(pieces[1])
+    if field != FIELD:
+        raise ConfigurationError(f"the form has the field {field[:80]!r}; expected {FIELD!r}, with a file")
+    return Upload(name=check_file_name(name), data=data)
 
 
 def check_file_name(name: str) -> str:
@@ -87,23 +87,16 @@ def store_upload(directory: Directory, upload: Upload) -> Path:
     return path
 
 
-def _parts(content_type: str, body: bytes) -> list[tuple[str, str, bytes]]:
-    """Field name, file name and data of each part of a form.
+def _read_part(piece: bytes) -> tuple[str, str, bytes]:
+    """Field name, file name and data.
 
     Raises:
         ConfigurationError: it is malformed.
     """
-    boundary = _boundary(content_type)
-    # Every delimiter begins a line; the first one may begin the body.
-    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary, _MAX_PARTS + 1)
-    if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
-        raise ConfigurationError(f"the body is no form of 1-{_MAX_PARTS} parts that ends with its boundary")
-    return [_part(piece) for piece in pieces[1:-1]]
-
-
-def _part(piece: bytes) -> tuple[str, str, bytes]:
     head, separator, data = piece.partition(b"\r\n\r\n")
-    if not separator or len(head) > _MAX_HEAD_BYTES or not _DELIMITED.match(piece):
+    if not _DELIMITED.match(piece):
+        raise ConfigurationError("the body is no form: its boundary stands where no part begins")
+    if not separator or len(head) > _MAX_HEAD_BYTES:
         raise ConfigurationError(f"a part of the form has no header of at most {_MAX_HEAD_BYTES} bytes")
     try:
         lines = head.decode().strip().split("\r\n")
@@ -127,7 +120,7 @@ def _read_disposition(header: str) -> dict[str, str]:
     values: dict[str, str] = {}
     while rest and (found := _PARAMETER.match(rest)):
         rest = rest[found.end() :]
-        values[found[1].lower()] = re.sub(r"\\(.)", r"\1", found[2] or found[3] or "")
+        values[found[1].lower()] = re.sub(r'\\(["\\])', r"\1", found[2] or found[3] or "")
     if kind.lower() != "form-data" or rest.strip():
         raise wrong
     if extended := values.get("filename*"):
