@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from swarmlearning.clock import system_clock
 from swarmlearning.identity.authority import Authority, create_ca, issue_certificate
 from swarmlearning.swci.client import Swci
@@ -59,6 +64,27 @@ class Authorities:
         directory = self.directory / f"issued-{self._count}"
         made = issue_certificate(unscrupulous, node, (), directory, at_ms=at_ms or system_clock(), days=days)
         return Files(made.certificate, made.key, made.issuer)
+
+    def issue_odd(self) -> Files:
+        """An operator's certificate with an RSA key."""
+        files = self.issue(name="odd")
+        honest = x509.load_pem_x509_certificate(Path(files.cert).read_bytes())
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        names = honest.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(honest.subject)
+            .issuer_name(honest.issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(honest.not_valid_before_utc)
+            .not_valid_after(honest.not_valid_after_utc)
+            .add_extension(names, critical=False)
+            .sign(self.of[A]._key, hashes.SHA256())
+        )
+        Path(files.cert).write_bytes(made.public_bytes(Encoding.PEM))
+        Path(files.key).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
 
 
 Answer = Callable[[str], object]

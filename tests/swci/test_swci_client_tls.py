@@ -114,6 +114,14 @@ def test_ci61_an_expired_certificate_is_not_believed(world: World) -> None:
     assert "certificate has expired" in error
 
 
+def test_ci61_a_certificate_that_only_openssl_accepts_is_not_believed(world: World) -> None:
+    """Ours by chain and name, but of a form that no node of ours has: what nodes would refuse is refused here too."""
+    odd = world.authorities.issue_odd()
+    service = world.service(echo, odd)
+    error = refused_before_a_byte_was_sent(service, world.swci(service, raiseErrors=True))
+    assert "expected ECDSA P-256 or Ed25519" in error
+
+
 def test_ci61_a_server_without_tls_gets_nothing(world: World) -> None:
     received: list[bytes] = []
 
