@@ -69,7 +69,7 @@ class RunnerWait:
             async with aclosing(changes):  # type: ignore[type-var]  # it is a generator
                 first = True
                 async for change in changes:
-                    if not first and name not in change.runners:
+                    if not first and not change.everything and name not in change.runners:
                         continue
                     # Nothing is missed: what changes while the record is read comes with a later notice.
                     first, before = False, self.runner
