@@ -23,10 +23,13 @@ from swarmlearning.identity.authority import Authority, create_ca, issue_certifi
 from swarmlearning.identity.certificate import fingerprint
 from swarmlearning.ledger.boundary import StoredBlock
 from swarmlearning.local.network import NETWORK
-from swarmlearning.swci.contexts import IdentityPaths
+from swarmlearning.swci.contexts import IdentityPaths, MemoryContexts
+from swarmlearning.swci.directory import Directory
+from swarmlearning.swci.session import Output, Session
 from swarmlearning.swci.web.serve import LIMITS, WebConfig, WebNode
+from swarmlearning.swci.web.sessions import Sessions
 from swarmlearning.transport.server import ServerLimits
-from swarmlearning.types import ContractName, Endpoint, NodeName, Role
+from swarmlearning.types import ContractName, Endpoint, NodeId, NodeName, Role
 
 EVERYWHERE = [
     ("POST", "/exec?cmd=PWD"),
@@ -184,6 +187,26 @@ def test_ci22_files_stay_below_the_root(small: Service, escape: str) -> None:
     assert caller.get("/v1/directory").json == str(small.root)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("CREATE TASK FROM ../secret.yaml", "CREATE TASK FROM {outside}", "EXPORT LEDGER ../ledger"),
+        *("EXPORT LEDGER /tmp/l", "GET CONTEXT ENV HOME", "GET CONTEXT ENV default SWARM_ID_KEY"),
+    ],
+)
+def test_ci22_no_command_tells_what_the_services_files_and_environment_hold(
+    service: Service, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWARM_ID_KEY", "swordfish")
+    outside = service.root.parent / "secret.yaml"
+    outside.write_text("swordfish: 1\n")
+    (said,) = service.caller().say(line.format(outside=outside))
+    assert said.startswith("ERROR ")
+    assert "lies outside" in said or "has no variable" in said
+    assert "swordfish" not in said
+    assert not (service.root.parent / "ledger").exists()
+
+
 def test_ci22_exit_ends_the_session_and_the_next_request_begins_anew(small: Service) -> None:
     (small.root / "anew").mkdir()
     caller = small.caller()
@@ -284,6 +307,35 @@ def test_ci23_the_oldest_idle_session_makes_room_and_a_busy_one_does_not(swarm: 
         for thread in waiting:
             thread.join()
         assert third.say("PWD")
+
+
+def test_ci23_who_waited_while_the_session_was_ended_begins_a_new_one(tmp_path: Path) -> None:
+    def make(caller: NodeId, output: Output) -> Session:
+        return Session(
+            contexts=MemoryContexts(), directory=Directory(tmp_path), output=output, identity=IdentityPaths()
+        )
+
+    async def story() -> None:
+        sessions = Sessions(make)
+        me = NodeId("spiffe://a.example/net/operator/me")
+        used: list[Session] = []
+
+        async def use() -> None:
+            async with sessions.use(me, "PWD") as held:
+                used.append(held.session)
+
+        async with sessions.use(me, "EXIT") as held:
+            waiting = [asyncio.create_task(use()) for _ in range(2)]
+            await asyncio.sleep(0)
+            held.session.ended = True
+        await asyncio.gather(*waiting)
+        assert used[0] is used[1]
+        assert used[0] is not held.session
+        assert not used[0].ended
+        assert len(sessions) == 1
+        await sessions.close()
+
+    asyncio.run(story())
 
 
 # --- the same guarantees as for nodes ---------------------------------------------------------------------------
