@@ -33,12 +33,6 @@ def connect(service: Service, role: Role = Role.OPERATOR, domain: TrustDomain = 
 
 
 @pytest.fixture
-def service(whole_service: Service) -> Service:
-    """With the whole table."""
-    return whole_service
-
-
-@pytest.fixture
 def swci(service: Service) -> Swci:
     return connect(service)
 
