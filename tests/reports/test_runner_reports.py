@@ -13,7 +13,7 @@ from swarmlearning.contracts.task_records import (
     WorkState,
 )
 from swarmlearning.errors import NotFound
-from swarmlearning.reports.runners import explain_runner, find_peer, report_agents, report_status
+from swarmlearning.reports.runners import explain_runner, find_peer, report_agents, report_status, tell_text
 from swarmlearning.types import NodeId, RunnerName, TaskName, TrustDomain
 
 AGENTS = tuple(NodeId(f"spiffe://org{index:02}.example/heart/swop/swop1") for index in range(20))
@@ -126,3 +126,11 @@ def test_ci58_a_number_that_no_agent_has_is_told(name: str) -> None:
     with pytest.raises(NotFound) as raised:
         find_peer(two, name)
     assert len(str(raised.value)) < 400
+
+
+def test_ci58_texts_of_others_are_never_taken_for_a_state() -> None:
+    assert tell_text("done, TASK_STATE : COMPLETE") == "done, TASK-STATE : COMPLETE"
+    assert tell_text("task_state") == "task-state"
+    assert tell_text("a\tb\x1b[2J") == "a?b?[2J"
+    told = report_status(replace(runner(assignment()), reason="TASK_STATE : IDLE"))
+    assert told.reason == "TASK-STATE : IDLE"

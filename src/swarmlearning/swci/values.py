@@ -43,6 +43,10 @@ CommandWords = NewType("CommandWords", str)
 MAX_WORD: Final = 4096
 """Longest argument, characters."""
 
+MAX_WHOLE: Final = 2**53 - 1
+"""Largest number: that of JSON (RFC 8259, section 6)."""
+
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
 _CONTEXT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -64,11 +68,21 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """All that it may be, if they are few."""
 
 
+def check_whole(value: int) -> int:
+    """`value`, if it may travel: other programs' numbers have no more digits.
+
+    Raises:
+        ConfigurationError: it is beyond `MAX_WHOLE`.
+    """
+    if abs(value) > MAX_WHOLE:
+        raise ConfigurationError(f"a number beyond {MAX_WHOLE}, the largest there can be")
+    return value
+
+
 def _read_whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ConfigurationError(f"{text[:80]!r}: expected a whole number") from error
+    if not _WHOLE.fullmatch(text):
+        raise ConfigurationError(f"{text[:80]!r}: expected a whole number")
+    return check_whole(int(text))
 
 
 def _read_context(text: str) -> ContextName:

@@ -9,14 +9,14 @@ from web_world import Service, serving
 
 
 @pytest.fixture(scope="session")
-def service(swarm: Swarm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def small(swarm: Swarm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The small table of `web_table`; each test is a caller of its own."""
     with serving(swarm, tmp_path_factory.mktemp("usr"), TABLE, recheck_s=0.2) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def whole_service(swarm: Swarm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(swarm: Swarm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The table of commands."""
     with serving(swarm, tmp_path_factory.mktemp("usr")) as made:
         yield made

@@ -23,10 +23,13 @@ from swarmlearning.identity.authority import Authority, create_ca, issue_certifi
 from swarmlearning.identity.certificate import fingerprint
 from swarmlearning.ledger.boundary import StoredBlock
 from swarmlearning.local.network import NETWORK
-from swarmlearning.swci.contexts import IdentityPaths
+from swarmlearning.swci.contexts import IdentityPaths, MemoryContexts
+from swarmlearning.swci.directory import Directory
+from swarmlearning.swci.session import Output, Session
 from swarmlearning.swci.web.serve import LIMITS, WebConfig, WebNode
+from swarmlearning.swci.web.sessions import Sessions
 from swarmlearning.transport.server import ServerLimits
-from swarmlearning.types import ContractName, Endpoint, NodeName, Role
+from swarmlearning.types import ContractName, Endpoint, NodeId, NodeName, Role
 
 EVERYWHERE = [
     ("POST", "/exec?cmd=PWD"),
@@ -41,9 +44,9 @@ EVERYWHERE = [
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.OPERATOR])
 def test_ci20_every_role_but_operator_is_refused_and_told_which_is_needed(
-    service: Service, role: Role, method: str, path: str
+    small: Service, role: Role, method: str, path: str
 ) -> None:
-    answer = service.caller(role=role).ask(method, path)
+    answer = small.caller(role=role).ask(method, path)
     status, code, detail = answer.problem
     assert (status, code) == (403, "role")
     assert f"has the role {role.value}; this needs the role operator" in detail
@@ -53,32 +56,32 @@ def test_ci20_every_role_but_operator_is_refused_and_told_which_is_needed(
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
-def test_ci20_another_organisations_operator_is_refused(service: Service, method: str, path: str) -> None:
-    foreign = service.swarm.identity(domain=B)
-    own = service.swarm.identity()
+def test_ci20_another_organisations_operator_is_refused(small: Service, method: str, path: str) -> None:
+    foreign = small.swarm.identity(domain=B)
+    own = small.swarm.identity()
     mixed = IdentityPaths(cert=foreign.cert, key=foreign.key, cacert=own.cacert)
-    status, code, detail = service.caller(identity=mixed).ask(method, path).problem
+    status, code, detail = small.caller(identity=mixed).ask(method, path).problem
     assert (status, code) == (403, "foreign-organisation")
     assert "ci-operator@b.example" in detail
 
 
-def test_ci21_no_certificate_no_connection(service: Service) -> None:
-    pool = urllib3.PoolManager(ca_certs=service.swarm.identity().cacert, retries=False)
+def test_ci21_no_certificate_no_connection(small: Service) -> None:
+    pool = urllib3.PoolManager(ca_certs=small.swarm.identity().cacert, retries=False)
     with pytest.raises((urllib3.exceptions.SSLError, urllib3.exceptions.ProtocolError)):
-        pool.request("POST", service.base + "/exec?cmd=PWD")
+        pool.request("POST", small.base + "/exec?cmd=PWD")
     pool.clear()
 
 
-def test_ci21_a_certificate_of_an_unknown_authority_gets_no_connection(service: Service, tmp_path: Path) -> None:
+def test_ci21_a_certificate_of_an_unknown_authority_gets_no_connection(small: Service, tmp_path: Path) -> None:
     made = create_ca(tmp_path / "ca", A, at_ms=system_clock())
     with pytest.raises((urllib3.exceptions.SSLError, urllib3.exceptions.ProtocolError)):
-        service.caller(identity=forged(service.swarm, made, tmp_path)).get("/v1/directory")
+        small.caller(identity=forged(small.swarm, made, tmp_path)).get("/v1/directory")
 
 
-def test_ci21_another_organisations_authority_cannot_name_an_operator_of_ours(service: Service, tmp_path: Path) -> None:
-    theirs = Authority.load(service.swarm.workdir / B / "ca")
+def test_ci21_another_organisations_authority_cannot_name_an_operator_of_ours(small: Service, tmp_path: Path) -> None:
+    theirs = Authority.load(small.swarm.workdir / B / "ca")
     lie = Authority(A, theirs.certificate, theirs._key)  # an honest one would refuse
-    answer = service.caller(identity=forged(service.swarm, lie, tmp_path)).get("/v1/directory")
+    answer = small.caller(identity=forged(small.swarm, lie, tmp_path)).get("/v1/directory")
     status, code, detail = answer.problem
     assert (status, code) == (403, "certificate")
     assert "none of the 1 authorities of a.example" in detail
@@ -91,27 +94,27 @@ def forged(swarm: Swarm, authority: Authority, directory: Path) -> IdentityPaths
 
 
 @pytest.mark.parametrize("where", ["open connection", "new connection", "command that goes on", "events"])
-def test_ci21_a_certificate_that_is_revoked_on_the_ledger_counts_no_more(service: Service, where: str) -> None:
-    caller = service.caller()
+def test_ci21_a_certificate_that_is_revoked_on_the_ledger_counts_no_more(small: Service, where: str) -> None:
+    caller = small.caller()
     assert caller.say("PWD")
     if where == "command that goes on":
         answers = []
         asking = threading.Thread(target=lambda: answers.append(caller.ask("POST", "/exec?cmd=WAIT%20HERE%201000")))
         asking.start()
-        until_running(service, caller, "WAIT HERE")
-        revoke(service.swarm, caller)
+        until_running(small, caller, "WAIT HERE")
+        revoke(small.swarm, caller)
         asking.join(20)
         assert answers[0].problem[:2] == (403, "certificate")
         assert "was revoked by a.example" in answers[0].problem[2]
         assert answers[0].headers["Connection"] == "close"
     elif where == "events":
-        response = caller.pool.request("GET", service.base + "/v1/events", preload_content=False)
-        revoke(service.swarm, caller)
+        response = caller.pool.request("GET", small.base + "/v1/events", preload_content=False)
+        revoke(small.swarm, caller)
         text = b"".join(response.stream()).decode()  # until the service ends it
         assert text.rstrip().splitlines()[-2] == "event: end"
         assert "was revoked by a.example" in text.splitlines()[-2]
     else:
-        revoke(service.swarm, caller)
+        revoke(small.swarm, caller)
         if where == "new connection":
             caller.close()
         until_refused(caller)
@@ -135,82 +138,102 @@ def until_refused(caller: Caller) -> None:
             return
 
 
-def until_running(service: Service, caller: Caller, verb: str) -> None:
+def until_running(small: Service, caller: Caller, verb: str) -> None:
     """Until a command of the caller's goes on."""
     node = caller.identity.source().load(system_clock()).node.id
 
     async def running() -> None:
         while True:
-            held = service.node._sessions._held.get(node)
+            held = small.node._sessions._held.get(node)
             if held is not None and held.running == verb:
                 return
             await asyncio.sleep(0.01)
 
-    asyncio.run_coroutine_threadsafe(running(), service.loop).result(20)
+    asyncio.run_coroutine_threadsafe(running(), small.loop).result(20)
 
 
 # --- what each caller has for itself ----------------------------------------------------------------------------
 
 
-def test_ci22_callers_have_directories_and_contexts_of_their_own(whole_service: Service) -> None:
-    (whole_service.root / "mine").mkdir()
-    one, other = whole_service.caller(), whole_service.caller()
-    host, port = whole_service.swarm.sn().host, whole_service.swarm.sn().port
-    assert one.say("CD mine") == [f"Current Directory : {whole_service.root}/mine"]
+def test_ci22_callers_have_directories_and_contexts_of_their_own(service: Service) -> None:
+    (service.root / "mine").mkdir()
+    one, other = service.caller(), service.caller()
+    host, port = service.swarm.sn().host, service.swarm.sn().port
+    assert one.say("CD mine") == [f"Current Directory : {service.root}/mine"]
     assert one.say(f"CREATE CONTEXT mine WITH IP {host} {port}")[-1] == "CONTEXT CREATED : mine"
     assert one.say("SWITCH CONTEXT mine") == ["DEFAULT CONTEXT SET TO : mine"]
-    assert other.say("PWD") == [f"Current Directory : {whole_service.root}"]
+    assert other.say("PWD") == [f"Current Directory : {service.root}"]
     assert other.say("LIST CONTEXTS") == ["default"]
     assert one.say("LIST CONTEXTS") == ["default", "mine"]
-    assert one.get("/v1/directory").json == f"{whole_service.root}/mine"
+    assert one.get("/v1/directory").json == f"{service.root}/mine"
     assert "CONTEXT : mine" in one.say("GET CONTEXT INFO")
 
 
-def test_ci22_the_session_speaks_as_the_service_to_its_sn(whole_service: Service) -> None:
-    (context,) = whole_service.caller().get("/v1/contexts").json
+def test_ci22_the_session_speaks_as_the_service_to_its_sn(service: Service) -> None:
+    (context,) = service.caller().get("/v1/contexts").json
     assert context["context"] == "default"
-    assert context["address"] == str(whole_service.swarm.sn())
+    assert context["address"] == str(service.swarm.sn())
     assert context["node"] == "spiffe://a.example/local/operator/rest"
 
 
 @pytest.mark.parametrize("escape", ["..", "/", "/etc", "out", "a/../..", "~", "~root", "/platform/swarm/usr/../.."])
-def test_ci22_files_stay_below_the_root(service: Service, escape: str) -> None:
-    (service.root / "a").mkdir(exist_ok=True)
+def test_ci22_files_stay_below_the_root(small: Service, escape: str) -> None:
+    (small.root / "a").mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
-        (service.root / "out").symlink_to("/etc")
-    caller = service.caller()
+        (small.root / "out").symlink_to("/etc")
+    caller = small.caller()
     assert caller.say(f"CD {escape}")[0].startswith("ERROR ")
     assert caller.put("/v1/directory", directory=escape).status in (400, 404)
-    assert caller.get("/v1/directory").json == str(service.root)
+    assert caller.get("/v1/directory").json == str(small.root)
 
 
-def test_ci22_exit_ends_the_session_and_the_next_request_begins_anew(service: Service) -> None:
-    (service.root / "anew").mkdir()
-    caller = service.caller()
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("CREATE TASK FROM ../secret.yaml", "CREATE TASK FROM {outside}", "EXPORT LEDGER ../ledger"),
+        *("EXPORT LEDGER /tmp/l", "GET CONTEXT ENV HOME", "GET CONTEXT ENV default SWARM_ID_KEY"),
+    ],
+)
+def test_ci22_no_command_tells_what_the_services_files_and_environment_hold(
+    service: Service, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWARM_ID_KEY", "swordfish")
+    outside = service.root.parent / "secret.yaml"
+    outside.write_text("swordfish: 1\n")
+    (said,) = service.caller().say(line.format(outside=outside))
+    assert said.startswith("ERROR ")
+    assert "lies outside" in said or "has no variable" in said
+    assert "swordfish" not in said
+    assert not (service.root.parent / "ledger").exists()
+
+
+def test_ci22_exit_ends_the_session_and_the_next_request_begins_anew(small: Service) -> None:
+    (small.root / "anew").mkdir()
+    caller = small.caller()
     caller.say("CD anew")
     assert caller.say("EXIT") == []
-    assert caller.say("PWD") == [f"Current Directory : {service.root}"]
+    assert caller.say("PWD") == [f"Current Directory : {small.root}"]
 
 
-def test_ci22_after_exit_on_failure_a_failure_ends_the_session(service: Service) -> None:
-    (service.root / "failing").mkdir()
-    caller = service.caller()
+def test_ci22_after_exit_on_failure_a_failure_ends_the_session(small: Service) -> None:
+    (small.root / "failing").mkdir()
+    caller = small.caller()
     caller.say("CD failing")
     caller.say("FAIL CONFLICT")
-    assert caller.say("PWD") == [f"Current Directory : {service.root}/failing"]
+    assert caller.say("PWD") == [f"Current Directory : {small.root}/failing"]
     assert caller.say("EXIT ON FAILURE") == ["EXIT ON FAILURE IS TURNED ON"]
     caller.say("FAIL CONFLICT")
-    assert caller.say("PWD") == [f"Current Directory : {service.root}"]
+    assert caller.say("PWD") == [f"Current Directory : {small.root}"]
 
 
-def test_ci22_a_transaction_names_the_caller_and_is_signed_by_the_service(service: Service) -> None:
-    caller = service.caller()
-    name = service.swarm.fresh("signed/by")
+def test_ci22_a_transaction_names_the_caller_and_is_signed_by_the_service(small: Service) -> None:
+    caller = small.caller()
+    name = small.swarm.fresh("signed/by")
     (line,) = caller.say(f"SIGN {name}")
     asked = caller.identity.source().load(system_clock()).node.id
 
     async def look() -> tuple[Tx, bytes]:
-        async with service.swarm.client() as client:
+        async with small.swarm.client() as client:
             blocks = client.blocks(int(line))
             (tx,) = (await anext(blocks)).txs
             await cast("AsyncGenerator[StoredBlock, None]", blocks).aclose()
@@ -228,13 +251,13 @@ def test_ci22_a_transaction_names_the_caller_and_is_signed_by_the_service(servic
 # --- one after another ------------------------------------------------------------------------------------------
 
 
-def test_ci23_commands_of_one_caller_wait_for_each_other_and_those_of_others_do_not(service: Service) -> None:
-    slow, same = service.caller("slow"), service.caller("slow")
-    other = service.caller()
+def test_ci23_commands_of_one_caller_wait_for_each_other_and_those_of_others_do_not(small: Service) -> None:
+    slow, same = small.caller("slow"), small.caller("slow")
+    other = small.caller()
     answers: list[list[str]] = []
     first = threading.Thread(target=lambda: answers.append(slow.say("WAIT HERE 2")))
     first.start()
-    until_running(service, slow, "WAIT HERE")
+    until_running(small, slow, "WAIT HERE")
     assert other.say("PWD")
     assert answers == []  # the other caller did not wait for it
     assert same.say("GIVE build 1")[0] == "giving 1"
@@ -242,11 +265,11 @@ def test_ci23_commands_of_one_caller_wait_for_each_other_and_those_of_others_do_
     first.join()
 
 
-def test_ci23_who_hangs_up_ends_the_command(service: Service) -> None:
-    caller = service.caller()
-    with connected(caller, service.port) as raw:
+def test_ci23_who_hangs_up_ends_the_command(small: Service) -> None:
+    caller = small.caller()
+    with connected(caller, small.port) as raw:
         raw.sendall(b"POST /exec?cmd=WAIT%20HERE%201000 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
-        until_running(service, caller, "WAIT HERE")
+        until_running(small, caller, "WAIT HERE")
     assert caller.say("PWD")  # in much less than 1000 s
 
 
@@ -284,6 +307,35 @@ def test_ci23_the_oldest_idle_session_makes_room_and_a_busy_one_does_not(swarm: 
         for thread in waiting:
             thread.join()
         assert third.say("PWD")
+
+
+def test_ci23_who_waited_while_the_session_was_ended_begins_a_new_one(tmp_path: Path) -> None:
+    def make(caller: NodeId, output: Output) -> Session:
+        return Session(
+            contexts=MemoryContexts(), directory=Directory(tmp_path), output=output, identity=IdentityPaths()
+        )
+
+    async def story() -> None:
+        sessions = Sessions(make)
+        me = NodeId("spiffe://a.example/net/operator/me")
+        used: list[Session] = []
+
+        async def use() -> None:
+            async with sessions.use(me, "PWD") as held:
+                used.append(held.session)
+
+        async with sessions.use(me, "EXIT") as held:
+            waiting = [asyncio.create_task(use()) for _ in range(2)]
+            await asyncio.sleep(0)
+            held.session.ended = True
+        await asyncio.gather(*waiting)
+        assert used[0] is used[1]
+        assert used[0] is not held.session
+        assert not used[0].ended
+        assert len(sessions) == 1
+        await sessions.close()
+
+    asyncio.run(story())
 
 
 # --- the same guarantees as for nodes ---------------------------------------------------------------------------
@@ -363,20 +415,20 @@ def test_x11_one_caller_cannot_take_all_connections(narrow: Service) -> None:
     ],
     ids=["form", "json", "target", "fields", "garbage", "absolute"],
 )
-def test_x11_requests_beyond_the_limits_are_refused(service: Service, head: bytes, answered: bytes) -> None:
-    with connected(service.caller(), service.port) as raw:
+def test_x11_requests_beyond_the_limits_are_refused(small: Service, head: bytes, answered: bytes) -> None:
+    with connected(small.caller(), small.port) as raw:
         raw.sendall(head)
         assert read_all(raw).startswith(answered)
 
 
-def test_x11_a_client_that_asks_first_is_told_to_go_on_and_a_refused_one_is_not(service: Service) -> None:
+def test_x11_a_client_that_asks_first_is_told_to_go_on_and_a_refused_one_is_not(small: Service) -> None:
     head = b"PUT /v1/directory HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"
-    with connected(service.caller(), service.port) as raw:
+    with connected(small.caller(), small.port) as raw:
         raw.sendall(head + JSON + b"Content-Length: 17\r\n\r\n")
         assert raw.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(b'{"directory":"."}')
         assert read_all(raw).startswith(b"HTTP/1.1 200")
-    with connected(service.caller(), service.port) as raw:
+    with connected(small.caller(), small.port) as raw:
         raw.sendall(head + FORM + b"Content-Length: 17\r\n\r\n")
         assert read_all(raw).startswith(b"HTTP/1.1 415")
 

@@ -100,6 +100,14 @@ class Service:
         self._callers.append(made)
         return made
 
+    def settle(self) -> None:
+        """Until the service has done what it does at once after an answer."""
+
+        async def turn() -> None:
+            await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(turn(), self.loop).result(10)
+
     def close(self) -> None:
         for caller in self._callers:
             caller.close()

@@ -3,8 +3,8 @@
 Does not: know HTTP beyond the text of a query.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -13,7 +13,9 @@ from msgspec.structs import fields
 from swarmlearning.errors import ConfigurationError, InvalidName
 from swarmlearning.swci.entries import Entry
 from swarmlearning.swci.lexer import check_line
-from swarmlearning.swci.values import MAX_WORD, Command, kinds_of
+from swarmlearning.swci.values import MAX_WORD, Command, check_whole, kinds_of
+
+T = TypeVar("T")
 
 MAX_QUERY: Final = 32
 """Most arguments of a query."""
@@ -81,15 +83,21 @@ def read_command(entry: Entry, texts: Mapping[str, str], values: Mapping[str, An
         value = getattr(command, name)
         if isinstance(value, str):
             _read_text(entry, name, value)
+        elif isinstance(value, int):
+            _check(entry, name, check_whole, value)
     return command
 
 
 def _read_text(entry: Entry, name: str, text: str) -> Any:  # noqa: ANN401  # of the argument's type
     if len(text) > MAX_WORD:
         raise ConfigurationError(f"<{name}> of {len(text)} characters; expected at most {MAX_WORD}")
+    _check(entry, name, check_line, text)
+    return _check(entry, name, kinds_of(entry.command)[name].read, text)
+
+
+def _check(entry: Entry, name: str, read: Callable[[T], Any], value: T) -> Any:  # noqa: ANN401  # of the argument's type
     try:
-        check_line(text)
-        return kinds_of(entry.command)[name].read(text)
+        return read(value)
     except (ConfigurationError, InvalidName) as error:
         raise ConfigurationError(f"<{name}> {error}; usage: {entry.usage}") from error
 

@@ -12,9 +12,11 @@ from msgspec.structs import fields
 
 from swarmlearning.swci.entries import Entry
 from swarmlearning.swci.values import (
+    MAX_WHOLE,
     MAX_WORD,
     AgentName,
     Command,
+    CommandWords,
     ContextName,
     FileName,
     ProposalNumber,
@@ -33,7 +35,7 @@ _TEXT: Final[Schema] = {
     "maxLength": MAX_WORD,
     "description": "Text without control characters.",
 }
-_WHOLE: Final[Schema] = {"type": "integer"}
+_WHOLE: Final[Schema] = {"type": "integer", "minimum": -MAX_WHOLE, "maximum": MAX_WHOLE}
 
 SCHEMAS: Final[dict[Any, Schema]] = {
     str: _TEXT,
@@ -47,6 +49,7 @@ SCHEMAS: Final[dict[Any, Schema]] = {
     AgentName: _TEXT,
     ProposalNumber: _WHOLE,
     RawLine: _TEXT,
+    CommandWords: _TEXT,
 }
 """By the kind of argument."""
 

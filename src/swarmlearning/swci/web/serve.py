@@ -17,6 +17,7 @@ from swarmlearning.swci.entries import Entry
 from swarmlearning.swci.session import Output, Session, reach
 from swarmlearning.swci.table import COMMANDS
 from swarmlearning.swci.values import ContextName
+from swarmlearning.swci.web.events import KEEPALIVE_S, Events
 from swarmlearning.swci.web.following import Follower
 from swarmlearning.swci.web.hub import Hub
 from swarmlearning.swci.web.problems import MEDIA_TYPE, WebRefusal, problem_of
@@ -61,6 +62,7 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
     start_wait_s: float = START_WAIT_S
     busy_s: float = BUSY_S
     recheck_s: float = RECHECK_S
+    keepalive_s: float = KEEPALIVE_S
 
 
 class WebNode:
@@ -90,8 +92,9 @@ class WebNode:
         self._entries = entries
         self._follower = Follower(lambda: reach(source, config.sn), self._trust, self._hub)
         self._sessions = Sessions(self._make_session, most=config.sessions, busy_s=config.busy_s)
+        events = Events(self._hub, stall_s=config.limits.stall_s, keepalive_s=config.keepalive_s)
         service = WebService(
-            self.name, entries, self._sessions, self._hub, limits=config.limits, recheck_s=config.recheck_s
+            self.name, entries, self._sessions, events, limits=config.limits, recheck_s=config.recheck_s
         )
         tls = Tls(self._trust, config.identity.source(), system_clock, explain=explain_refusal)
         self._listener = Listener(tls, service, config.limits)

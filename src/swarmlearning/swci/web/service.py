@@ -20,7 +20,6 @@ from swarmlearning.swci.lexer import decode_line
 from swarmlearning.swci.running import Done, failure, run_command, write_lines
 from swarmlearning.swci.web.arguments import read_command, read_json, read_query
 from swarmlearning.swci.web.events import Events
-from swarmlearning.swci.web.hub import Hub
 from swarmlearning.swci.web.openapi import make_document
 from swarmlearning.swci.web.problems import MEDIA_TYPE, Problem, WebRefusal, internal_problem, problem_of
 from swarmlearning.swci.web.routes import PREFIX, Found, Router, unknown_path, wrong_method
@@ -58,7 +57,7 @@ class WebService:
         node: NodeName,
         entries: Sequence[Entry],
         sessions: Sessions,
-        hub: Hub,
+        events: Events,
         *,
         limits: ServerLimits,
         recheck_s: float = RECHECK_S,
@@ -73,7 +72,7 @@ class WebService:
         self._router = Router(entries)
         self._document = to_json(make_document(entries))
         self._sessions = sessions
-        self._events = Events(hub, stall_s=limits.stall_s)
+        self._events = events
         self._limits = limits
         self._recheck_s = recheck_s
 

@@ -115,37 +115,46 @@ class Sessions:
         Raises:
             WebRefusal: another command of the caller's goes on, or too many callers' do.
         """
-        held = self._held.get(caller) or await self._begin(caller)
-        held.users += 1
-        try:
-            async with held.alone(what, self._busy_s):
-                yield held
-                if held.session.ended:
-                    await self._end(caller, held)
-        finally:
-            held.users -= 1
-            held.used_s = time.monotonic()
+        while True:
+            held, evicted = self._hold(caller)
+            held.users += 1
+            try:
+                if evicted is not None:
+                    await evicted.session.disconnect()
+                async with held.alone(what, self._busy_s):
+                    if self._held.get(caller) is not held:
+                        continue  # the command before ended it while we waited
+                    yield held
+                    if held.session.ended:
+                        await self._end(caller, held)
+                    return
+            finally:
+                held.users -= 1
+                held.used_s = time.monotonic()
 
     async def close(self) -> None:
         """End all sessions."""
         for caller, held in list(self._held.items()):
             await self._end(caller, held)
 
-    async def _begin(self, caller: NodeId) -> Held:
-        if len(self._held) >= self._most:
-            idle = [(held.used_s, known) for known, held in self._held.items() if not held.users]
-            if not idle:
-                busy = ", ".join(f"{short_name(known)} ({held.running})" for known, held in self._held.items())
-                raise WebRefusal(
-                    429,
-                    "busy",
-                    f"{self._most} callers have commands going on, the most there can be: {busy}; try later",
-                )
-            _, oldest = min(idle)
-            await self._end(oldest, self._held[oldest])
+    def _hold(self, caller: NodeId) -> tuple[Held, Held | None]:
+        """The caller's session, a new one if there is none, and the one that made room for it, to be disconnected."""
+        known = self._held.get(caller)
+        if known is not None:
+            return known, None
+        evicted = self._make_room() if len(self._held) >= self._most else None
         output = Kept()
-        held = self._held[caller] = Held(self._make(caller, output), output)
-        return held
+        made = self._held[caller] = Held(self._make(caller, output), output)
+        return made, evicted
+
+    def _make_room(self) -> Held:
+        idle = [(held.used_s, known) for known, held in self._held.items() if not held.users]
+        if not idle:
+            busy = ", ".join(f"{short_name(known)} ({held.running})" for known, held in self._held.items())
+            message = f"{self._most} callers have commands going on, the most there can be: {busy}; try later"
+            raise WebRefusal(429, "busy", message)
+        _, oldest = min(idle)
+        return self._held.pop(oldest)
 
     async def _end(self, caller: NodeId, held: Held) -> None:
         """The caller's next command begins a new session."""
