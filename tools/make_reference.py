@@ -12,6 +12,7 @@ import click
 
 from swarmlearning import errors
 from swarmlearning.cli.main import swarm
+from swarmlearning.swci.client import Swci
 from swarmlearning.swci.entries import Entry
 from swarmlearning.swci.table import COMMANDS
 
@@ -98,7 +99,38 @@ def _describe(entry: Entry) -> list[str]:
     return ["", f"### `{entry.usage}`", "", entry.help, "", *(f"- {note}" for note in notes)]
 
 
-PAGES = {"commands.md": write_commands, "errors.md": write_errors, "swci.md": write_swci}
+BEGIN, END = "<!-- methods: written by tools/make_reference.py -->", "<!-- methods end -->"
+
+
+def write_swci_python() -> str:
+    """The page of the Python class: what people wrote, and between two marks its methods as the class has them."""
+    before, _, rest = (REFERENCE / "swci-python.md").read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = [BEGIN, "", "| method | answers | what it does |", "| --- | --- | --- |"]
+    for name, method in vars(Swci).items():
+        if inspect.isfunction(method) and not name.startswith("_"):
+            signature = inspect.signature(method)
+            arguments = [_show_parameter(parameter) for parameter in list(signature.parameters.values())[1:]]
+            first = inspect.cleandoc(method.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+            answer = getattr(signature.return_annotation, "__name__", str(signature.return_annotation))
+            answer = str(signature.return_annotation) if "[" in str(signature.return_annotation) else answer
+            cells = (f"`{name}({', '.join(arguments)})`", f"`{answer}`", first)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return before + "\n".join([*lines, "", END]) + after
+
+
+def _show_parameter(parameter: inspect.Parameter) -> str:
+    star = "*, " if parameter.kind is inspect.Parameter.KEYWORD_ONLY else ""
+    default = "" if parameter.default is inspect.Parameter.empty else f"={parameter.default!r}"
+    return f"{star}{parameter.name}{default}"
+
+
+PAGES = {
+    "commands.md": write_commands,
+    "errors.md": write_errors,
+    "swci.md": write_swci,
+    "swci-python.md": write_swci_python,
+}
 
 
 def main() -> None:

@@ -148,6 +148,20 @@ def test_t3_a_majority_of_the_enrolled_resets_a_running_training() -> None:
     assert world.training.run == 2
 
 
+def test_t3_who_cannot_reset_is_told_how_many_votes_it_takes_and_whose_are_missing() -> None:
+    world = World()
+    world.enrol(1, 2, 3)
+    world.must(2, world.resetting())
+    assert str(world.refusal(0, world.resetting())) == (
+        "study is collecting: a majority of its enrolled peers resets it: 1 of the 2 votes that it needs are there; "
+        "not yet asked for by sl1@org1.example, sl3@org3.example"
+    )
+    world.enrol(4, 5, 6, 7, 8)
+    many = str(world.refusal(0, world.resetting()))
+    assert "1 of the 5 votes that it needs are there" in many
+    assert many.endswith("sl4@org4.example, sl5@org5.example, sl6@org6.example and 2 more")
+
+
 def test_t3_votes_of_those_who_left_do_not_count() -> None:
     world = World()
     world.enrol(0, 1, 2, 3)

@@ -128,6 +128,17 @@ def test_ci59_what_happened_between_asking_and_following_is_not_missed() -> None
     assert len(told) == 1
 
 
+def test_ci59_a_notice_that_names_nothing_since_everything_changed_is_not_passed_over() -> None:
+    class Hasty(ScriptedSn):
+        async def changes(self) -> AsyncIterator[Changes]:
+            yield Changes(height=1, everything=True)
+            self.now = [DONE]
+            yield Changes(height=2, everything=True)
+            await asyncio.Event().wait()
+
+    assert wait(Hasty())[0] == DONE
+
+
 def test_ci59_what_others_do_is_not_asked_about() -> None:
     asked: list[RunnerName] = []
 

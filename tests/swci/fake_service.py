@@ -1,6 +1,7 @@
 """A REST service for tests of `Swci`: real mutual TLS in a thread, answers as a test says; and who may speak to it."""
 
 import contextlib
+import datetime as dt
 import email.parser
 import email.policy
 import json
@@ -11,6 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from swarmlearning.clock import system_clock
 from swarmlearning.identity.authority import Authority, create_ca, issue_certificate
@@ -59,6 +66,47 @@ class Authorities:
         directory = self.directory / f"issued-{self._count}"
         made = issue_certificate(unscrupulous, node, (), directory, at_ms=at_ms or system_clock(), days=days)
         return Files(made.certificate, made.key, made.issuer)
+
+    def issue_odd(self) -> Files:
+        """An operator's certificate with an RSA key."""
+        files = self.issue(name="odd")
+        honest = x509.load_pem_x509_certificate(Path(files.cert).read_bytes())
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        names = honest.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(honest.subject)
+            .issuer_name(honest.issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(honest.not_valid_before_utc)
+            .not_valid_after(honest.not_valid_after_utc)
+            .add_extension(names, critical=False)
+            .sign(self.of[A]._key, hashes.SHA256())
+        )
+        Path(files.cert).write_bytes(made.public_bytes(Encoding.PEM))
+        Path(files.key).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
+
+    def make_odd_authority(self) -> str:
+        """A file with a CA certificate that has an RSA key and says nobody's name."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+        now = dt.datetime.now(dt.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        path = self.directory / "odd.ca.pem"
+        path.write_bytes(made.public_bytes(Encoding.PEM))
+        return str(path)
 
 
 Answer = Callable[[str], object]

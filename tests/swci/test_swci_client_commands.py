@@ -562,6 +562,9 @@ def test_ci65_a_final_task_is_asked_for_once(world: World) -> None:
     swci.finalizeTask("t_1")
     first = swci.getTaskBody("t_1")
     first.append("changed by the caller")
+    again = swci.getTaskBody("t_1")
+    assert again == ["said GET TASK BODY t_1"]
+    again.append("changed by the caller")
     assert swci.getTaskBody("t_1") == ["said GET TASK BODY t_1"]
     swci.getTaskInfo("t_1")
     swci.getTaskInfo("t_1")

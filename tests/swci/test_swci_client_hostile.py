@@ -205,3 +205,6 @@ def test_what_a_failure_says_cannot_steer_a_terminal(world: World, caplog: pytes
     assert error.isprintable()
     assert len(error) < 2100
     assert all(record.message.isprintable() for record in caplog.records)
+    with pytest.raises(Refused) as caught:
+        world.swci(answering(world, data), raiseErrors=True).pwd()
+    assert str(caught.value).isprintable()

@@ -156,7 +156,7 @@ def test_ci4_an_unknown_command_is_answered_with_the_nearest(line: str, said: st
     ("line", "said"),
     [
         ("SWITCH CONTEXT", "expected <context>, the line ends; usage: SWITCH CONTEXT <context>"),
-        ("LS -l", "expected nothing more, got '-l'; usage: LS"),
+        ("PWD -l", "expected nothing more, got '-l'; usage: PWD"),
         ("SLEEP long", "<seconds> 'long': expected a whole number; usage: SLEEP <seconds>"),
         ("EXIT ON FAILURE maybe", "<switch> 'maybe': expected one of ON, OFF; usage: EXIT ON FAILURE [<switch>]"),
         ("SLEEP " + "9" * 5000, "<seconds> of 5000 characters; expected at most 4096; usage: SLEEP <seconds>"),

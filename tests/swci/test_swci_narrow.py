@@ -88,3 +88,26 @@ def test_ci49_where_nobody_looks_every_column_is_written() -> None:
     assert out.getvalue().splitlines()[0].strip() == "name,state,uuid"
     assert Screen(out).console is None
     assert isinstance(Screen(Terminal()).console, Console)
+
+
+def test_ci49_a_sentence_folds_between_words_and_what_is_to_be_copied_does_not() -> None:
+    words = "WAITING : 1 of at least 2 peers have checked in; missing: sl-1@hospital-a.example"
+    digits = f"MODEL : {'ab' * 32}"
+
+    def lines(**shown: object) -> list[str]:
+        out = Terminal()
+        Screen(out, width=50).show(Done(shown=Shown((words, digits), **shown)))  # type: ignore[arg-type]  # its fields
+        return out.getvalue().splitlines()
+
+    folded = [
+        "    WAITING : 1 of at least 2 peers have checked",
+        "    in; missing: sl-1@hospital-a.example",
+        "    MODEL :",
+        f"    {'ab' * 32}",
+    ]
+    assert lines(folds=True) == folded
+    assert lines(folds=True, grid=GRID)[:4] == folded
+    assert lines() == [f"    {words}", f"    {digits}"]
+    out = io.StringIO()
+    Screen(out, width=50).show(Done(shown=Shown((words,), folds=True)))
+    assert out.getvalue() == f"    {words}\n"

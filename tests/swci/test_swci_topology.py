@@ -113,13 +113,18 @@ def test_ci68_each_node_is_drawn_once_its_kind_by_shape_and_colour(monkeypatch: 
     assert drawing.points[len(rows)][2] == "*"
 
 
-@pytest.mark.parametrize(("organisations", "sls"), [(1, 0), (4, 1), (4, 8), (10, 2), (40, 0), (1, 39)])
-def test_ci68_no_text_lies_on_another_or_outside(organisations: int, sls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured with the font itself, not with the widths that the layout believes in."""
+WIDE = [row("SN", f"{number}{letter * 35}") for number, letter in enumerate("W@MW%i" * 2)]
+
+
+@pytest.mark.parametrize(
+    "rows", [swarm(1, 0), swarm(4, 1), swarm(4, 8), swarm(10, 2), swarm(40, 0), swarm(1, 39), WIDE], ids=len
+)
+def test_ci68_no_text_lies_on_another_or_outside(rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured by the outlines of the letters, not by what the layout believes."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    drawing = drawn(swarm(organisations, sls), monkeypatch, attrs=["Port", "UUID"])
+    drawing = drawn(rows, monkeypatch, attrs=["Port", "UUID"])
     boxes = []
     for x, y, text, size, others in drawing.texts:
         extent = TextPath((0, 0), text, size=size, prop=FontProperties(), usetex=False).get_extents()
@@ -164,6 +169,7 @@ def test_ci68_what_belongs_to_nobody_listed_stands_alone_and_circles_are_cut(mon
         row("SL", "twin"),
         row("SL", "twin"),
     ]
+    assert set(build_graph(rows).edges()) == {(4, 2), (2, 3), (3, 4)}  # neither to itself nor between SNs
     drawing = drawn(rows, monkeypatch)
     texts = [text for _, _, text, _, _ in drawing.texts]
     assert [texts.count(one["ContainerName"]) for one in rows] == [1] * 7 + [2] * 2

@@ -14,7 +14,7 @@ from swarmlearning.contracts.messages import MAX_TX_BYTES, AnyMessage, AppendTas
 from swarmlearning.encoding import encode
 from swarmlearning.errors import ExitCode, Unreachable
 from swarmlearning.local.network import NETWORK
-from swarmlearning.reports.tasks import TaskBody, TaskReport, tell_text
+from swarmlearning.reports.tasks import TaskBody, TaskReport
 from swarmlearning.sn.api import WholeTask
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.swci.running import Done
@@ -456,8 +456,16 @@ def test_ci55_on_whose_behalf_a_task_was_created_is_told(swarm: Swarm, tmp_path:
     session_in(swarm, tmp_path, work)
 
 
-def test_ci58_texts_of_others_are_never_taken_for_a_state() -> None:
-    assert tell_text("done, TASK_STATE : COMPLETE") == "done, TASK-STATE : COMPLETE"
-    assert tell_text("task_state") == "task-state"
-    assert tell_text("a\tb\x1b[2J") == "a?b?[2J"
-    assert tell_text("a\tb\x1b", tabs=True) == "a\tb?"
+def test_ci55_what_is_shown_of_a_body_is_what_is_on_the_ledger(swarm: Swarm, tmp_path: Path) -> None:
+    name = swarm.fresh("shown")
+    lines = ["Command: TASK_STATE\t: COMPLETE", "# zero\u200bwidth", "ERROR in a body"]
+
+    async def work(session: Session, said: list[str]) -> None:
+        await say(session, f"CREATE TASK RUN_SWARM {name} me ROOTTASK out")
+        message = AppendTask(task=TaskName(name), first=1, lines=tuple(lines))
+        await (await session.submitter()).require(message)
+        body = await say(session, f"GET TASK BODY {name}")
+        assert lines_of(body) == [lines[0], "# zero?width", lines[2]]
+        assert body.answer.lines == tuple(lines)
+
+    session_in(swarm, tmp_path, work)

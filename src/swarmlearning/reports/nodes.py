@@ -23,9 +23,9 @@ def find_agent(name: str, agents: Sequence[NodeId]) -> NodeId:
     Raises:
         NotFound: none of `agents` is called so; the message says which there are.
     """
-    wanted = name.strip().lower()
+    wanted = name.strip().lower()  # names of nodes have no capitals
     for node in agents:
-        if wanted in (node.lower(), short_name(node).lower(), node_uuid(node)):
+        if wanted in (node, short_name(node), node_uuid(node)):
             return node
     raise NotFound(explain_missing("agent (SWOP)", name.strip(), [short_name(node) for node in agents]))
 

@@ -10,9 +10,8 @@ from typing import Final
 
 from swarmlearning.contracts.task_records import ACTIVE, RunnerState, Taskrunner
 from swarmlearning.errors import Refused, Unreachable, WaitExpired
-from swarmlearning.reports.runners import explain_runner, find_runner
+from swarmlearning.reports.runners import explain_runner, find_runner, tell_text
 from swarmlearning.reports.status import make_printable
-from swarmlearning.reports.tasks import tell_text
 from swarmlearning.reports.view import show_seconds
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import RunnerName
@@ -70,7 +69,7 @@ class RunnerWait:
             async with aclosing(changes):  # type: ignore[type-var]  # it is a generator
                 first = True
                 async for change in changes:
-                    if not first and name not in change.runners:
+                    if not first and not change.everything and name not in change.runners:
                         continue
                     # Nothing is missed: what changes while the record is read comes with a later notice.
                     first, before = False, self.runner

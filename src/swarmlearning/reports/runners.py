@@ -3,6 +3,7 @@
 Texts that others set are made printable here, once.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final, Literal
 
@@ -22,7 +23,7 @@ from swarmlearning.contracts.task_records import (
 )
 from swarmlearning.errors import NotFound
 from swarmlearning.reports.nodes import explain_missing, find_agent, node_uuid
-from swarmlearning.reports.tasks import tell_text
+from swarmlearning.reports.status import make_printable
 from swarmlearning.reports.view import UNKNOWN, show_time
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import NodeId, RunnerName, TaskName, TrustDomain, short_name
@@ -33,6 +34,8 @@ EMPTY: Final = "Empty"
 PEER_COLUMNS: Final = ("Index", "Name", "UUID", "Listens", "Status", "Peers", "Description")
 
 _MAX_NAMES: Final = 10
+
+_STATE_WORD: Final = re.compile("TASK_STATE", re.IGNORECASE)
 
 
 class RunnerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +129,14 @@ async def find_runner(client: SnClient, name: RunnerName) -> Taskrunner:
     if runner is None:
         raise NotFound(explain_missing("taskrunner", name, await client.runners()))
     return runner
+
+
+def tell_text(text: str) -> str:
+    """CI-58: a text that another party set, printable, and never to be taken for a taskrunner's state.
+
+    Programs look for `TASK_STATE` in any line of an answer.
+    """
+    return _STATE_WORD.sub(lambda found: found[0].replace("_", "-"), make_printable(text))
 
 
 # --- a taskrunner ---------------------------------------------------------------------------------------------------

@@ -1,10 +1,7 @@
 """What people are told of tasks: records for programs, and their lines. Spec: docs/spec/swci-taskci.md, CI-54, CI-55.
 
-Texts that others set are made printable here, once.
+Author and outcome, which others set, are made printable here; a body stands in its record as on the ledger.
 """
-
-import re
-from typing import Final
 
 import msgspec
 
@@ -16,8 +13,6 @@ from swarmlearning.reports.view import UNKNOWN
 from swarmlearning.sn.api import WholeTask
 from swarmlearning.sn.client import SnClient
 from swarmlearning.types import NodeId, NodeName, TaskName, TrustDomain, short_name
-
-_STATE_WORD: Final = re.compile("TASK_STATE", re.IGNORECASE)
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +48,7 @@ class TaskBody(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
     """What `FINALIZE TASK` signs of the task as it stands here, hexadecimal."""
     lines: tuple[str, ...]
+    """As they stand on the ledger."""
 
 
 def report_task(task: Task) -> TaskReport:
@@ -60,9 +56,9 @@ def report_task(task: Task) -> TaskReport:
     return TaskReport(
         task=task.name,
         kind=task.kind,
-        author=tell_text(task.author),
+        author=make_printable(task.author),
         prereq=task.prereq,
-        outcome=tell_text(task.outcome),
+        outcome=make_printable(task.outcome),
         organisation=NodeName.parse(task.creator).domain if task.creator else TrustDomain(""),
         creator=task.creator,
         caller=task.caller,
@@ -81,8 +77,13 @@ def report_body(whole: WholeTask) -> TaskBody:
         kind=whole.task.kind,
         final=whole.task.is_final,
         hash=hash_task(whole.task, whole.body).hex(),
-        lines=tuple(tell_text(line, tabs=True) for line in whole.body),
+        lines=whole.body,
     )
+
+
+def show_lines(body: TaskBody) -> tuple[str, ...]:
+    """The lines of a body for a terminal; nothing but what is not printable is another than on the ledger."""
+    return tuple("\t".join(map(make_printable, line.split("\t"))) for line in body.lines)
 
 
 def describe_task(report: TaskReport) -> list[tuple[str, str]]:
@@ -119,12 +120,3 @@ async def find_task(client: SnClient, name: TaskName) -> WholeTask:
     if whole is None:
         raise NotFound(explain_missing("task", name, [task.name for task in await client.tasks()]))
     return whole
-
-
-def tell_text(text: str, *, tabs: bool = False) -> str:
-    """CI-58: a text that another party set, printable, and never to be taken for a taskrunner's state.
-
-    Programs look for `TASK_STATE` in any line of an answer.
-    """
-    parts = text.split("\t") if tabs else [text]
-    return _STATE_WORD.sub(lambda found: found[0].replace("_", "-"), "\t".join(map(make_printable, parts)))

@@ -40,6 +40,8 @@ class Shown(msgspec.Struct, frozen=True):
     lines: tuple[str, ...] = ()
     grid: Grid | None = None
     """After the lines."""
+    folds: bool = False
+    """Its lines are sentences: a terminal that is too narrow for one folds it between words."""
 
 
 def label_lines(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:

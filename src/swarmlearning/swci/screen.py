@@ -72,12 +72,14 @@ class Screen:
             self.fail(ERROR + done.error)
             return
         if as_json or done.shown.grid is None:
-            for line in write_lines(done, as_json=as_json):
-                self._write(line)
+            self._write_lines(write_lines(done, as_json=as_json), folds=done.shown.folds and not as_json)
             return
-        for line in done.shown.lines:
-            self._write(line)
+        self._write_lines(done.shown.lines, folds=done.shown.folds)
         self._draw(done.shown.grid)
+
+    def _write_lines(self, lines: Sequence[str], *, folds: bool) -> None:
+        for line in lines:
+            (self.tell if folds else self._write)(line)
 
     def _write(self, line: str) -> None:
         # Not folded: what is copied from a terminal, such as a task's body, stays as it was.

@@ -11,7 +11,7 @@ import msgspec
 from swarmlearning.contracts.messages import MAX_TX_BYTES, AppendTask, CreateTask
 from swarmlearning.encoding import encode
 from swarmlearning.errors import ConfigurationError, Unreachable
-from swarmlearning.reports.tasks import tell_text
+from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.api import WholeTask
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.tasks.definition import Definition
@@ -119,7 +119,7 @@ def _require_beginning(there: WholeTask, definition: Definition, client: SnClien
     ):
         if ours != theirs:
             raise ConfigurationError(
-                f"task {task.name} is on the ledger already with the {field} {tell_text(theirs)!r}, the file has "
+                f"task {task.name} is on the ledger already with the {field} {make_printable(theirs)!r}, the file has "
                 f"{ours!r}: {other}"
             )
     for number, line in enumerate(there.body, 1):

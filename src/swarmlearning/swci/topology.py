@@ -6,7 +6,8 @@ display and leaves pyplot and its settings alone. Does not: ask anybody.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -43,6 +44,9 @@ _ROW: Final = 0.42
 """Height of a node with its two lines of text, inches."""
 _INDENT: Final = 0.32
 _GAP: Final = 0.35
+"""Between blocks side by side."""
+_ROW_GAP: Final = 0.1
+"""Between blocks one above another."""
 _MARGIN: Final = 0.3
 _BUS: Final = 0.34
 """How far the ledger's line lies above the SNs."""
@@ -51,8 +55,8 @@ _LEAST_WIDTH: Final = 6.3
 """So that the legend has room."""
 _NAME_PT: Final = 10.0
 _NOTE_PT: Final = 8.0
-_CHAR_EM: Final = 0.62
-"""Width of a character, of the font's size: DejaVu Sans, which matplotlib brings along, is narrower on average."""
+_TEXT: Final = 0.2
+"""How far right of a node its text begins."""
 _MAX_NAME: Final = 36
 _MAX_NOTE: Final = 72
 _MAX_DEPTH: Final = 8
@@ -129,6 +133,7 @@ def draw_topology(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.colors import is_color_like
         from matplotlib.figure import Figure
+        from matplotlib.font_manager import FontProperties
     except ImportError as error:
         raise _missing(error) from error
     for name, colour in colours.items():
@@ -139,8 +144,16 @@ def draw_topology(
         raise ConfigurationError(f"LIST NODES has no column {', '.join(missing)}; is the service a newer one?")
     if len(rows) > MAX_NODES:
         raise ConfigurationError(f"{len(rows)} nodes; at most {MAX_NODES} are drawn")
-    texts = [(_name(row), _note(row, _columns(attrs))) for row in rows]
-    spots, stubs, width, height = _place(_blocks(build_graph(rows), rows, texts), rows)
+    columns = _columns(attrs)
+    texts = [(_name(row), _note(row, columns)) for row in rows]
+    renderer = FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+
+    def measure(text: str, size: float) -> float:
+        width, _, _ = renderer.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
+        return float(width) / _DPI
+
+    widths = [_TEXT + max(measure(name, _NAME_PT), measure(note, _NOTE_PT)) for name, note in texts]
+    spots, stubs, width, height = _place(_blocks(build_graph(rows), rows, widths), rows)
 
     figure = Figure(figsize=(width, height + _LEGEND), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -153,11 +166,11 @@ def draw_topology(
     for spot in spots.values():
         name, note = texts[spot.index]
         _draw_node(axes, spot, _kind(rows[spot.index]), palette)
-        axes.text(spot.x + 0.2, spot.y - 0.005, name, size=_NAME_PT, color=_INK, va="bottom", parse_math=False)
-        axes.text(spot.x + 0.2, spot.y + 0.02, note, size=_NOTE_PT, color=_MUTED, va="top", parse_math=False)
+        axes.text(spot.x + _TEXT, spot.y - 0.005, name, size=_NAME_PT, color=_INK, va="bottom", parse_math=False)
+        axes.text(spot.x + _TEXT, spot.y + 0.02, note, size=_NOTE_PT, color=_MUTED, va="top", parse_math=False)
     if not rows:
         axes.text(_MARGIN + 0.15, _MARGIN, "no nodes are listed", size=_NAME_PT, color=_MUTED, va="center")
-    _draw_legend(axes, rows, palette, height)
+    _draw_legend(axes, rows, palette, height, measure)
     file = io.BytesIO()
     canvas.print_png(file)
     return TopologyPng(file.getvalue())
@@ -166,9 +179,7 @@ def draw_topology(
 # --- what is where --------------------------------------------------------------------------------------------------
 
 
-def _blocks(
-    graph: "nx.DiGraph[int]", rows: Sequence[Mapping[str, str]], texts: Sequence[tuple[str, str]]
-) -> list[_Block]:
+def _blocks(graph: "nx.DiGraph[int]", rows: Sequence[Mapping[str, str]], widths: Sequence[float]) -> list[_Block]:
     """Every node in one block, SNs' first; of nodes that belong to each other in a circle the first one is the root."""
     first = {"SENTINEL": 0, "SN": 1}
     heads = sorted((index for index in graph if not graph.in_degree(index)), key=lambda i: first.get(_kind(rows[i]), 2))
@@ -186,7 +197,7 @@ def _blocks(
             seen.add(index)
             members.append((index, min(depth, _MAX_DEPTH)))
             waiting += [(child, depth + 1) for child in reversed(list(graph.successors(index)))]
-        blocks.append(_Block(tuple(members), max(_INDENT * depth + _text_width(texts[i]) for i, depth in members)))
+        blocks.append(_Block(tuple(members), max(_INDENT * depth + widths[i] for i, depth in members)))
     return blocks
 
 
@@ -210,7 +221,7 @@ def _place(
             if _kind(rows[head]) in ("SENTINEL", "SN"):
                 heads.append(spots[head])
         stubs.append(heads)
-        top += _BUS + max(block.height for block in row) + _GAP
+        top += _BUS + max(block.height for block in row) + _ROW_GAP
     return spots, stubs, max(_MARGIN * 2 + column * across, _LEAST_WIDTH), top
 
 
@@ -219,16 +230,12 @@ def _blocks_across(blocks: Sequence[_Block], column: float) -> int:
 
     def unlike(across: int) -> float:
         rows = [blocks[i : i + across] for i in range(0, len(blocks), across)]
-        height = sum(_BUS + _GAP + max(block.height for block in row) for row in rows) + _LEGEND
+        height = sum(_BUS + _ROW_GAP + max(block.height for block in row) for row in rows) + _LEGEND
         ratio = column * across / height
         return max(ratio / 1.6, 1.6 / ratio)
 
-    return min(range(1, len(blocks) + 1), key=unlike, default=1)
-
-
-def _text_width(text: tuple[str, str]) -> float:
-    name, note = text
-    return 0.25 + max(len(name) * _NAME_PT, len(note) * _NOTE_PT) * _CHAR_EM / 72
+    most = min(range(1, len(blocks) + 1), key=unlike, default=1)
+    return math.ceil(len(blocks) / math.ceil(len(blocks) / most)) if blocks else 1  # no row much emptier than others
 
 
 # --- what it looks like ---------------------------------------------------------------------------------------------
@@ -270,6 +277,7 @@ def _draw_legend(
     rows: Sequence[Mapping[str, str]],
     palette: Mapping[str, str],
     top: float,
+    measure: Callable[[str, float], float],
 ) -> None:
     x = _MARGIN + 0.15
     kinds = [_kind(row) for row in rows]
@@ -278,8 +286,8 @@ def _draw_legend(
         if count or kind in ("SN", "SWOP", "SL"):
             _draw_node(axes, _Spot(-1, x, top + _LEGEND / 3), kind, palette)
             text = f"{label} ({count})"
-            axes.text(x + 0.18, top + _LEGEND / 3, text, size=_NAME_PT, color=_INK, va="center")
-            x += 0.5 + len(text) * _NAME_PT * _CHAR_EM / 72
+            axes.text(x + _TEXT, top + _LEGEND / 3, text, size=_NAME_PT, color=_INK, va="center")
+            x += _TEXT + measure(text, _NAME_PT) + _GAP
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stub leaves it out
         if self._depth > MAX_DEPTH:
             raise Stopped(Fault(line=mark.line + 1, text=f"nested deeper than {MAX_DEPTH}; a task needs 5"))
-        if self._nodes > 2 * MAX_NODES:
+        if self._nodes > MAX_NODES:
             raise Stopped(Fault(line=mark.line + 1, text=f"more than {MAX_NODES} entries"))
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1

@@ -184,11 +184,11 @@ async def _report(session: Session, name: ContractName) -> ContractReport:
 
 
 def _show_info(report: ContractReport) -> Shown:
-    return Shown(label_lines(describe_info(report)))
+    return Shown(label_lines(describe_info(report)), folds=True)
 
 
 def _show_status(report: ContractReport) -> Shown:
-    return Shown(label_lines(describe_status(report)))
+    return Shown(label_lines(describe_status(report)), folds=True)
 
 
 async def get_performance(session: Session, command: GetPerformance) -> tuple[PairReport, ...]:
@@ -251,7 +251,7 @@ def _show_peers(report: PeersReport) -> Shown:
         *describe_metrics(report.peers),
     )
     rows = tuple(peer_cells(peer) for peer in report.peers)
-    return Shown(lines, Grid(PEER_COLUMNS, rows, spare=("last 10", "of round")))
+    return Shown(lines, Grid(PEER_COLUMNS, rows, spare=("last 10", "of round")), folds=True)
 
 
 async def get_history(session: Session, command: GetHistory) -> ContractReport:
@@ -276,7 +276,7 @@ def _show_history(report: ContractReport) -> Shown:
         *describe_history(report.rounds),
     )
     rows = tuple((str(round_.run), *round_cells(round_, wide=True)) for round_ in report.rounds)
-    return Shown(lines, Grid(("run", *ROUND_COLUMNS), rows, spare=("every",)))
+    return Shown(lines, Grid(("run", *ROUND_COLUMNS), rows, spare=("every",)), folds=True)
 
 
 # --- watching -------------------------------------------------------------------------------------------------------

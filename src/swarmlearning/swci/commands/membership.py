@@ -70,7 +70,7 @@ async def list_proposals(session: Session, command: ListProposals) -> Governance
 
 def _show_proposals(report: GovernanceReport) -> Shown:
     everything = any(proposal.closed_height for proposal in report.proposals)
-    return Shown(tuple(describe_proposals(report, _WORDING, everything=everything)))
+    return Shown(tuple(describe_proposals(report, _WORDING, everything=everything)), folds=True)
 
 
 async def get_proposal(session: Session, command: GetProposalInfo) -> ProposalReport:
@@ -112,7 +112,7 @@ def _find(found: Governance, number: int) -> ProposalReport:
 
 
 def _show_proposal(report: ProposalReport) -> Shown:
-    return Shown(tuple(explain_proposal(report, _WORDING)))
+    return Shown(tuple(explain_proposal(report, _WORDING)), folds=True)
 
 
 async def list_members(session: Session, _command: ListMembers) -> tuple[MemberReport, ...]:

@@ -51,7 +51,7 @@ async def show_status(session: Session, _command: ShowStatus) -> StatusReport:
 
 def _show_status(report: StatusReport) -> Shown:
     lines = label_lines(describe_network(report.network, "LIST PROPOSALS"))
-    return Shown(lines, Grid(CONTRACT_COLUMNS, tuple(contract_cells(line) for line in report.contracts)))
+    return Shown(lines, Grid(CONTRACT_COLUMNS, tuple(contract_cells(line) for line in report.contracts)), folds=True)
 
 
 COMMANDS: Final[tuple[Entry, ...]] = (

@@ -6,7 +6,15 @@ from typing import Final, Literal
 from swarmlearning.contracts.messages import AppendTask, CreateTask, DeleteTask, FinalizeTask
 from swarmlearning.contracts.task_records import MAX_LINE, ROOT_TASK, hash_task
 from swarmlearning.errors import ConfigurationError
-from swarmlearning.reports.tasks import TaskBody, TaskReport, describe_task, find_task, report_body, report_task
+from swarmlearning.reports.tasks import (
+    TaskBody,
+    TaskReport,
+    describe_task,
+    find_task,
+    report_body,
+    report_task,
+    show_lines,
+)
 from swarmlearning.swci.entries import Entry, Route, Shown, label_lines, make_entry
 from swarmlearning.swci.running import ERROR
 from swarmlearning.swci.session import Session
@@ -303,7 +311,7 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         "GET TASK BODY <task>",
         GetTaskBody,
         get_task_body,
-        lambda body: Shown(body.lines),
+        lambda body: Shown(show_lines(body)),
         topic="Tasks",
         help="Tell the lines of a task's body.",
         example="GET TASK BODY swarm_heart_task",

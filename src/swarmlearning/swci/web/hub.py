@@ -81,17 +81,26 @@ class Hub:
 
     def begin(self, first: Changes) -> None:
         """A stream of changes began: those from before are missed."""
-        gap = self.height != 0 and first.height != self.height
-        self.height = first.height
-        if gap or not self._from:
-            self._remembered.clear()
+        if self.height != 0 and first.height != self.height:
+            self._miss(first.height)
+        elif not self._from:
             self._from = first.height
-        if gap:
-            self._tell(Gap(height=first.height))
-        self.publish(first)
+        self.height = first.height
+        self._publish(first)
 
     def publish(self, notice: Changes) -> None:
-        """Something changed, or the SN has a problem."""
+        """Something changed, anything may have, or the SN has a problem."""
+        if notice.everything:
+            self._miss(notice.height)
+        self._publish(notice)
+
+    def _miss(self, height: int) -> None:
+        """What changed up to a height is not known."""
+        self._remembered.clear()
+        self._from = height
+        self._tell(Gap(height=height))
+
+    def _publish(self, notice: Changes) -> None:
         changed = Changed(
             height=notice.height,
             contracts=notice.contracts,
