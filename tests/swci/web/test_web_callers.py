@@ -180,8 +180,6 @@ ESCAPES = ["..", "/", "/etc", "out", "a/../..", "~", "~root", "/platform/swarm/u
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
-    "escape", ["..", "/", "/etc", "out", "a/../..", "~", "~root", "/platform/swarm/usr/../..", "a" * 300]
-)
 def test_ci22_files_stay_below_the_root(small: Service, escape: str) -> None:
     (small.root / "a").mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
