@@ -143,6 +143,10 @@ def test_ci4_a_quoted_word_is_no_keyword() -> None:
     [
         ("LIST CONTESTS", "unknown command 'LIST CONTESTS'; did you mean LIST CONTEXTS?"),
         ("swich context heart", "unknown command 'swich context heart'; did you mean SWITCH CONTEXT?"),
+        (
+            "get contract information heart",
+            "unknown command 'get contract information heart'; did you mean GET CONTRACT INFO?",
+        ),
         ("hlep", "unknown command 'hlep'; did you mean HELP?"),
         ("SWITCH", "unknown command 'SWITCH'; did you mean SWITCH CONTEXT?"),
         ("xyzzy", "unknown command 'xyzzy'; HELP lists all"),
