@@ -69,6 +69,8 @@ class ScriptedSn(SnClient):
         super().__init__(MemoryNetwork().client(NodeName.parse(SN)), HERE)
         self.parts = list(parts)
         self.now: list[Taskrunner | None] = list(begin)
+        self.everything = {0}
+        """At which records of a part the notice names nothing, but says everything."""
         self.streams = 0
         self.others = 0
 
@@ -77,7 +79,7 @@ class ScriptedSn(SnClient):
         part = self.parts.pop(0) if self.parts else ()
         for index, record in enumerate(part):
             self.now = [record]
-            yield Changes(height=1) if index == 0 else Changes(height=1, runners=(NAME,))
+            yield Changes(height=1, everything=True) if index in self.everything else Changes(height=1, runners=(NAME,))
             self.others += 1
             yield Changes(height=1, runners=(RunnerName("another"),), members=True)
         if not self.parts and part:
@@ -110,6 +112,12 @@ def wait(sn: ScriptedSn, limit_s: float = 20) -> tuple[Taskrunner | Exception, l
         return asyncio.run(main()), told
     except (Refused, Unreachable, NotFound) as error:
         return error, told
+
+
+def test_ci59_after_a_notice_of_everything_the_taskrunner_is_looked_at() -> None:
+    sn = ScriptedSn([WAITING, DONE])
+    sn.everything = {0, 1}
+    assert wait(sn, limit_s=5)[0] == DONE
 
 
 def test_ci59_who_is_waited_for_is_said_whenever_it_changes() -> None:

@@ -67,12 +67,12 @@ class RunnerWait:
         try:
             changes = self._client.changes()
             async with aclosing(changes):  # type: ignore[type-var]  # it is a generator
-                first = True
                 async for change in changes:
-                    if not first and name not in change.runners:
+                    # The first notice says everything, as does one after a snapshot.
+                    if not change.everything and name not in change.runners:
                         continue
                     # Nothing is missed: what changes while the record is read comes with a later notice.
-                    first, before = False, self.runner
+                    before = self.runner
                     self.runner = await find_runner(self._client, name)
                     if self._away:
                         self._away = ""

@@ -86,7 +86,7 @@ class Follower:
             async for notice in sn.changes():
                 # The first one names nothing: members are asked for once the stream has begun, so that no change of
                 # them falls in between.
-                if notice.members or not begun:
+                if notice.members or notice.everything or not begun:
                     await self._learn(sn)
                 if begun:
                     self._hub.publish(notice)
