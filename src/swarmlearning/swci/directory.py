@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from swarmlearning.errors import ConfigurationError, NotFound
+from swarmlearning.reports.status import make_printable
 
 PRODUCT_ROOT: Final = "/platform/swarm/usr"
 
@@ -84,14 +85,14 @@ class Directory:
         self.here = path
 
     def names(self) -> list[str]:
-        """What is in the current directory, directories with a `/`, by name.
+        """What is in the current directory, directories with a `/`, by name, printable: a file may be called anything.
 
         Raises:
             ConfigurationError: it cannot be read.
         """
         try:
             found = sorted(self.here.iterdir())[:MAX_LISTED]
-            return [f"{path.name}/" if path.is_dir() else path.name for path in found]
+            return [make_printable(path.name) + ("/" if path.is_dir() else "") for path in found]
         except OSError as error:
             raise ConfigurationError(f"{self.here} cannot be read: {error.strerror}") from error
 

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from swarmlearning.reports.status import make_printable
 from swarmlearning.swci.entries import Entry, Route, Shown, make_entry
 from swarmlearning.swci.session import Session
 from swarmlearning.swci.values import Command, FileName
@@ -28,12 +29,12 @@ async def change_directory(session: Session, command: ChangeDirectory) -> str:
         ConfigurationError: there is none, or it lies outside the root.
     """
     session.directory.enter(command.directory)
-    return str(session.directory.here)
+    return make_printable(str(session.directory.here))
 
 
 async def print_directory(session: Session, _command: PrintDirectory) -> str:
     """Where the session is."""
-    return str(session.directory.here)
+    return make_printable(str(session.directory.here))
 
 
 async def list_files(session: Session, _command: ListFiles) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import ConfigurationError, Refused, SwarmError
+from swarmlearning.reports.status import make_printable
 from swarmlearning.swci.entries import Entry, Meant, parse
 from swarmlearning.swci.lexer import decode_line
 from swarmlearning.swci.running import Done, failure, run_command, write_lines
@@ -196,7 +197,7 @@ class WebService:
 
         async def work(held: Held) -> list[str]:
             path = store_upload(held.session.directory, upload)
-            return [f"Uploaded : {path}"]
+            return [f"Uploaded : {make_printable(str(path))}"]
 
         return Contents(content=await self._in_session(connection, "upload", work))
 
