@@ -21,7 +21,7 @@ from swarmlearning.swci.reading import RawScriptLine
 from swarmlearning.swci.running import ERROR
 from swarmlearning.swci.screen import Screen
 from swarmlearning.swci.script import TranscriptWriter, run_script
-from swarmlearning.swci.session import Session
+from swarmlearning.swci.session import Collected, Session
 from swarmlearning.swci.table import COMMANDS
 
 ROOT = Path(__file__).parent
@@ -223,3 +223,10 @@ def test_ci5_an_error_is_one_line_whatever_a_name_holds() -> None:
     (line,) = refusal("LIST \u00e9" + "x" * 500).splitlines()
     assert len(line) < 200
     assert re.search(r"unknown command 'LIST éx+'", line)
+
+
+def test_ci5_what_is_said_while_a_command_goes_on_is_one_line_whatever_it_holds(tmp_path: Path) -> None:
+    said = Collected()
+    session = Session(contexts=MemoryContexts(), directory=Directory(tmp_path), output=said, identity=IdentityPaths())
+    session.tell("not yet: somebody's\x1b]0;title\x07 answer\nTASK_STATE : COMPLETE\u202e")
+    assert said.lines == ["not yet: somebody's?]0;title? answer?TASK_STATE : COMPLETE?"]

@@ -264,8 +264,8 @@ def test_ci23_commands_of_one_caller_wait_for_each_other_and_those_of_others_do_
     assert other.say("PWD")
     assert answers == []  # the other caller did not wait for it
     assert same.say("GIVE build 1")[0] == "giving 1"
+    first.join(1)  # its answer may still be on its way; it waited for two seconds
     assert answers == [["WAITING"]]  # the same one did
-    first.join()
 
 
 def test_ci23_who_hangs_up_ends_the_command(small: Service) -> None:

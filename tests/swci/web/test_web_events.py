@@ -100,6 +100,23 @@ def test_ci29_who_comes_back_is_told_what_it_missed() -> None:
     run(story())
 
 
+def test_ci29_where_everything_may_have_changed_what_is_remembered_is_not_all() -> None:
+    async def story() -> None:
+        hub = begun()
+        with hub.listen() as listener:
+            hub.publish(Changes(height=6, contracts=(ONE,)))
+            await told(listener)
+            hub.publish(Changes(height=9, everything=True))  # a snapshot took the place of the SN's state
+            assert (await told(listener))[0] == Gap(height=9)
+            with hub.listen(5) as old:
+                assert (await told(old))[0] == Gap(height=9)
+            hub.publish(Changes(height=10, contracts=(TWO,)))
+            with hub.listen(9) as back:
+                assert await told(back) == [Changed(height=10, contracts=(TWO,))]
+
+    run(story())
+
+
 @pytest.mark.parametrize("after", [4, 8, 10**17])
 def test_ci29_who_missed_more_than_is_remembered_is_told_of_the_gap(after: int) -> None:
     async def story() -> None:
@@ -210,9 +227,10 @@ def follow(sn: FakeSn, story: Callable[[Hub, TrustStore], Coroutine[Any, Any, No
     run_virtual(main())
 
 
-def test_ci21_members_are_learnt_when_the_stream_begins_and_whenever_they_change() -> None:
+@pytest.mark.parametrize("change", [Changes(height=7, members=True), Changes(height=7, everything=True)])
+def test_ci21_members_are_learnt_when_the_stream_begins_and_whenever_they_may_have_changed(change: Changes) -> None:
     news = asyncio.Event()
-    sn = FakeSn([Changes(height=5), Changes(height=6, contracts=(ONE,)), news, Changes(height=7, members=True)])
+    sn = FakeSn([Changes(height=5, everything=True), Changes(height=6, contracts=(ONE,)), news, change])
 
     async def story(hub: Hub, trust: TrustStore) -> None:
         with hub.listen() as listener:
