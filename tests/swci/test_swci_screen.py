@@ -80,8 +80,21 @@ def test_ci6_a_line_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     body = "\tif x:  # " + "long " * 40
     assert drawn(Done(shown=Shown((body, ""))), 40, monkeypatch) == [f"    {body}", ""]
     file = io.StringIO()
-    Screen(file).show(Done(shown=Shown((body,))))
-    assert file.getvalue() == f"    {body}\n"
+    Screen(file).show(Done(shown=Shown((body, ""), folds=True)))
+    assert file.getvalue() == f"    {body}\n\n"
+
+
+def test_ci6_a_sentence_is_broken_between_words_and_stays_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_ = "ab" * 32
+    lines = ("  a sentence that is longer than that", f"MODEL : {hash_}", "  short   as it is", "")
+    assert drawn(Done(shown=Shown(lines, folds=True)), 34, monkeypatch) == [
+        "      a sentence that is longer",
+        "      than that",
+        "    MODEL :",
+        f"    {hash_}",
+        "      short   as it is",
+        "",
+    ]
 
 
 def test_ci5_an_error_is_red_on_a_terminal_and_folds_between_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

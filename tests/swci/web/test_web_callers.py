@@ -1,4 +1,4 @@
-"""Who may ask the REST service, and what each caller has for itself: docs/spec/swci-web.md, CI-20 to CI-23."""
+"""Who may ask the REST service, and what each caller has for itself: docs/spec/swci-rest.md, CI-20 to CI-23."""
 
 import asyncio
 import contextlib

@@ -182,7 +182,7 @@ async def _create(session: Session, name: ContextName, endpoint: Endpoint) -> Co
 
 def _show_created(made: ContextCreated) -> Shown:
     troubled = (f"WARNING - it does not follow the ledger: {made.problem}",) if made.problem else ()
-    return Shown((API_IS_UP, *troubled, f"CONTEXT CREATED : {made.context}"))
+    return Shown((API_IS_UP, *troubled, f"CONTEXT CREATED : {made.context}"), folds=True)
 
 
 async def switch_context(session: Session, command: SwitchContext) -> ContextName:
@@ -251,7 +251,7 @@ def _show_info(info: ContextInfo) -> Shown:
     ]
     if info.certificate:
         lines.append(f"CERTIFICATE : {info.certificate}")
-    return Shown((*lines, f"VARIABLES : {info.variables}"))
+    return Shown((*lines, f"VARIABLES : {info.variables}"), folds=True)
 
 
 def _show_names(infos: tuple[ContextInfo, ...]) -> Shown:
@@ -346,7 +346,7 @@ async def _wait(session: Session, endpoint: Endpoint, retries: int) -> Reached:
 
 def _show_reached(reached: Reached) -> Shown:
     troubled = (f"WARNING - it does not follow the ledger: {reached.problem}",) if reached.problem else ()
-    return Shown((API_IS_UP, *troubled))
+    return Shown((API_IS_UP, *troubled), folds=True)
 
 
 COMMANDS: Final[tuple[Entry, ...]] = (
