@@ -1,6 +1,7 @@
 """A REST service for tests of `Swci`: real mutual TLS in a thread, answers as a test says; and who may speak to it."""
 
 import contextlib
+import datetime as dt
 import email.parser
 import email.policy
 import json
@@ -16,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from swarmlearning.clock import system_clock
 from swarmlearning.identity.authority import Authority, create_ca, issue_certificate
@@ -85,6 +87,26 @@ class Authorities:
         Path(files.cert).write_bytes(made.public_bytes(Encoding.PEM))
         Path(files.key).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return files
+
+    def make_odd_authority(self) -> str:
+        """A file with a CA certificate that has an RSA key and says nobody's name."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+        now = dt.datetime.now(dt.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        path = self.directory / "odd.ca.pem"
+        path.write_bytes(made.public_bytes(Encoding.PEM))
+        return str(path)
 
 
 Answer = Callable[[str], object]

@@ -14,7 +14,7 @@ from chain_world import NETWORK, key_of, member
 from contracts_world import BIG, HOME, settings
 from rich.console import Console
 
-from swarmlearning.contracts.messages import AnyMessage, Enrol, Finish, Propose, Vote
+from swarmlearning.contracts.messages import AnyMessage, Enrol, Propose, Vote
 from swarmlearning.contracts.proposals import AnyChange, hash_change
 from swarmlearning.contracts.records import RoundSummary, Training
 from swarmlearning.errors import Unreachable
@@ -93,10 +93,6 @@ class Network:
                 contract=contract, run=1, settings=settings(), manifest=BIG, min_peers=2, weight=1, endpoint=HOME
             )
             await self.must(member(peer), message)
-
-    async def finish(self, *peers: int) -> None:
-        for peer in peers:
-            await self.must(member(peer), Finish(contract=STUDY, run=1))
 
     async def propose(self, who: int, change: AnyChange, reason: str = "") -> None:
         await self.must(member(who, Role.OPERATOR), Propose(change=change, reason=reason))

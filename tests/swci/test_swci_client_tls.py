@@ -20,7 +20,8 @@ from swarmlearning.errors import (
     VerificationError,
 )
 from swarmlearning.identity.authority import create_ca
-from swarmlearning.swci import Swci
+from swarmlearning.swci import Swci, service_tls
+from swarmlearning.swci.service_tls import Deadline
 from swarmlearning.types import Role
 
 
@@ -137,6 +138,21 @@ def test_ci61_a_server_without_tls_gets_nothing(world: World) -> None:
     assert b"POST" not in received[0]
 
 
+def test_ci61_a_connection_that_broke_before_the_handshake_is_never_used(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python wraps it without a handshake, and what is sent through it then would be plain."""
+
+    def broken(endpoint: object, deadline: Deadline) -> socket.socket:
+        return socket.socket()
+
+    service = world.service(echo)
+    swci = world.swci(service, raiseErrors=True)
+    monkeypatch.setattr(service_tls, "_dial", broken)
+    with pytest.raises(Unreachable, match=r"no connection \(the connection broke before the handshake\)"):
+        swci.pwd()
+
+
 def test_ci61_older_tls_is_not_spoken(world: World) -> None:
     service = world.service(echo)
     service._context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -204,6 +220,12 @@ def test_a_bundle_of_other_organisations_alone_is_refused(world: World) -> None:
     theirs = world.authorities.issue(domain=B)
     with pytest.raises(IdentityError, match=r"none of the 1 authorities of a\.example"):
         Swci("127.0.0.1", 1, world.operator.cert, world.operator.key, theirs.ca)
+
+
+def test_a_bundle_with_an_authority_of_no_form_that_we_use_is_refused_by_name(world: World) -> None:
+    path = bundle(world, world.operator.ca, world.authorities.make_odd_authority())
+    with pytest.raises(IdentityError, match=r"^CA certificates: CA certificate CN=odd: key RSA 2048, expected ECDSA"):
+        Swci("127.0.0.1", 1, world.operator.cert, world.operator.key, path)
 
 
 @pytest.mark.parametrize("port", [0, 70000, "30306", True, None])

@@ -180,6 +180,17 @@ def test_a_taskrunner_is_left_as_it_is_where_that_was_asked_for(world: World) ->
     assert "RESET TASKRUNNER" not in verbs(service)
 
 
+def test_a_taskrunner_that_cannot_be_reset_does_not_make_a_failure_of_a_task_that_completed(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    swop = Swop("COMPLETE")
+    service = world.service(lambda command: ["ERROR not yours"] if command.startswith("RESET") else swop(command))
+    swci = world.swci(service)
+    assert swci.executeTask("t_1", "r.1", 1, 0.01)[:4] == status("COMPLETE")
+    assert swci.getErrors() is None
+    assert "taskrunner r.1 could not be reset: not yours" in caplog.text
+
+
 def test_ci67_a_task_that_failed_is_told_with_its_reason_and_not_reset(world: World) -> None:
     service = world.service(Swop("RUNNING", "ERROR"))
     swci = world.swci(service)

@@ -143,6 +143,10 @@ def test_ci4_a_quoted_word_is_no_keyword() -> None:
     [
         ("LIST CONTESTS", "unknown command 'LIST CONTESTS'; did you mean LIST CONTEXTS?"),
         ("swich context heart", "unknown command 'swich context heart'; did you mean SWITCH CONTEXT?"),
+        (
+            "get contract information heart",
+            "unknown command 'get contract information heart'; did you mean GET CONTRACT INFO?",
+        ),
         ("hlep", "unknown command 'hlep'; did you mean HELP?"),
         ("SWITCH", "unknown command 'SWITCH'; did you mean SWITCH CONTEXT?"),
         ("xyzzy", "unknown command 'xyzzy'; HELP lists all"),
@@ -156,7 +160,7 @@ def test_ci4_an_unknown_command_is_answered_with_the_nearest(line: str, said: st
     ("line", "said"),
     [
         ("SWITCH CONTEXT", "expected <context>, the line ends; usage: SWITCH CONTEXT <context>"),
-        ("LS -l", "expected nothing more, got '-l'; usage: LS"),
+        ("PWD -l", "expected nothing more, got '-l'; usage: PWD"),
         ("SLEEP long", "<seconds> 'long': expected a whole number; usage: SLEEP <seconds>"),
         ("EXIT ON FAILURE maybe", "<switch> 'maybe': expected one of ON, OFF; usage: EXIT ON FAILURE [<switch>]"),
         ("SLEEP " + "9" * 5000, "<seconds> of 5000 characters; expected at most 4096; usage: SLEEP <seconds>"),

@@ -1,7 +1,7 @@
 """Which nodes a network has, what serves what, and who its members are: as records and as rows of tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -170,8 +170,3 @@ def member_cells(member: MemberReport) -> tuple[str, ...]:
         *(str(member.nodes.get(role.value, 0)) for role in (Role.SN, Role.SL, Role.SWOP)),
         connected,
     )
-
-
-def count_members(members: Sequence[MemberReport]) -> str:
-    """How many there are, for people."""
-    return "1 member" if len(members) == 1 else f"{len(members)} members"

@@ -4,8 +4,12 @@ Paths are resolved with all their links before they are judged. `/platform/swarm
 has the user's files, means the directory in which the session began: scripts that name it run unchanged.
 """
 
+import contextlib
+import stat
 from pathlib import Path, PurePosixPath
 from typing import Final
+
+import msgspec
 
 from swarmlearning.errors import ConfigurationError, NotFound
 from swarmlearning.reports.status import make_printable
@@ -17,6 +21,17 @@ MAX_FILE_BYTES: Final = 4 << 20
 
 MAX_LISTED: Final = 10_000
 """Most names that are listed of a directory."""
+
+
+class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A file, or whatever else a directory holds."""
+
+    name: str
+    is_directory: bool
+    size: int
+    """Bytes."""
+    modified_ms: int
+    """Milliseconds since the epoch."""
 
 
 class Directory:
@@ -84,17 +99,29 @@ class Directory:
             raise NotFound(f"{name[:200]} is no directory below {self.here}")
         self.here = path
 
-    def names(self) -> list[str]:
-        """What is in the current directory, directories with a `/`, by name, printable: a file may be called anything.
+    def files(self) -> list[FileInfo]:
+        """What is in the current directory, by name.
 
         Raises:
             ConfigurationError: it cannot be read.
         """
+        found: list[FileInfo] = []
         try:
-            found = sorted(self.here.iterdir())[:MAX_LISTED]
-            return [make_printable(path.name) + ("/" if path.is_dir() else "") for path in found]
+            for path in sorted(self.here.iterdir())[:MAX_LISTED]:
+                with contextlib.suppress(FileNotFoundError):  # gone since
+                    # Of a link itself: what it leads to may lie outside the root.
+                    seen = path.lstat()
+                    found.append(
+                        FileInfo(
+                            name=make_printable(path.name),  # a file may be called anything
+                            is_directory=stat.S_ISDIR(seen.st_mode),
+                            size=seen.st_size,
+                            modified_ms=seen.st_mtime_ns // 1_000_000,
+                        )
+                    )
         except OSError as error:
             raise ConfigurationError(f"{self.here} cannot be read: {error.strerror}") from error
+        return found
 
     def read(self, name: str) -> bytes:
         """A file's contents.

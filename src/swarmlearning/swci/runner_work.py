@@ -7,6 +7,7 @@ from typing import Final
 from swarmlearning.errors import SwarmError
 from swarmlearning.swci.commander import Commander, check_seconds
 from swarmlearning.swci.runner_waiting import RunnerStatus, explain_end, wait_for_runner
+from swarmlearning.transport.wire import one_line
 
 RULER: Final = "=" * 40
 """Between the parts of a report."""
@@ -48,7 +49,7 @@ class RunnerWork:
         if status.state != "COMPLETE" or status.task not in ("", task):
             raise explain_end(task, runner, status)
         if reset:
-            self._ask("RESET TASKRUNNER {}", runner)
+            self._reset(runner)
         return report
 
     def wait(self, runner: str, limit_s: float, poll_s: float, callback: Callback | None) -> RunnerStatus:
@@ -83,6 +84,13 @@ class RunnerWork:
         except KeyboardInterrupt:
             self._logger.warning("no longer waiting for %s; it goes on", what)
             raise
+
+    def _reset(self, runner: str) -> None:
+        """Its task completed, so that this is no failure of it."""
+        try:
+            self._ask("RESET TASKRUNNER {}", runner)
+        except SwarmError as error:
+            self._logger.warning("taskrunner %s could not be reset: %s", runner, one_line(str(error)))
 
     def _agents(self, runner: str) -> list[str]:
         lines: list[str] = []

@@ -44,10 +44,13 @@ class Screen:
         return self._console if self.is_terminal else None
 
     def say(self, line: str, style: str = "") -> None:
-        """Write a line as it stands."""
-        # `out` neither wraps nor cuts: a hash that is copied from a terminal stays one.
-        self._console.out(line, style=style or None, highlight=False)
-        self._console.file.flush()
+        """Write a line as it stands: what is copied from a terminal, a hash or a task's body, stays what it was."""
+        file = self._console.file
+        if style and self.is_terminal:
+            self._console.out(line, style=style, highlight=False)
+        else:
+            file.write(line + "\n")
+        file.flush()
 
     def tell(self, line: str) -> None:
         """Write what a command says while it goes on."""

@@ -55,6 +55,8 @@ class VerifiedSocket(ssl.SSLSocket):
 
     deadline: Deadline | None = None
     """When all that is sent and received must be done; a server that dribbles does not extend it."""
+    verified = False
+    """The handshake came to its end."""
 
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands, and verify the server.
@@ -69,6 +71,7 @@ class VerifiedSocket(ssl.SSLSocket):
             self.context.verify(self.getpeercert(binary_form=True) or b"")
         except VerificationError as error:
             raise IdentityMismatch(str(error)) from error
+        self.verified = True
 
     def recv_into(self, buffer: "WriteableBuffer", nbytes: int | None = None, flags: int = 0) -> int:
         """Receive; see `socket.recv_into`."""
@@ -129,6 +132,10 @@ class ServiceTls:
         if not isinstance(made, VerifiedSocket):
             made.close()
             raise Broken(f"expected a verified connection, got {type(made).__name__}")
+        if not made.verified:
+            # Python shakes no hands on a socket that was closed meanwhile, and would send in plain.
+            made.close()
+            raise ConnectionError("the connection broke before the handshake")
         return made
 
     def verify(self, leaf: bytes) -> NodeName:
@@ -159,7 +166,10 @@ class ServiceTls:
     def _load(self) -> None:
         credential = self._source.load(self._clock())
         own = Trust(issuers=_own_issuers(credential), roles=(Role.OPERATOR,))
-        trust = TrustStore(credential.node.network, self._clock, {credential.node.domain: own})
+        try:
+            trust = TrustStore(credential.node.network, self._clock, {credential.node.domain: own})
+        except VerificationError as error:
+            raise IdentityError(f"CA certificates: {error}") from error
         context = _build(credential, trust.issuer_certificates())
         context.verify = self.verify
         self._node, self._trust, self._context, self._complaint = credential.node, trust, context, ""

@@ -135,13 +135,15 @@ class Session:
         """As whom one speaks in a context."""
         return context.identity if context.identity.cert else self.identity
 
-    def identity_for(self, name: ContextName | None = None) -> IdentityPaths:
+    def identity_for(self, endpoint: Endpoint, name: ContextName | None = None) -> IdentityPaths:
         """As whom an SN is asked that no context has yet: what the session was started with, else what a context has.
 
-        That is the context `name`, which is made anew, or else the current one.
+        That is the context `name`, which is made anew, or one of that SN, or the current one.
         """
         book = self.book
-        known = [context for wanted in (name, book.current) for context in book.contexts if context.name == wanted]
+        known = [context for context in book.contexts if context.name == name]
+        known += [context for context in book.contexts if context.sn == endpoint]
+        known += [context for context in book.contexts if context.name == book.current]
         return next((paths for paths in (self.identity, *(c.identity for c in known)) if paths.cert), self.identity)
 
     def source_of(self, context: Context) -> PemSource:

@@ -163,7 +163,7 @@ async def create_context_with_service(session: Session, command: CreateContextWi
 
 
 async def _create(session: Session, name: ContextName, endpoint: Endpoint) -> ContextCreated:
-    paths = session.identity_for(name)
+    paths = session.identity_for(endpoint, name)
     async with reach(paths.source(), endpoint) as client:
         status = await client.status()
     kept = paths if session.keeps_identity else IdentityPaths()
@@ -327,8 +327,7 @@ async def wait_for_host(session: Session, command: WaitForHost) -> Reached:
         WaitExpired: it did not come up.
         SwarmError: what waiting cannot help: see `wait_for_sn`.
     """
-    source = session.identity_for().source()
-    return await wait_for_sn(source, at_host(command.ip, command.port), command.retries, session.tell)
+    return await _wait(session, at_host(command.ip, command.port), command.retries)
 
 
 async def wait_for_service(session: Session, command: WaitForService) -> Reached:
@@ -338,8 +337,11 @@ async def wait_for_service(session: Session, command: WaitForService) -> Reached
         WaitExpired: it did not come up.
         SwarmError: what waiting cannot help: see `wait_for_sn`.
     """
-    source = session.identity_for().source()
-    return await wait_for_sn(source, at_service(command.service), command.retries, session.tell)
+    return await _wait(session, at_service(command.service), command.retries)
+
+
+async def _wait(session: Session, endpoint: Endpoint, retries: int) -> Reached:
+    return await wait_for_sn(session.identity_for(endpoint).source(), endpoint, retries, session.tell)
 
 
 def _show_reached(reached: Reached) -> Shown:

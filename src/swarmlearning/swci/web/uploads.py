@@ -78,7 +78,7 @@ def store_upload(directory: Directory, upload: Upload) -> Path:
     path = directory.resolve(str(directory.here)) / upload.name
     if path.is_dir() and not path.is_symlink():
         raise ConfigurationError(f"{upload.name} is a directory in {directory.here}; give the file another name")
-    if not path.exists() and len(directory.names()) >= MAX_LISTED:
+    if not path.exists() and len(directory.files()) >= MAX_LISTED:
         raise ConfigurationError(f"{directory.here} has {MAX_LISTED} files, the most there can be; remove some")
     try:
         write_file(path, upload.data, mode=_MODE, force=True)
