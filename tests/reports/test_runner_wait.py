@@ -69,8 +69,6 @@ class ScriptedSn(SnClient):
         super().__init__(MemoryNetwork().client(NodeName.parse(SN)), HERE)
         self.parts = list(parts)
         self.now: list[Taskrunner | None] = list(begin)
-        self.everything = {0}
-        """At which records of a part the notice names nothing, but says everything."""
         self.problems: list[str] = []
         """What keeps it from following the ledger, at the records of a part."""
         self.streams = 0
@@ -82,7 +80,7 @@ class ScriptedSn(SnClient):
         for index, record in enumerate(part):
             self.now = [record]
             problem = self.problems[index] if index < len(self.problems) else ""
-            if index in self.everything:
+            if index == 0:
                 yield Changes(height=1, everything=True, problem=problem)
             else:
                 yield Changes(height=1, runners=(NAME,), problem=problem)
@@ -118,12 +116,6 @@ def wait(sn: ScriptedSn, limit_s: float = 20) -> tuple[Taskrunner | Exception, l
         return asyncio.run(main()), told
     except (Refused, Unreachable, NotFound) as error:
         return error, told
-
-
-def test_ci59_after_a_notice_of_everything_the_taskrunner_is_looked_at() -> None:
-    sn = ScriptedSn([WAITING, DONE])
-    sn.everything = {0, 1}
-    assert wait(sn, limit_s=5)[0] == DONE
 
 
 def test_ci59_an_sn_that_does_not_follow_the_ledger_is_said_once_and_that_it_does_again() -> None:

@@ -1,4 +1,4 @@
-"""LS: what is in a directory, for people and existing clients; names that others chose steer no terminal."""
+"""LS: what is in a directory, for people and existing clients; what others named reaches no terminal as it came."""
 
 import asyncio
 import os

@@ -100,23 +100,6 @@ def test_ci29_who_comes_back_is_told_what_it_missed() -> None:
     run(story())
 
 
-def test_ci29_where_everything_may_have_changed_what_is_remembered_is_not_all() -> None:
-    async def story() -> None:
-        hub = begun()
-        with hub.listen() as listener:
-            hub.publish(Changes(height=6, contracts=(ONE,)))
-            await told(listener)
-            hub.publish(Changes(height=9, everything=True))  # a snapshot took the place of the SN's state
-            assert (await told(listener))[0] == Gap(height=9)
-            with hub.listen(5) as old:
-                assert (await told(old))[0] == Gap(height=9)
-            hub.publish(Changes(height=10, contracts=(TWO,)))
-            with hub.listen(9) as back:
-                assert await told(back) == [Changed(height=10, contracts=(TWO,))]
-
-    run(story())
-
-
 @pytest.mark.parametrize("after", [4, 8, 10**17])
 def test_ci29_who_missed_more_than_is_remembered_is_told_of_the_gap(after: int) -> None:
     async def story() -> None:

@@ -81,22 +81,24 @@ class Hub:
 
     def begin(self, first: Changes) -> None:
         """A stream of changes began: those from before are missed."""
-        if self.height != first.height:
-            self._miss(first.height, told=self.height != 0)
+        if self.height != 0 and first.height != self.height:
+            self._miss(first.height)
+        elif not self._from:
+            self._from = first.height
+        self.height = first.height
         self._publish(first)
 
-    def _miss(self, height: int, *, told: bool) -> None:
-        """What changed up to and with a block is not known by name; `told` says whether there is somebody to tell."""
-        self.height = self._from = height
-        self._remembered.clear()
-        if told:
-            self._tell(Gap(height=height))
-
     def publish(self, notice: Changes) -> None:
-        """Something changed, or the SN has a problem."""
+        """Something changed, anything may have, or the SN has a problem."""
         if notice.everything:
-            self._miss(notice.height, told=True)
+            self._miss(notice.height)
         self._publish(notice)
+
+    def _miss(self, height: int) -> None:
+        """What changed up to a height is not known."""
+        self._remembered.clear()
+        self._from = height
+        self._tell(Gap(height=height))
 
     def _publish(self, notice: Changes) -> None:
         changed = Changed(

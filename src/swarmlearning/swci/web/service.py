@@ -332,7 +332,7 @@ def check_origin(request: web.BaseRequest) -> None:
     """
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
-    foreign = origin is not None and (origin == "null" or _host_of(origin) != request.headers.get("Host"))
+    foreign = origin is not None and _host_of(origin) != request.headers.get("Host")  # "null" has none
     if site not in ("none", "same-origin") or foreign:
         raise WebRefusal(403, "cross-site", "the request comes from another site's page; ask from a program")
 
