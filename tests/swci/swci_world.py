@@ -132,13 +132,19 @@ class Swarm:
             env=process_environment(config),
         )
 
-    def spawn(self, *arguments: str, config: Path, cwd: Path | None = None, columns: int = 100) -> "pexpect.spawn[str]":
-        """A real `swarm ci` on a terminal of its own."""
+    def spawn(
+        self, *arguments: str, config: Path, cwd: Path | None = None, columns: int = 100, tells_cursor: bool = False
+    ) -> "pexpect.spawn[str]":
+        """A real `swarm ci` on a terminal of its own; one that tells where its cursor is has to be answered for."""
         child = pexpect.spawn(
             sys.executable,
             ["-m", "swarmlearning", "ci", *arguments],
             cwd=str(cwd or self.workdir),
-            env={**process_environment(config), "TERM": "xterm-256color"},
+            env={
+                **process_environment(config),
+                "TERM": "xterm-256color",
+                "PROMPT_TOOLKIT_NO_CPR": "0" if tells_cursor else "1",
+            },
             dimensions=(40, columns),
             encoding="utf-8",
             timeout=30,

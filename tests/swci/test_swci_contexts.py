@@ -1,6 +1,7 @@
 """Contexts: kept, shared by sessions that run at once, each session its own current one; files below one root."""
 
 import fcntl
+import functools
 import os
 import stat
 import threading
@@ -90,6 +91,18 @@ def test_ci8_a_context_has_its_own_identity_before_the_sessions(tmp_path: Path) 
     assert session.identity_of(session.context).cert == "mine.pem"
 
 
+def test_ci8_without_an_identity_of_its_own_a_session_speaks_as_a_context_does(tmp_path: Path) -> None:
+    heart = replace(context("heart", port=1), identity=IdentityPaths(cert="heart.pem"))
+    lung = replace(context("lung", port=2), identity=IdentityPaths(cert="lung.pem"))
+    session = session_of(MemoryContexts(Book(contexts=(heart, lung), current=LUNG)), tmp_path)
+    nobodys = Endpoint(host="10.0.0.1", port=3)
+    assert session.identity_for(nobodys).cert == "lung.pem", "the current one"
+    assert session.identity_for(heart.sn).cert == "heart.pem", "the one of that SN"
+    assert session.identity_for(lung.sn, HEART).cert == "heart.pem", "the one that is made anew"
+    session.identity = IdentityPaths(cert="mine.pem")
+    assert session.identity_for(heart.sn, HEART).cert == "mine.pem"
+
+
 def test_ci8_there_is_a_limit_to_contexts_and_variables() -> None:
     full = book(*(f"c{number}" for number in range(MAX_CONTEXTS)))
     with pytest.raises(ConfigurationError, match="there are 100 contexts, the most there can be"):
@@ -109,7 +122,8 @@ def test_ci9_sessions_that_write_at_once_lose_none_of_each_others_contexts(tmp_p
 
     def write(shell: int) -> None:
         for number in range(8):
-            FileContexts(file).change(lambda kept: put_context(kept, context(f"c{shell}-{number}")))
+            made = context(f"c{shell}-{number}")
+            FileContexts(file).change(functools.partial(put_context, context=made))
 
     threads = [threading.Thread(target=write, args=(shell,)) for shell in range(4)]
     for thread in threads:
@@ -146,7 +160,7 @@ def test_ci9_after_the_current_context_is_deleted_none_is_chosen(tmp_path: Path)
     session = session_of(kept, tmp_path)
     session.choose(HEART)
     session.forget(HEART)
-    with pytest.raises(ConfigurationError, match="no context is chosen: CREATE CONTEXT .* there are: lung"):
+    with pytest.raises(ConfigurationError, match=r"no context is chosen: CREATE CONTEXT .* there are: lung"):
         _ = session.context
     other = session_of(kept, tmp_path)
     other.choose(LUNG)
@@ -218,7 +232,7 @@ def files(tmp_path: Path) -> Path:
 )
 def test_ci11_no_file_outside_the_root_is_read(files: Path, name: str) -> None:
     directory = Directory(files)
-    with pytest.raises(ConfigurationError, match="lies outside .*/root; files stay below it"):
+    with pytest.raises(ConfigurationError, match=r"lies outside .*/root; files stay below it"):
         directory.read(name.format(above=files.parent))
     assert directory.read("taskdefs/build.yaml") == b"Name: build"
 

@@ -21,7 +21,7 @@ from swarmlearning.swci.reading import RawScriptLine
 from swarmlearning.swci.running import ERROR
 from swarmlearning.swci.screen import Screen
 from swarmlearning.swci.script import TranscriptWriter, run_script
-from swarmlearning.swci.session import Session
+from swarmlearning.swci.session import Collected, Session
 from swarmlearning.swci.table import COMMANDS
 
 ROOT = Path(__file__).parent
@@ -143,6 +143,10 @@ def test_ci4_a_quoted_word_is_no_keyword() -> None:
     [
         ("LIST CONTESTS", "unknown command 'LIST CONTESTS'; did you mean LIST CONTEXTS?"),
         ("swich context heart", "unknown command 'swich context heart'; did you mean SWITCH CONTEXT?"),
+        (
+            "get contract information heart",
+            "unknown command 'get contract information heart'; did you mean GET CONTRACT INFO?",
+        ),
         ("hlep", "unknown command 'hlep'; did you mean HELP?"),
         ("SWITCH", "unknown command 'SWITCH'; did you mean SWITCH CONTEXT?"),
         ("xyzzy", "unknown command 'xyzzy'; HELP lists all"),
@@ -219,3 +223,10 @@ def test_ci5_an_error_is_one_line_whatever_a_name_holds() -> None:
     (line,) = refusal("LIST \u00e9" + "x" * 500).splitlines()
     assert len(line) < 200
     assert re.search(r"unknown command 'LIST éx+'", line)
+
+
+def test_ci5_what_is_said_while_a_command_goes_on_is_one_line_whatever_it_holds(tmp_path: Path) -> None:
+    said = Collected()
+    session = Session(contexts=MemoryContexts(), directory=Directory(tmp_path), output=said, identity=IdentityPaths())
+    session.tell("not yet: somebody's\x1b]0;title\x07 answer\nTASK_STATE : COMPLETE\u202e")
+    assert said.lines == ["not yet: somebody's?]0;title? answer?TASK_STATE : COMPLETE?"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ from swarmlearning.swci.reaching import at_host, at_service, is_final, wait_for_
 from swarmlearning.swci.running import run_line
 from swarmlearning.swci.session import Collected, Session
 from swarmlearning.swci.table import COMMANDS
-from swarmlearning.types import Endpoint, Role
+from swarmlearning.types import Endpoint
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +143,8 @@ def test_ci12_a_context_is_kept_once_its_sn_has_told_its_status(swarm: Swarm, tm
 def test_ci12_nobody_there_is_said_with_what_was_tried_and_for_how_long(swarm: Swarm, closed: Endpoint) -> None:
     (done,) = swarm.say(f"CREATE CONTEXT heart WITH IP {closed.host} {closed.port}")
     assert status_of(done) is ExitCode.UNREACHABLE
-    expected = f"ERROR SN {closed} does not answer: tried a TLS handshake for 0.0 s of at most 10 s ({closed}: Connection refused;"
-    assert text_of(done).startswith(expected)
+    tried = r"tried a TLS handshake for \d\.\d s of at most 10 s"
+    assert re.match(rf"ERROR SN {closed} does not answer: {tried} \({closed}: Connection refused;", text_of(done))
 
 
 def test_ci12_who_says_nothing_is_waited_for_until_the_limit(
@@ -151,7 +152,8 @@ def test_ci12_who_says_nothing_is_waited_for_until_the_limit(
 ) -> None:
     monkeypatch.setattr(asking, "CONNECT_S", 0.2)
     (done,) = swarm.say(f"CREATE CONTEXT heart WITH IP {silent.host} {silent.port}")
-    assert f"ERROR SN {silent} does not answer: tried a TLS handshake for 0.2 s" in text_of(done)
+    assert re.match(rf"ERROR SN {silent} does not answer: tried a TLS handshake for \d\.\d s", text_of(done))
+    assert "did not shake hands within 0.2 s" in text_of(done)
 
 
 def test_ci12_another_organisations_sn_is_no_context_of_ours(swarm: Swarm) -> None:
@@ -190,14 +192,15 @@ def test_ci13_waiting_ends_when_the_sn_comes_up(
 
 
 def test_ci13_by_default_it_is_half_an_hour(swarm: Swarm, closed: Endpoint) -> None:
-    async def work(session: Session, said: Collected) -> list[str]:
+    async def work(session: Session, _said: Collected) -> list[str]:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        session.output = Collected(told.put_nowait)
         waiting = asyncio.create_task(run_line(COMMANDS, session, f"WAIT FOR IP {closed.host} {closed.port}"))
-        while len(said.lines) < 2:
-            await asyncio.sleep(0)
+        said = [await told.get(), await told.get()]
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        return said.lines
+        return said
 
     first, second = in_session(swarm, work)
     assert first == f"WAITING FOR API SERVER {closed} - Maximum wait time is : 30 min"
@@ -212,11 +215,12 @@ def test_ci13_when_the_tries_are_used_up_it_is_said_what_was_tried(
         f"WAIT FOR SERVICE {closed} 3", f"WAIT FOR IP {silent.host} {silent.port} 1", f"WAIT FOR SERVICE {closed} 0"
     )
     assert status_of(done) is ExitCode.UNREACHABLE
-    assert text_of(done).startswith(
-        f"ERROR the API server {closed} did not come up: tried a TLS handshake and its status 3 times in 0 s; "
-        f"the last time: {closed}: Connection refused"
+    tried = r"tried a TLS handshake and its status 3 times in \d s"
+    assert re.match(
+        rf"ERROR the API server {closed} did not come up: {tried}; the last time: {closed}: Connection refused",
+        text_of(done),
     )
-    assert text_of(slow).endswith(f"1 times in 0 s; the last time: {silent} did not answer within 0.05 s")
+    assert re.search(rf"1 times in \d s; the last time: {silent} did not answer within 0\.05 s$", text_of(slow))
     assert text_of(none) == "ERROR 0 retries; expected 1-1000000"
 
 
@@ -225,12 +229,9 @@ def test_ci13_an_sn_of_another_organisation_ends_the_wait_at_once(swarm: Swarm) 
     assert status_of(done) is ExitCode.PEER
 
 
-def test_ci13_a_node_that_is_no_sn_ends_the_wait_at_once(swarm: Swarm) -> None:
-    agent = replace(swarm.identity(Role.SWOP))
-    assert agent.cert
-
+def test_ci13_an_identity_that_is_missing_ends_the_wait_at_once(swarm: Swarm) -> None:
     async def work(session: Session, said: Collected) -> str:
-        session.identity = IdentityPaths(cert="/nowhere.pem", key=agent.key, cacert=agent.cacert)
+        session.identity = replace(swarm.identity(), cert="/nowhere.pem")
         session.contexts = MemoryContexts(Book())
         line = await run_line(COMMANDS, session, f"WAIT FOR SERVICE {swarm.sn()}")
         assert len(said.lines) == 1, "what it waits for, and no try"

@@ -76,6 +76,27 @@ def test_ci6_nothing_that_others_wrote_is_taken_for_markup(monkeypatch: pytest.M
     assert drawn(Done(shown=Shown((), grid)), 80, monkeypatch)[-1] == "    [bold]x[/bold] :smile:"
 
 
+def test_ci6_a_line_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "\tif x:  # " + "long " * 40
+    assert drawn(Done(shown=Shown((body, ""))), 40, monkeypatch) == [f"    {body}", ""]
+    file = io.StringIO()
+    Screen(file).show(Done(shown=Shown((body, ""), folds=True)))
+    assert file.getvalue() == f"    {body}\n\n"
+
+
+def test_ci6_a_sentence_is_broken_between_words_and_stays_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_ = "ab" * 32
+    lines = ("  a sentence that is longer than that", f"MODEL : {hash_}", "  short   as it is", "")
+    assert drawn(Done(shown=Shown(lines, folds=True)), 34, monkeypatch) == [
+        "      a sentence that is longer",
+        "      than that",
+        "    MODEL :",
+        f"    {hash_}",
+        "      short   as it is",
+        "",
+    ]
+
+
 def test_ci5_an_error_is_red_on_a_terminal_and_folds_between_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     hash_ = "ab" * 32
     failed = Done(error=f"block {hash_} is not there; {'word ' * 20}", status=ExitCode.PEER)
@@ -90,6 +111,10 @@ def test_ci5_an_error_is_red_on_a_terminal_and_folds_between_its_words(monkeypat
     elsewhere = io.StringIO()
     Screen(elsewhere).show(failed)
     assert elsewhere.getvalue().count("\n") == 1
+
+
+def test_ci7_a_text_in_json_stays_in_one_line() -> None:
+    assert write_lines(Done(answer=["a\u2028b"]), as_json=True) == ["[", '  "a\u2028b"', "]"]
 
 
 def test_ci7_for_programs_an_answer_is_the_json_of_its_record() -> None:

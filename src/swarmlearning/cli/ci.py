@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,9 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
             raise ConfigurationError(f"--web serves programs: leave out {', '.join(sorted(others))}")
         serve_web(web, _identity(options), options.sn, options.usr_dir)
         return ExitCode.OK
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that this terminal's encoding lacks is no reason to fail.
+        sys.stdout.reconfigure(errors="replace")
     return asyncio.run(_run(options))
 
 

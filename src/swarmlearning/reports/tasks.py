@@ -1,4 +1,4 @@
-"""What people are told of tasks: records for programs, and their lines. Spec: docs/spec/swci-taskci.md, CI-54, CI-55.
+"""What people are told of tasks: records for programs, and their lines. Spec: docs/spec/swci-tasks.md, CI-54, CI-55.
 
 Author and outcome, which others set, are made printable here; a body stands in its record as on the ledger.
 """

@@ -3,7 +3,7 @@
 Pure but for the names and files that are handed in; knows no terminal.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -13,7 +13,7 @@ from swarmlearning.swci.directory import MAX_LISTED, Directory
 from swarmlearning.swci.entries import Entry
 from swarmlearning.swci.lexer import Word, quote_word, split_line
 from swarmlearning.swci.syntax import Part
-from swarmlearning.swci.values import kinds_of
+from swarmlearning.swci.values import Kind, kinds_of
 
 _MARK: Final = "\0"
 """Stands for the cursor; no line may hold it."""
@@ -91,21 +91,28 @@ def read_typed(text: str) -> Typed | None:
 
 def places(entries: Sequence[Entry], words: Sequence[Word]) -> list[Place]:
     """Where the cursor may be after `words`, in every command that can begin with them."""
-    return [Place(entry, index) for entry in entries for index in _follow(entry.syntax.parts, words)]
+    return [Place(entry, index) for entry in entries for index in _follow(entry, words)]
 
 
-def _follow(parts: Sequence[Part], words: Sequence[Word]) -> list[int]:
+def _follow(entry: Entry, words: Sequence[Word]) -> list[int]:
+    parts, kinds = entry.syntax.parts, kinds_of(entry.command)
     reached = _onward(parts, 0)
     for word in words:
-        keyword = "" if word.quoted else word.text.upper()
         further: set[int] = set()
         for index in reached:
             if index < len(parts) and parts[index].is_rest:
                 further.add(index)
-            elif index < len(parts) and (not parts[index].is_word or parts[index].text == keyword):
+            elif index < len(parts) and _may_be(parts[index], kinds, word):
                 further |= _onward(parts, index + 1)
         reached = further
     return sorted(index for index in reached if index < len(parts))
+
+
+def _may_be(part: Part, kinds: Mapping[str, Kind], word: Word) -> bool:
+    if part.is_word:
+        return not word.quoted and word.text.upper() == part.text
+    choices = kinds[part.text].choices
+    return not choices or word.text.upper() in choices
 
 
 def _onward(parts: Sequence[Part], index: int) -> set[int]:
@@ -205,7 +212,7 @@ def explain_typed(entries: Sequence[Entry], text: str) -> list[str]:
 def _meant(entries: Sequence[Entry], typed: Typed) -> Iterator[Entry]:
     """Commands that the words may be of; also those that have all their words already."""
     for entry in entries:
-        at = _follow(entry.syntax.parts, typed.words)
+        at = _follow(entry, typed.words)
         fits = [
             not (part := entry.syntax.parts[index]).is_word or part.text.startswith(typed.started.upper())
             for index in at

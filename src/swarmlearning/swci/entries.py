@@ -164,8 +164,9 @@ def explain_unknown(entries: Sequence[Entry], given: Sequence[str]) -> str:
         for verb in verbs
         if abs(len(verb) - len(text)) <= _MAX_SHOWN // 3
     ]
-    score, nearest = max(scored, default=(0.0, ""))
     beginning = [verb for verb in verbs if verb.split()[0] == given[0].upper()]
+    # Who wrote GET means no RESET, however alike they are.
+    score, nearest = max(scored, default=(0.0, ""), key=lambda pair: (pair[1] in beginning and pair[0] >= _ALIKE, pair))
     if score >= _ALIKE:
         return f"unknown command {shown!r}; did you mean {nearest}?"
     if beginning:

@@ -69,7 +69,7 @@ def write_lines(done: Done, *, as_json: bool = False) -> list[str]:
     if done.failed:
         return [ERROR + done.error]
     if as_json:
-        return [] if done.answer is None else to_json(done.answer).decode().splitlines()
+        return [] if done.answer is None else to_json(done.answer).decode().split("\n")
     lines = list(done.shown.lines)
     return lines if done.shown.grid is None else lines + write_csv(done.shown.grid)
 

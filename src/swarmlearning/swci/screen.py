@@ -45,14 +45,17 @@ class Screen:
 
     def say(self, line: str, style: str = "") -> None:
         """Write a line as it stands."""
-        # `out` neither wraps nor cuts: a hash that is copied from a terminal stays one.
-        self._console.out(line, style=style or None, highlight=False)
-        self._console.file.flush()
+        file = self._console.file
+        if style and self.is_terminal:
+            self._console.out(line, style=style, highlight=False)
+        else:
+            file.write(line + "\n")
+        file.flush()
 
     def tell(self, line: str) -> None:
-        """Write what a command says while it goes on."""
+        """Write a sentence of what a command says."""
         for part in self._fold(line):
-            self.say(self._indent + part)
+            self._write(part)
 
     def fail(self, line: str) -> None:
         """Write an error."""
@@ -61,10 +64,11 @@ class Screen:
 
     def _fold(self, line: str) -> list[str]:
         """A sentence as lines that fit a terminal, whose words stay whole; elsewhere one line."""
-        if not self.is_terminal:
-            return [line]
         width = max(20, self._console.width - len(self._indent))
-        return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [line]
+        if not self.is_terminal or cell_len(line) <= width:
+            return [line]
+        indent = line[: len(line) - len(line.lstrip())]
+        return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
     def show(self, done: Done, *, as_json: bool = False) -> None:
         """Write what came of a line."""

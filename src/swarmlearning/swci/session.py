@@ -15,6 +15,7 @@ from rich.console import Console
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError, Unreachable
 from swarmlearning.identity.source import PemSource
+from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.asking import CONNECT_S, open_sn, open_submitter
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.swci.contexts import Book, Context, Contexts, IdentityPaths, drop_context, find_context
@@ -134,13 +135,15 @@ class Session:
         """As whom one speaks in a context."""
         return context.identity if context.identity.cert else self.identity
 
-    def identity_for(self, name: ContextName | None = None) -> IdentityPaths:
+    def identity_for(self, endpoint: Endpoint, name: ContextName | None = None) -> IdentityPaths:
         """As whom an SN is asked that no context has yet: what the session was started with, else what a context has.
 
-        That is the context `name`, which is made anew, or else the current one.
+        That is the context `name`, which is made anew, or one of that SN, or the current one.
         """
         book = self.book
-        known = [context for wanted in (name, book.current) for context in book.contexts if context.name == wanted]
+        known = [context for context in book.contexts if context.name == name]
+        known += [context for context in book.contexts if context.sn == endpoint]
+        known += [context for context in book.contexts if context.name == book.current]
         return next((paths for paths in (self.identity, *(c.identity for c in known)) if paths.cert), self.identity)
 
     def source_of(self, context: Context) -> PemSource:
@@ -192,8 +195,8 @@ class Session:
             await opened.aclose()
 
     def tell(self, line: str) -> None:
-        """Say a line while a command goes on."""
-        self.output.tell(line)
+        """CI-5: say a line while a command goes on, without control characters whoever wrote what is in it."""
+        self.output.tell(make_printable(line))
 
 
 class Collected:

@@ -5,7 +5,9 @@ Spec: docs/spec/swci.md, CI-18 and CI-19.
 
 import asyncio
 import contextlib
+import functools
 import os
+import re
 import signal
 import textwrap
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app
+from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
@@ -40,6 +42,8 @@ MAX_HISTORY: Final = 2000
 """How many lines are remembered."""
 
 MAX_HISTORY_BYTES: Final = 1 << 20
+
+_END: Final = re.compile(r"\r\n|\r|\n")
 
 
 class Shell:
@@ -101,7 +105,7 @@ class Shell:
     async def _carry_out(self, text: str) -> Done | None:
         """Carry out what was typed, and return the failure that ended it, if one did."""
         # Several lines come by pasting: each is a command.
-        lines = [line for line in text.splitlines() if not is_empty(line)]
+        lines = [line for line in _END.split(text) if not is_empty(line)]
         failed: Done | None = None
         for index, line in enumerate(lines):
             if index:
@@ -159,26 +163,38 @@ class Shell:
     def _toolbar(self) -> str:
         if not self._helping:
             return f" {self._where} │ {KEYS}"
+        return "\n".join(f" {line}" for line in self._help_lines())
+
+    def _help_lines(self) -> list[str]:
         app = get_app()
         columns = max(20, app.output.get_size().columns - 1)
         lines = explain_typed(self._entries, app.current_buffer.document.text_before_cursor)
-        folded = [part for line in lines for part in _fold(line, columns)]
-        return "\n".join(f" {part}" for part in folded)
+        return [part for line in lines for part in _fold(line, columns)]
 
     def _bindings(self) -> KeyBindings:
         bindings = KeyBindings()
 
         @bindings.add("f1")
         def _toggle(event: KeyPressEvent) -> None:
-            self._helping = not self._helping
-            event.app.invalidate()
+            self._help(event, on=not self._helping)
 
         @bindings.add("?", filter=Condition(self._asks_for_help))
         def _show(event: KeyPressEvent) -> None:
-            self._helping = True
-            event.app.invalidate()
+            self._help(event, on=True)
 
         return bindings
+
+    def _help(self, event: KeyPressEvent, *, on: bool) -> None:
+        """Show help below the prompt; above it on a terminal that does not tell where the prompt is."""
+        if event.app.renderer.height_is_known:
+            self._helping = on
+            event.app.invalidate()
+        else:
+            run_in_terminal(functools.partial(self._tell_all, self._help_lines()))
+
+    def _tell_all(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._screen.say(line)
 
     def _asks_for_help(self) -> bool:
         """Whether a `?` is no part of a word: where a new one may begin, and none that may be any text."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ from typing import cast
 
 import pytest
 import urllib3
+from msgspec.structs import replace
 from swci_world import A, B, Swarm
 from web_table import TABLE
 from web_world import HOST, Caller, Service, serving
@@ -447,6 +449,27 @@ def test_ci20_the_service_itself_must_be_an_operator(swarm: Swarm, tmp_path: Pat
         ConfigurationError, match=f"has the role {role.value}; the REST service needs the role operator"
     ):
         WebNode(config)
+
+
+@pytest.mark.parametrize("moved", ["cert", "key", "cacert", "capath", "sign_key", "link"])
+def test_ci22_callers_cannot_reach_the_services_own_identity(swarm: Swarm, tmp_path: Path, moved: str) -> None:
+    root = tmp_path / "usr"
+    root.mkdir()
+    identity = swarm.identity(name="rest")
+    config = WebConfig(sn=swarm.sn(), host="127.0.0.1", port=0, root=root, identity=identity)
+    WebNode(config)
+    inside = root / "pki"
+    inside.mkdir()
+    if moved == "link":
+        (inside / "key.pem").symlink_to(identity.key)
+        identity = replace(identity, key=str(inside / "key.pem"))
+    elif moved in ("capath", "sign_key"):
+        identity = replace(identity, **{moved: str(inside)})
+    else:
+        path = Path(shutil.copy(getattr(identity, moved), inside))
+        identity = replace(identity, **{moved: str(path)})
+    with pytest.raises(ConfigurationError, match="keep the identity's files elsewhere"):
+        WebNode(replace(config, identity=identity))
 
 
 def test_ci21_a_service_whose_sn_does_not_say_who_belongs_to_the_network_serves_nobody(

@@ -210,9 +210,10 @@ def follow(sn: FakeSn, story: Callable[[Hub, TrustStore], Coroutine[Any, Any, No
     run_virtual(main())
 
 
-def test_ci21_members_are_learnt_when_the_stream_begins_and_whenever_they_change() -> None:
+@pytest.mark.parametrize("change", [Changes(height=7, members=True), Changes(height=7, everything=True)])
+def test_ci21_members_are_learnt_when_the_stream_begins_and_whenever_they_may_have_changed(change: Changes) -> None:
     news = asyncio.Event()
-    sn = FakeSn([Changes(height=5), Changes(height=6, contracts=(ONE,)), news, Changes(height=7, members=True)])
+    sn = FakeSn([Changes(height=5, everything=True), Changes(height=6, contracts=(ONE,)), news, change])
 
     async def story(hub: Hub, trust: TrustStore) -> None:
         with hub.listen() as listener:

@@ -110,6 +110,17 @@ def test_ci27_a_fault_of_ours_is_logged_and_not_told(small: Service, caplog: pyt
     assert caller.say("PWD")
 
 
+@pytest.mark.parametrize(("how", "text"), [("IDENTITY", "key /secret/place"), ("BROKEN", "a detail of the disk")])
+def test_ci27_why_our_identity_or_we_failed_is_logged_and_not_told(
+    small: Service, caplog: pytest.LogCaptureFixture, how: str, text: str
+) -> None:
+    caller = small.caller()
+    (line,) = caller.say(f"FAIL {how}")
+    assert line == "ERROR the REST service failed: an internal error, see its log"
+    assert caller.post("/v1/failures", how=how).problem == (500, "internal", line.removeprefix("ERROR "))
+    assert [text in record.getMessage() for record in caplog.records if record.exc_info] == [True, True]
+
+
 def test_ci31_the_log_has_caller_and_verb_and_never_arguments_or_bodies(
     small: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -283,6 +294,7 @@ def test_ci25_a_directory_takes_no_more_files_than_are_listed(swarm: Swarm, monk
         {"Sec-Fetch-Site": "Rubbish"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "https://["},
         {"Origin": "https://127.0.0.1"},  # another port is another site's
         {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"},
     ],

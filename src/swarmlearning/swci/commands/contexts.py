@@ -163,7 +163,7 @@ async def create_context_with_service(session: Session, command: CreateContextWi
 
 
 async def _create(session: Session, name: ContextName, endpoint: Endpoint) -> ContextCreated:
-    paths = session.identity_for(name)
+    paths = session.identity_for(endpoint, name)
     async with reach(paths.source(), endpoint) as client:
         status = await client.status()
     kept = paths if session.keeps_identity else IdentityPaths()
@@ -182,7 +182,7 @@ async def _create(session: Session, name: ContextName, endpoint: Endpoint) -> Co
 
 def _show_created(made: ContextCreated) -> Shown:
     troubled = (f"WARNING - it does not follow the ledger: {made.problem}",) if made.problem else ()
-    return Shown((API_IS_UP, *troubled, f"CONTEXT CREATED : {made.context}"))
+    return Shown((API_IS_UP, *troubled, f"CONTEXT CREATED : {made.context}"), folds=True)
 
 
 async def switch_context(session: Session, command: SwitchContext) -> ContextName:
@@ -251,7 +251,7 @@ def _show_info(info: ContextInfo) -> Shown:
     ]
     if info.certificate:
         lines.append(f"CERTIFICATE : {info.certificate}")
-    return Shown((*lines, f"VARIABLES : {info.variables}"))
+    return Shown((*lines, f"VARIABLES : {info.variables}"), folds=True)
 
 
 def _show_names(infos: tuple[ContextInfo, ...]) -> Shown:
@@ -327,8 +327,7 @@ async def wait_for_host(session: Session, command: WaitForHost) -> Reached:
         WaitExpired: it did not come up.
         SwarmError: what waiting cannot help: see `wait_for_sn`.
     """
-    source = session.identity_for().source()
-    return await wait_for_sn(source, at_host(command.ip, command.port), command.retries, session.tell)
+    return await _wait(session, at_host(command.ip, command.port), command.retries)
 
 
 async def wait_for_service(session: Session, command: WaitForService) -> Reached:
@@ -338,13 +337,16 @@ async def wait_for_service(session: Session, command: WaitForService) -> Reached
         WaitExpired: it did not come up.
         SwarmError: what waiting cannot help: see `wait_for_sn`.
     """
-    source = session.identity_for().source()
-    return await wait_for_sn(source, at_service(command.service), command.retries, session.tell)
+    return await _wait(session, at_service(command.service), command.retries)
+
+
+async def _wait(session: Session, endpoint: Endpoint, retries: int) -> Reached:
+    return await wait_for_sn(session.identity_for(endpoint).source(), endpoint, retries, session.tell)
 
 
 def _show_reached(reached: Reached) -> Shown:
     troubled = (f"WARNING - it does not follow the ledger: {reached.problem}",) if reached.problem else ()
-    return Shown((API_IS_UP, *troubled))
+    return Shown((API_IS_UP, *troubled), folds=True)
 
 
 COMMANDS: Final[tuple[Entry, ...]] = (

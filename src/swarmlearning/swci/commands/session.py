@@ -108,9 +108,9 @@ def show_help(text: HelpText) -> Shown:
     lines: list[str] = []
     if text.asked:
         for command in text.commands:
-            signs = " Signs a transaction: the role operator is needed." if command.signs else ""
-            lines += [command.usage, f"    {command.help}{signs}", f"    Example: {command.example}"]
-        return Shown(tuple(lines))
+            lines += [command.usage, f"    {command.help}", f"    Example: {command.example}"]
+            lines += ["    Signs a transaction: the role operator is needed."] if command.signs else []
+        return Shown(tuple(lines), folds=True)
     for topic in dict.fromkeys(command.topic for command in text.commands):
         lines += [topic, *(f"    {command.usage}" for command in text.commands if command.topic == topic)]
     return Shown((*lines, "HELP <command> tells what it does, with an example."))
