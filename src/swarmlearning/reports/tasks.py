@@ -81,11 +81,6 @@ def report_body(whole: WholeTask) -> TaskBody:
     )
 
 
-def show_lines(body: TaskBody) -> tuple[str, ...]:
-    """The lines of a body for a terminal; nothing but what is not printable is another than on the ledger."""
-    return tuple("\t".join(map(make_printable, line.split("\t"))) for line in body.lines)
-
-
 def describe_task(report: TaskReport) -> list[tuple[str, str]]:
     """A task as labels and texts."""
     state = f"final since block {report.finalized_height}" if report.final else "not final"
