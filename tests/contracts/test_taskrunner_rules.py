@@ -638,8 +638,8 @@ def test_w15_a_target_is_a_registered_agent() -> None:
 def test_w15_a_late_agent_joins_the_task_that_is_there_and_no_other() -> None:
     ward = began(RUN, 0, peers=3)
     ward.take(0, planned=2)
-    assert f"has the task {RUN}" in ward.refusal(op(1), ward.targeting(PULL, 1), Code.CONFLICT)
-    ward.must(op(1), ward.targeting(RUN, 1))
+    assert f"has the task {RUN}" in ward.refusal(op(0), ward.targeting(PULL, 1), Code.CONFLICT)
+    ward.must(op(0), ward.targeting(RUN, 1))
     found = ward.assignment
     assert (found.number, found.mode, found.wanted, found.chosen) == (1, "peers", 3, ())
     assert found.targets == (swop(1).id,)
@@ -648,6 +648,24 @@ def test_w15_a_late_agent_joins_the_task_that_is_there_and_no_other() -> None:
     ward.report(0, DONE, DONE, DONE)
     ward.report(1, BUSY, DONE, BUSY)
     assert ward.standing is COMPLETE
+
+
+def test_w15_who_may_not_stop_a_task_cannot_drop_what_its_agents_have_reported() -> None:
+    ward = ward_with(0)
+    name = second_runner(ward, by=1)
+    ward.must(swop(0), ward.listening(runner=name))
+    ward.must(op(2), replace(ward.assigning(PULL, peers=2), runner=name))
+    ward.must(swop(0), TakeTask(runner=name, number=1, planned=1), ReportTask(runner=name, number=1, state=DONE))
+    for index in (0, 3):  # one that has completed it, and one that takes part in it unasked
+        again = replace(ward.targeting(PULL, index), runner=name)
+        log = ward.refusal(op(3), again, Code.NOT_ALLOWED)
+        assert "only org1.example or org2.example names agents for it" in log
+        for domain in (1, 2):
+            ward.fork().must(op(domain), again)
+    # What is over anybody may begin again, as anybody may reset it.
+    ward.must(op(1), replace(ward.targeting(PULL, 1), runner=name))
+    ward.must(swop(1), TakeTask(runner=name, number=1, planned=1), ReportTask(runner=name, number=1, state=DONE))
+    ward.must(op(3), replace(ward.targeting(PULL, 1), runner=name))
 
 
 def test_w15_an_agent_that_failed_tries_again() -> None:

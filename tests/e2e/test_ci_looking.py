@@ -1,4 +1,4 @@
-"""The command interface beside a training of real nodes: it is watched, told of, voted on; docs/spec/swci-lookci.md."""
+"""The command interface beside a training of real nodes: watched, told of, voted on; docs/spec/swci-looking.md."""
 
 import csv
 import json

@@ -69,6 +69,8 @@ class ScriptedSn(SnClient):
         super().__init__(MemoryNetwork().client(NodeName.parse(SN)), HERE)
         self.parts = list(parts)
         self.now: list[Taskrunner | None] = list(begin)
+        self.problems: list[str] = []
+        """What keeps it from following the ledger, at the records of a part."""
         self.streams = 0
         self.others = 0
 
@@ -77,9 +79,13 @@ class ScriptedSn(SnClient):
         part = self.parts.pop(0) if self.parts else ()
         for index, record in enumerate(part):
             self.now = [record]
-            yield Changes(height=1) if index == 0 else Changes(height=1, runners=(NAME,))
+            problem = self.problems[index] if index < len(self.problems) else ""
+            if index == 0:
+                yield Changes(height=1, everything=True, problem=problem)
+            else:
+                yield Changes(height=1, runners=(NAME,), problem=problem)
             self.others += 1
-            yield Changes(height=1, runners=(RunnerName("another"),), members=True)
+            yield Changes(height=1, runners=(RunnerName("another"),), members=True, problem=problem)
         if not self.parts and part:
             await asyncio.Event().wait()
         raise Unreachable("connection lost")
@@ -110,6 +116,26 @@ def wait(sn: ScriptedSn, limit_s: float = 20) -> tuple[Taskrunner | Exception, l
         return asyncio.run(main()), told
     except (Refused, Unreachable, NotFound) as error:
         return error, told
+
+
+def test_ci59_an_sn_that_does_not_follow_the_ledger_is_said_once_and_that_it_does_again() -> None:
+    sn = ScriptedSn([WAITING, WAITING, WAITING, DONE])
+    sn.problems = ["no block for 7 s\x1b[2J", "no block for 8 s", ""]
+    ended, told = wait(sn)
+    assert ended == DONE
+    assert told == [
+        "# build: 0 of 2 agents complete; has not taken it: swop1@org0.example, swop1@org1.example",
+        "# the SN at 10.0.0.1:30304 does not follow the ledger: no block for 7 s?[2J; waiting",
+        "# the SN at 10.0.0.1:30304 follows the ledger again",
+    ]
+
+
+def test_ci59_who_waited_too_long_is_told_that_the_sn_did_not_follow_the_ledger() -> None:
+    sn = ScriptedSn([WAITING])
+    sn.problems = ["the sentinel is gone"]
+    ended, _ = wait(sn, limit_s=0.1)
+    assert isinstance(ended, WaitExpired)
+    assert str(ended).endswith("; the SN at 10.0.0.1:30304 does not follow the ledger: the sentinel is gone")
 
 
 def test_ci59_who_is_waited_for_is_said_whenever_it_changes() -> None:

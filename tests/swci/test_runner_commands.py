@@ -1,4 +1,4 @@
-"""Commands for taskrunners on a running swarm, with agents that sign what real ones will. Rules: swci-taskci.md."""
+"""Commands for taskrunners on a running swarm, with agents that sign what real ones will. Rules: swci-tasks.md."""
 
 import asyncio
 import re

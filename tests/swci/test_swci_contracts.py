@@ -1,4 +1,4 @@
-"""CREATE, RESET, GET and LIST of contracts, PERFDATA, LIST PEERS, GET CONTRACT HISTORY: docs/spec/swci-lookci.md."""
+"""CREATE, RESET, GET and LIST of contracts, PERFDATA, LIST PEERS, GET CONTRACT HISTORY: docs/spec/swci-looking.md."""
 
 import json
 from pathlib import Path

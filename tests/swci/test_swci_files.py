@@ -1,6 +1,7 @@
-"""LS: what is in a directory, for people and existing clients; names that others chose reach no terminal as they are."""
+"""LS: what is in a directory, for people and existing clients; what others named reaches no terminal as it came."""
 
 import asyncio
+import os
 from pathlib import Path
 
 from swarmlearning.swci.contexts import IdentityPaths, MemoryContexts
@@ -41,3 +42,20 @@ def test_a_link_is_listed_as_itself_wherever_it_leads(tmp_path: Path) -> None:
     (root / "link").symlink_to(tmp_path / "outside")
     ((line,),) = say(root, "LS -l")
     assert int(line.split()[0]) != 4096
+
+
+def test_ci11_a_file_may_be_called_anything_and_steers_no_terminal(tmp_path: Path) -> None:
+    for name in (b"\x1b[2Jred\nTASK_STATE : COMPLETE", b"\xff.yaml"):
+        (tmp_path / os.fsdecode(name)).touch()
+    (tmp_path / "odd\x9b1m").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "odd\x9b1m")
+    session = Session(
+        contexts=MemoryContexts(), directory=Directory(tmp_path), output=Collected(), identity=IdentityPaths()
+    )
+    for line in ("LS", "CD link", "PWD"):
+        done = asyncio.run(run_line(COMMANDS, session, line))
+        assert done is not None
+        assert not done.failed
+        assert write_lines(done)
+        assert all(shown.isprintable() for shown in write_lines(done))
+        assert write_lines(done, as_json=True)

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swci.contexts import IdentityPaths, MemoryContexts
 from swarmlearning.swci.directory import Directory
-from swarmlearning.swci.entries import Entry, Shown, parse
+from swarmlearning.swci.entries import Entry, Grid, Shown, parse
 from swarmlearning.swci.lexer import MAX_LINE_BYTES, decode_line, quote_word, split_line
 from swarmlearning.swci.reading import RawScriptLine
-from swarmlearning.swci.running import ERROR
+from swarmlearning.swci.running import ERROR, run_line, write_lines
 from swarmlearning.swci.screen import Screen
 from swarmlearning.swci.script import TranscriptWriter, run_script
-from swarmlearning.swci.session import Session
+from swarmlearning.swci.session import Collected, Session
 from swarmlearning.swci.table import COMMANDS
 
 ROOT = Path(__file__).parent
@@ -223,3 +223,23 @@ def test_ci5_an_error_is_one_line_whatever_a_name_holds() -> None:
     (line,) = refusal("LIST \u00e9" + "x" * 500).splitlines()
     assert len(line) < 200
     assert re.search(r"unknown command 'LIST éx+'", line)
+
+
+def test_ci5_what_is_said_while_a_command_goes_on_is_one_line_whatever_it_holds(tmp_path: Path) -> None:
+    said = Collected()
+    session = Session(contexts=MemoryContexts(), directory=Directory(tmp_path), output=said, identity=IdentityPaths())
+    session.tell("not yet: somebody's\x1b]0;title\x07 answer\nTASK_STATE : COMPLETE\u202e")
+    assert said.lines == ["not yet: somebody's?]0;title? answer?TASK_STATE : COMPLETE?"]
+
+
+def test_ci5_what_is_seen_of_an_answer_steers_no_terminal_whoever_wrote_it(tmp_path: Path) -> None:
+    """An SN's own names too: it may be the one that was broken into."""
+    wild = "k\x1b[2J\x9b1m\u202eb"
+    shown = Shown((wild + "\nTASK_STATE : COMPLETE", "\ta line"), Grid(("name",), ((wild,),)))
+    table = [replace(entry, handler=_do_nothing, show=lambda _: shown) for entry in COMMANDS if entry.usage == "PWD"]
+    session = Session(
+        contexts=MemoryContexts(), directory=Directory(tmp_path), output=Collected(), identity=IdentityPaths()
+    )
+    done = asyncio.run(run_line(table, session, "PWD"))
+    assert done is not None
+    assert write_lines(done) == ["k?[2J?1m?b?TASK_STATE : COMPLETE", "\ta line", "name", "k?[2J?1m?b"]

@@ -1,4 +1,4 @@
-"""LIST PROPOSALS, GET PROPOSAL INFO, VOTE, WITHDRAW PROPOSAL: docs/spec/swci-lookci.md, CI-47; rules M-9 and M-10."""
+"""LIST PROPOSALS, GET PROPOSAL INFO, VOTE, WITHDRAW PROPOSAL: docs/spec/swci-looking.md, CI-47; rules M-9 and M-10."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""LIST NODES, SHOW STATUS, LIST MEMBERS: docs/spec/swci-lookci.md, CI-45 and CI-46."""
+"""LIST NODES, SHOW STATUS, LIST MEMBERS: docs/spec/swci-looking.md, CI-45 and CI-46."""
 
 import csv
 import json

@@ -390,6 +390,23 @@ def test_the_products_variables_name_script_and_directory(
     assert done.returncode == ExitCode.FAILED
 
 
+def test_ci14_a_reader_that_has_seen_enough_is_no_fault_of_the_script(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("PWD\n" * 3000)
+    with subprocess.Popen(
+        [sys.executable, "-m", "swarmlearning", "ci", "--script", str(tmp_path / "script")],
+        env=process_environment(tmp_path / "config"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "SWCI:1 > PWD\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) != 0
+
+
 @contextmanager
 def going(swarm: Swarm, tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A `swarm ci` whose stdin stays open."""

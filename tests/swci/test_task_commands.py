@@ -1,4 +1,4 @@
-"""Commands for tasks through sessions on a running swarm, line by line. Rules: docs/spec/swci-taskci.md."""
+"""Commands for tasks through sessions on a running swarm, line by line. Rules: docs/spec/swci-tasks.md."""
 
 import re
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Task definition files: what is read, what is refused and how a person is told. Rules: docs/spec/swci-taskci.md."""
+"""Task definition files: what is read, what is refused and how a person is told. Rules: docs/spec/swci-tasks.md."""
 
 import time
 

@@ -209,5 +209,7 @@ def _opened(options: Options) -> Iterator[int]:
     try:
         with path.open("rb", buffering=0) as file:
             yield file.fileno()
+    except BrokenPipeError:
+        raise  # of what is written: whoever read it has seen enough
     except OSError as error:
         raise ConfigurationError(f"script {options.script} cannot be read: {error.strerror}; check --script") from error

@@ -203,6 +203,8 @@ def _target(state: State, runner: Taskrunner, context: Context, task: Task, mess
             f"{runner.name} has the task {assignment.task}, not {task.name}: an agent joins the task that is there, or "
             "RESET the taskrunner first",
         )
+    # What an agent has reported is dropped: of what is under way only who may stop it may say so.
+    _require_say(runner, assignment, context, "names agents for it")
     others = tuple(agent for agent in runner.agents if agent.node != target)
     targets = _sorted(assignment.targets, target)
     if len(others) + len(targets) > MAX_AGENTS:
@@ -227,13 +229,18 @@ def _reset(runner: Taskrunner, context: Context, message: ResetTaskrunner) -> Ta
         )
     if assignment is None:
         return runner
+    _require_say(runner, assignment, context, "resets it")
+    return replace(runner, state=RunnerState.IDLE, assignment=None, agents=(), reason="")
+
+
+def _require_say(runner: Taskrunner, assignment: Assignment, context: Context, what: str) -> None:
+    """W-13, W-15: what is under way is its assigner's, or the runner's organisation's, to stop or to change."""
     allowed = {runner.creator, NodeName.parse(assignment.assigner).domain}
     if runner.state in ACTIVE and context.name.domain not in allowed:
         raise Rejected(
             Code.NOT_ALLOWED,
-            f"{runner.name} is {runner.state.value}: until that is over only {' or '.join(sorted(allowed))} resets it",
+            f"{runner.name} is {runner.state.value}: until that is over only {' or '.join(sorted(allowed))} {what}",
         )
-    return replace(runner, state=RunnerState.IDLE, assignment=None, agents=(), reason="")
 
 
 # --- who goes -------------------------------------------------------------------------------------------------------

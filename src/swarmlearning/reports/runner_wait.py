@@ -36,6 +36,7 @@ class RunnerWait:
         self._tell = tell
         self._told = ""
         self._away = ""
+        self._behind = ""
         self.runner = runner
 
     async def until_done(self, limit_s: float) -> Taskrunner:
@@ -55,7 +56,7 @@ class RunnerWait:
                         break
                     await asyncio.sleep(_AGAIN_S)
         except TimeoutError as error:
-            away = f"; {self._away}" if self._away else ""
+            away = f"; {self._away or self._behind}" if self._away or self._behind else ""
             waited = f"{self.runner.name} is not done after {show_seconds(round(limit_s))}"
             raise WaitExpired(f"{waited}: {explain_runner(self.runner)}{away}") from error
         return self._judge(self.runner)
@@ -67,12 +68,13 @@ class RunnerWait:
         try:
             changes = self._client.changes()
             async with aclosing(changes):  # type: ignore[type-var]  # it is a generator
-                first = True
                 async for change in changes:
-                    if not first and not change.everything and name not in change.runners:
+                    self._note_problem(change.problem)
+                    # The first notice says everything, as does one after a snapshot.
+                    if not change.everything and name not in change.runners:
                         continue
                     # Nothing is missed: what changes while the record is read comes with a later notice.
-                    first, before = False, self.runner
+                    before = self.runner
                     self.runner = await find_runner(self._client, name)
                     if self._away:
                         self._away = ""
@@ -97,6 +99,15 @@ class RunnerWait:
             task = before.assignment.task if before.assignment else "a task"
             raise Refused(f"{self.runner.name} was reset{given} before {task} was done", code="reset")
         return self.runner.state not in ACTIVE
+
+    def _note_problem(self, problem: str) -> None:
+        """An SN that answers but does not follow the ledger knows nothing new: that is waited for, too."""
+        sn, before = f"the SN at {self._client.address.endpoint}", self._behind
+        self._behind = f"{sn} does not follow the ledger: {make_printable(problem)}" if problem else ""
+        if self._behind and not before:
+            self._tell(f"# {self._behind}; waiting")
+        elif before and not self._behind:
+            self._tell(f"# {sn} follows the ledger again")
 
     def _say(self, text: str) -> None:
         if text != self._told:

@@ -1,4 +1,4 @@
-"""What people are told of taskrunners: records for programs, and their lines. Spec: swci-taskci.md, CI-56, CI-58.
+"""What people are told of taskrunners: records for programs, and their lines. Spec: swci-tasks.md, CI-56, CI-58.
 
 Texts that others set are made printable here, once.
 """

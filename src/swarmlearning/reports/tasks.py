@@ -1,4 +1,4 @@
-"""What people are told of tasks: records for programs, and their lines. Spec: docs/spec/swci-taskci.md, CI-54, CI-55.
+"""What people are told of tasks: records for programs, and their lines. Spec: docs/spec/swci-tasks.md, CI-54, CI-55.
 
 Author and outcome, which others set, are made printable here; a body stands in its record as on the ledger.
 """
@@ -79,11 +79,6 @@ def report_body(whole: WholeTask) -> TaskBody:
         hash=hash_task(whole.task, whole.body).hex(),
         lines=whole.body,
     )
-
-
-def show_lines(body: TaskBody) -> tuple[str, ...]:
-    """The lines of a body for a terminal; nothing but what is not printable is another than on the ledger."""
-    return tuple("\t".join(map(make_printable, line.split("\t"))) for line in body.lines)
 
 
 def describe_task(report: TaskReport) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """`Swci`: the command interface for Python programs, over the REST service that `swarm ci --web` runs.
 
 Programs written for the product that we re-create run with it; its names are camelCase for that reason only. What it
-does not do is steer a network by itself: whatever it asks for, the service does. Spec: docs/spec/swci-pyci.md.
+does not do is steer a network by itself: whatever it asks for, the service does. Spec: docs/spec/swci-python.md.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What all methods of `Swci` share: as whom it speaks, command lines out of arguments, failures, and what it remembers.
 
-Spec: docs/spec/swci-pyci.md, CI-63 to CI-65. Does not: know any command.
+Spec: docs/spec/swci-python.md, CI-63 to CI-65. Does not: know any command.
 """
 
 import logging

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from swarmlearning.errors import ConfigurationError, NotFound
+from swarmlearning.reports.status import make_printable
 
 PRODUCT_ROOT: Final = "/platform/swarm/usr"
 
@@ -112,7 +113,7 @@ class Directory:
                     seen = path.lstat()
                     found.append(
                         FileInfo(
-                            name=path.name,
+                            name=make_printable(path.name),  # a file may be called anything
                             is_directory=stat.S_ISDIR(seen.st_mode),
                             size=seen.st_size,
                             modified_ms=seen.st_mtime_ns // 1_000_000,

@@ -1,6 +1,6 @@
 """Waiting until a taskrunner has nothing to do any more, by asking for its status again and again.
 
-Spec: docs/spec/swci-pyci.md, CI-67. Does not: know where the lines come from.
+Spec: docs/spec/swci-python.md, CI-67. Does not: know where the lines come from.
 """
 
 import time

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmlearning.encoding import to_json
 from swarmlearning.errors import ExitCode, SwarmError, exit_code
@@ -56,7 +57,19 @@ async def run_command(session: Session, meant: Meant) -> Done:
         SwarmError: it could not be carried out.
     """
     answer = await meant.entry.handler(session, meant.command)
-    return Done(answer=answer, shown=meant.entry.show(answer))
+    return Done(answer=answer, shown=_printable(meant.entry.show(answer)))
+
+
+def _printable(shown: Shown) -> Shown:
+    """CI-5: what people see of an answer steers no terminal, whoever wrote what is in it, an SN too."""
+    grid = shown.grid
+    if grid is not None:
+        grid = replace(grid, rows=tuple(tuple(map(make_printable, row)) for row in grid.rows))
+    return replace(shown, lines=tuple(map(_printable_line, shown.lines)), grid=grid)
+
+
+def _printable_line(line: str) -> str:
+    return "\t".join(map(make_printable, line.split("\t")))  # a task's body may have tabs
 
 
 def failure(error: SwarmError) -> Done:

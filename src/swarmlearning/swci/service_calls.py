@@ -1,4 +1,4 @@
-"""Requests to the REST service: a command line there, lines back. Spec: docs/spec/swci-pyci.md, CI-60 and CI-66.
+"""Requests to the REST service: a command line there, lines back. Spec: docs/spec/swci-python.md, CI-60 and CI-66.
 
 Each request has a connection of its own: none that was closed meanwhile is used, so that a command is never sent twice,
 and threads need not wait for each other. Does not: know any command.

@@ -1,7 +1,7 @@
 """TLS from a program to the REST service of its own organisation, for code that does not run in an event loop.
 
 OpenSSL checks the chain; then, as the last step of the handshake and before a byte of a request is sent, the
-certificate must name an operator of the program's own organisation and network (spec: docs/spec/swci-pyci.md, CI-61).
+certificate must name an operator of the program's own organisation and network (spec: docs/spec/swci-python.md, CI-61).
 There is no way to do without. Does not: know HTTP.
 """
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError, Unreachable
 from swarmlearning.identity.source import PemSource
+from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.asking import CONNECT_S, open_sn, open_submitter
 from swarmlearning.sn.client import SnClient, Submitter
 from swarmlearning.swci.contexts import Book, Context, Contexts, IdentityPaths, drop_context, find_context
@@ -194,8 +195,8 @@ class Session:
             await opened.aclose()
 
     def tell(self, line: str) -> None:
-        """Say a line while a command goes on."""
-        self.output.tell(line)
+        """CI-5: say a line while a command goes on, without control characters whoever wrote what is in it."""
+        self.output.tell(make_printable(line))
 
 
 class Collected:

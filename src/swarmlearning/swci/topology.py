@@ -1,4 +1,4 @@
-"""A picture of who belongs to whom in a network, from the rows of LIST NODES. Spec: docs/spec/swci-pyci.md, CI-68.
+"""A picture of who belongs to whom in a network, from the rows of LIST NODES. Spec: docs/spec/swci-python.md, CI-68.
 
 Every SN hangs from the line that stands for the ledger; below it, like files in a tree, what says that it belongs to
 it. Needs networkx and matplotlib (extra `topology`), which are imported when a picture is drawn; works without a

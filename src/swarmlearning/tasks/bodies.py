@@ -1,4 +1,4 @@
-"""What a task's body says, by its type. Spec: docs/spec/swci-taskci.md, CI-52; for people: docs/reference/tasks.md."""
+"""What a task's body says, by its type. Spec: docs/spec/swci-tasks.md, CI-52; for people: docs/reference/tasks.md."""
 
 from typing import Literal, assert_never
 

@@ -1,6 +1,6 @@
 """A task definition file: its header, and its body as the ledger's lines and as records.
 
-Spec: docs/spec/swci-taskci.md, CI-50 to CI-52; for people: docs/reference/tasks.md.
+Spec: docs/spec/swci-tasks.md, CI-50 to CI-52; for people: docs/reference/tasks.md.
 """
 
 from typing import Final

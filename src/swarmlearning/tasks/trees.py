@@ -1,4 +1,4 @@
-"""YAML as a tree of nodes, read under limits, and a tree as lines again. Spec: docs/spec/swci-taskci.md, CI-50, CI-51.
+"""YAML as a tree of nodes, read under limits, and a tree as lines again. Spec: docs/spec/swci-tasks.md, CI-50, CI-51.
 
 Nothing is made of the nodes but text: no Python object comes from a file, and `on`, `0123` or `1.10` stay as they were
 written. Does not: know what a task is.

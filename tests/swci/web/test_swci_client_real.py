@@ -219,7 +219,7 @@ def test_nodes_and_their_picture(service: Service, swci: Swci) -> None:
         (lambda s: s.execute("LIST NODEZ"), "did you mean LIST NODES?"),
         (lambda s: s.assignTask("ROOTTASK", "defaulttaskbb.taskdb.sml.hpe", 1), "nothing to carry out"),
         (lambda s: s.createTaskFrom("../../etc/passwd"), "outside"),
-        (lambda s: s.ls("-l"), "usage: LS"),
+        (lambda s: s.ls("-R"), "expected -l"),
         (lambda s: s.vote(1, "maybe"), "expected one of YES, NO"),
         (lambda s: s.execute("WAIT FOR TASKRUNNER nobody-made-this"), "nobody-made-this"),
     ],

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ from typing import cast
 
 import pytest
 import urllib3
+from msgspec.structs import replace
 from swci_world import A, B, Swarm
 from web_table import TABLE
 from web_world import HOST, Caller, Service, serving
@@ -132,7 +134,7 @@ def revoke(swarm: Swarm, caller: Caller) -> None:
 def until_refused(caller: Caller) -> None:
     """The service follows the ledger a moment later."""
     while True:
-        answer = caller.get("/v1/directory")
+        answer = caller.get("/v1/openapi.json")
         if answer.status != 200:
             assert answer.problem[:2] == (403, "certificate")
             return
@@ -176,7 +178,10 @@ def test_ci22_the_session_speaks_as_the_service_to_its_sn(service: Service) -> N
     assert context["node"] == "spiffe://a.example/local/operator/rest"
 
 
-@pytest.mark.parametrize("escape", ["..", "/", "/etc", "out", "a/../..", "~", "~root", "/platform/swarm/usr/../.."])
+ESCAPES = ["..", "/", "/etc", "out", "a/../..", "~", "~root", "/platform/swarm/usr/../..", "a" * 300]
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
 def test_ci22_files_stay_below_the_root(small: Service, escape: str) -> None:
     (small.root / "a").mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -255,14 +260,14 @@ def test_ci23_commands_of_one_caller_wait_for_each_other_and_those_of_others_do_
     slow, same = small.caller("slow"), small.caller("slow")
     other = small.caller()
     answers: list[list[str]] = []
-    first = threading.Thread(target=lambda: answers.append(slow.say("WAIT HERE 2")))
+    first = threading.Thread(target=lambda: answers.append(slow.say("WAIT HERE 4")))
     first.start()
     until_running(small, slow, "WAIT HERE")
     assert other.say("PWD")
     assert answers == []  # the other caller did not wait for it
     assert same.say("GIVE build 1")[0] == "giving 1"
-    assert answers == [["WAITING"]]  # the same one did
-    first.join()
+    first.join(2)
+    assert answers == [["WAITING"]]  # the same one did: else 4 seconds would not be over yet
 
 
 def test_ci23_who_hangs_up_ends_the_command(small: Service) -> None:
@@ -349,6 +354,7 @@ JSON = b"Content-Type: application/json\r\n"
 def connected(caller: Caller, port: int) -> Iterator[ssl.SSLSocket]:
     """A bare connection as a caller, verified like any."""
     context = ssl.create_default_context(cafile=caller.identity.cacert)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
     context.load_cert_chain(caller.identity.cert, caller.identity.key)
     with (
         socket.create_connection((HOST, port), timeout=20) as bare,
@@ -443,6 +449,27 @@ def test_ci20_the_service_itself_must_be_an_operator(swarm: Swarm, tmp_path: Pat
         ConfigurationError, match=f"has the role {role.value}; the REST service needs the role operator"
     ):
         WebNode(config)
+
+
+@pytest.mark.parametrize("moved", ["cert", "key", "cacert", "capath", "sign_key", "link"])
+def test_ci22_callers_cannot_reach_the_services_own_identity(swarm: Swarm, tmp_path: Path, moved: str) -> None:
+    root = tmp_path / "usr"
+    root.mkdir()
+    identity = swarm.identity(name="rest")
+    config = WebConfig(sn=swarm.sn(), host="127.0.0.1", port=0, root=root, identity=identity)
+    WebNode(config)
+    inside = root / "pki"
+    inside.mkdir()
+    if moved == "link":
+        (inside / "key.pem").symlink_to(identity.key)
+        identity = replace(identity, key=str(inside / "key.pem"))
+    elif moved in ("capath", "sign_key"):
+        identity = replace(identity, **{moved: str(inside)})
+    else:
+        path = Path(shutil.copy(getattr(identity, moved), inside))
+        identity = replace(identity, **{moved: str(path)})
+    with pytest.raises(ConfigurationError, match="keep the identity's files elsewhere"):
+        WebNode(replace(config, identity=identity))
 
 
 def test_ci21_a_service_whose_sn_does_not_say_who_belongs_to_the_network_serves_nobody(

@@ -110,6 +110,17 @@ def test_ci27_a_fault_of_ours_is_logged_and_not_told(small: Service, caplog: pyt
     assert caller.say("PWD")
 
 
+@pytest.mark.parametrize(("how", "text"), [("IDENTITY", "key /secret/place"), ("BROKEN", "a detail of the disk")])
+def test_ci27_why_our_identity_or_we_failed_is_logged_and_not_told(
+    small: Service, caplog: pytest.LogCaptureFixture, how: str, text: str
+) -> None:
+    caller = small.caller()
+    (line,) = caller.say(f"FAIL {how}")
+    assert line == "ERROR the REST service failed: an internal error, see its log"
+    assert caller.post("/v1/failures", how=how).problem == (500, "internal", line.removeprefix("ERROR "))
+    assert [text in record.getMessage() for record in caplog.records if record.exc_info] == [True, True]
+
+
 def test_ci31_the_log_has_caller_and_verb_and_never_arguments_or_bodies(
     small: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,7 +203,7 @@ def test_ci25_a_file_that_is_too_large_is_refused_however_it_is_sent(small: Serv
     assert caller.upload("large.yaml", bytes(MAX_UPLOAD_BYTES - 1000)).status == 200
     assert caller.upload("larger.yaml", bytes(MAX_UPLOAD_BYTES)).problem[:2] == (413, "too-large")
     multipart = {"Content-Type": "multipart/form-data; boundary=b"}
-    pieces = (bytes(65536) for _ in range(1000))
+    pieces = (bytes(65536) for _ in range(20))
     answer = caller.ask("POST", "/uploadTaskDef", body=pieces, headers=multipart)
     assert answer.problem[:2] == (413, "too-large")
     assert not (small.root / "larger.yaml").exists()
@@ -222,7 +233,7 @@ FILE = 'Content-Disposition: form-data; name="file"; filename="f.yaml"'
         ("multipart/form-data; boundary=b", "--b--"),
         ("multipart/form-data; boundary=b", part(FILE)),
         ("multipart/form-data; boundary=b", part(FILE) * 2 + "--b--"),
-        ("multipart/form-data; boundary=b", part(FILE.replace("file", "other")) + "--b--"),
+        ("multipart/form-data; boundary=b", part(FILE.replace('"file"', '"other"')) + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE.split(";")[0]) + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE.rpartition(";")[0]) + "--b--"),
         ("multipart/form-data; boundary=b", part("A: b") + "--b--"),
@@ -232,7 +243,7 @@ FILE = 'Content-Disposition: form-data; name="file"; filename="f.yaml"'
         ("multipart/form-data; boundary=b", part(FILE + "; filename*=latin-1''%ff") + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE + "; filename*=utf-8''%ff") + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE + " rubbish") + "--b--"),
-        ("multipart/form-data; boundary=b", part(FILE.replace("file", "other")) + part(FILE) + "--b--"),
+        ("multipart/form-data; boundary=b", part(FILE.replace('"file"', '"other"')) + part(FILE) + "--b--"),
         ("multipart/form-data; boundary=b", part(FILE + "; filename*=utf-8''..%2Fup") + "--b--"),
     ],
     ids=range(20),
@@ -283,6 +294,7 @@ def test_ci25_a_directory_takes_no_more_files_than_are_listed(swarm: Swarm, monk
         {"Sec-Fetch-Site": "Rubbish"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "https://["},
         {"Origin": "https://127.0.0.1"},  # another port is another site's
         {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"},
     ],

@@ -50,12 +50,12 @@ async def change_directory(session: Session, command: ChangeDirectory) -> str:
         ConfigurationError: there is none, or it lies outside the root.
     """
     session.directory.enter(command.directory)
-    return str(session.directory.here)
+    return make_printable(str(session.directory.here))
 
 
 async def print_directory(session: Session, _command: PrintDirectory) -> str:
     """Where the session is."""
-    return str(session.directory.here)
+    return make_printable(str(session.directory.here))
 
 
 async def list_files(session: Session, command: ListFiles) -> Listing:
@@ -72,7 +72,7 @@ async def list_files(session: Session, command: ListFiles) -> Listing:
 
 
 def _show_listing(listing: Listing) -> Shown:
-    names = [make_printable(file.name) + ("/" if file.is_directory else "") for file in listing.files]
+    names = [file.name + ("/" if file.is_directory else "") for file in listing.files]
     if not listing.long:
         return Shown(tuple(names))
     width = max((len(str(file.size)) for file in listing.files), default=0)

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.exporting import export_history
 from swarmlearning.swci.entries import Entry, Route, Shown, make_entry
 from swarmlearning.swci.session import Session
@@ -42,7 +43,7 @@ async def export_ledger(session: Session, command: ExportLedger) -> LedgerExport
     path = session.directory.resolve(command.file)
     exported = await export_history(await session.sn(), path, first=command.first, force=False, tell=session.tell)
     return LedgerExported(
-        file=str(path),
+        file=make_printable(str(path)),
         blocks=exported.blocks,
         transactions=exported.transactions,
     )

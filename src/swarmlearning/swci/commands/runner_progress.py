@@ -1,4 +1,4 @@
-"""How far a taskrunner's task is, by whom, and waiting for it. Spec: docs/spec/swci-taskci.md, CI-58 and CI-59."""
+"""How far a taskrunner's task is, by whom, and waiting for it. Spec: docs/spec/swci-tasks.md, CI-58 and CI-59."""
 
 from typing import Final
 

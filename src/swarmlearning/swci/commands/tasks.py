@@ -13,7 +13,6 @@ from swarmlearning.reports.tasks import (
     find_task,
     report_body,
     report_task,
-    show_lines,
 )
 from swarmlearning.swci.entries import Entry, Route, Shown, label_lines, make_entry
 from swarmlearning.swci.running import ERROR
@@ -311,7 +310,7 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         "GET TASK BODY <task>",
         GetTaskBody,
         get_task_body,
-        lambda body: Shown(show_lines(body)),
+        lambda body: Shown(body.lines),
         topic="Tasks",
         help="Tell the lines of a task's body.",
         example="GET TASK BODY swarm_heart_task",

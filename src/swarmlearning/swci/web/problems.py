@@ -26,6 +26,9 @@ from swarmlearning.swci.running import ERROR
 
 MEDIA_TYPE: Final = "application/problem+json"
 
+INTERNAL: Final = "the REST service failed: an internal error, see its log"
+"""All that is told of a fault of ours."""
+
 _MAX_DETAIL: Final = 4000
 """Longest detail, characters."""
 
@@ -77,7 +80,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 def problem_of(error: SwarmError, *, compatible: bool = False) -> Problem:
     """What a client is told of an error; with `compatible`, existing clients are too."""
     status = status_of(error)
-    if isinstance(error, Broken | IdentityError):
+    if is_ours(error):
         return internal_problem(compatible=compatible)
     code = error.code if isinstance(error, Refused | WebRefusal) else type(error).__name__
     return _make(status, code, make_printable(str(error))[:_MAX_DETAIL] or code, compatible)
@@ -85,7 +88,12 @@ def problem_of(error: SwarmError, *, compatible: bool = False) -> Problem:
 
 def internal_problem(*, compatible: bool = False) -> Problem:
     """What a client is told of a fault of ours: nothing but where to look."""
-    return _make(500, "internal", "the REST service failed: an internal error, see its log", compatible)
+    return _make(500, "internal", INTERNAL, compatible)
+
+
+def is_ours(error: SwarmError) -> bool:
+    """Whether it is a fault of ours, or of our identity, of which callers are told only that there was one."""
+    return isinstance(error, Broken | IdentityError)
 
 
 def _make(status: int, code: str, detail: str, compatible: bool) -> Problem:
@@ -100,7 +108,7 @@ def status_of(error: SwarmError) -> int:
             return error.status
         case NotFound():
             return 404
-        case IdentityError() | Broken():  # our own certificate, or a fault of ours
+        case IdentityError() | Broken():
             return 500
         case ConfigurationError():
             return 400

@@ -10,6 +10,7 @@ import msgspec
 
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.identity.source import PemSource
 from swarmlearning.identity.trust import Trust, TrustStore
 from swarmlearning.swci.contexts import Book, Context, IdentityPaths, MemoryContexts
 from swarmlearning.swci.directory import Directory
@@ -73,10 +74,11 @@ class WebNode:
 
         Raises:
             IdentityError: the identity is missing, expired or does not match.
-            ConfigurationError: it is no operator's, or the root is no directory.
+            ConfigurationError: it is no operator's, the root is no directory, or a file of the identity lies below it.
         """
         self.config = config
         source = config.identity.source()
+        _keep_apart(Directory(config.root).root, source, config.identity.sign_key)
         credential = source.load(system_clock())
         self.name = credential.node
         if self.name.role is not Role.OPERATOR:
@@ -84,7 +86,6 @@ class WebNode:
                 f"certificate {credential.certificate_path} has the role {self.name.role.value}; the REST service "
                 "needs the role operator, since it signs for operators (swarm cert issue --role operator)"
             )
-        Directory(config.root)
         # Until the SN has said who belongs to the network nobody is listened to; this is replaced before that.
         own = {self.name.domain: Trust(issuers=credential.issuers, roles=tuple(Role))}
         self._trust = TrustStore(self.name.network, system_clock, own)
@@ -138,6 +139,21 @@ class WebNode:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
         await self._sessions.close()
+
+
+def _keep_apart(root: Path, source: PemSource, sign_key: str) -> None:
+    """CI-22: below the root callers read, and replace what they upload: what says who anybody is lies elsewhere.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    for path in (source.cert, source.key, source.cacert, source.capath, Path(sign_key) if sign_key else None):
+        # Neither the file nor a link to it.
+        if path is not None and any(p.is_relative_to(root) for p in (path.resolve(), path.parent.resolve())):
+            raise ConfigurationError(
+                f"{path} lies below {root}, where callers read and write files; keep the identity's files elsewhere, "
+                "or name another --usr-dir"
+            )
 
 
 def explain_refusal(reason: str) -> tuple[str, bytes]:

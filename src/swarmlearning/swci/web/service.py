@@ -14,14 +14,23 @@ import msgspec
 from aiohttp import web
 
 from swarmlearning.encoding import to_json
-from swarmlearning.errors import ConfigurationError, Refused, SwarmError
+from swarmlearning.errors import ConfigurationError, Refused, SwarmError, exit_code
+from swarmlearning.reports.status import make_printable
 from swarmlearning.swci.entries import Entry, Meant, parse
 from swarmlearning.swci.lexer import decode_line
 from swarmlearning.swci.running import Done, failure, run_command, write_lines
 from swarmlearning.swci.web.arguments import read_command, read_json, read_query
 from swarmlearning.swci.web.events import Events
 from swarmlearning.swci.web.openapi import make_document
-from swarmlearning.swci.web.problems import MEDIA_TYPE, Problem, WebRefusal, internal_problem, problem_of
+from swarmlearning.swci.web.problems import (
+    INTERNAL,
+    MEDIA_TYPE,
+    Problem,
+    WebRefusal,
+    internal_problem,
+    is_ours,
+    problem_of,
+)
 from swarmlearning.swci.web.routes import PREFIX, Found, Router, unknown_path, wrong_method
 from swarmlearning.swci.web.sessions import Held, Sessions
 from swarmlearning.swci.web.uploads import MAX_UPLOAD_BYTES, read_upload, store_upload
@@ -96,6 +105,7 @@ class WebService:
             response = await self._answer(request, connection, log)
         except SwarmError as error:
             log.end(error)
+            log.explain(error)
             # Nothing can follow a request that was not read to its end, or on a certificate that counts no more.
             close = not request.content.at_eof() or getattr(error, "code", "") == "certificate"
             return await self._fail(request, error, close=close)
@@ -186,7 +196,8 @@ class WebService:
             return await run_command(held.session, meant)
         except SwarmError as error:
             log.note(error)
-            return failure(error)
+            log.explain(error)
+            return Done(error=INTERNAL, status=exit_code(error)) if is_ours(error) else failure(error)
 
     async def _upload(self, request: web.BaseRequest, connection: Connection) -> Contents:
         """CI-25: a task file into the caller's current directory."""
@@ -196,7 +207,7 @@ class WebService:
 
         async def work(held: Held) -> list[str]:
             path = store_upload(held.session.directory, upload)
-            return [f"Uploaded : {path}"]
+            return [f"Uploaded : {make_printable(str(path))}"]
 
         return Contents(content=await self._in_session(connection, "upload", work))
 
@@ -295,6 +306,11 @@ class _Log:
         """What is answered as a line is an error all the same."""
         self._note = type(error).__name__
 
+    def explain(self, error: SwarmError) -> None:
+        """Write what callers are not told: a fault of ours, or of our identity."""
+        if is_ours(error):
+            _LOG.error("%s: %s failed: %s", self._caller.short, self.what, error, exc_info=error)
+
     def end(self, how: SwarmError | str = "") -> None:
         """Write the line."""
         outcome = how if isinstance(how, str) else f"{type(how).__name__} {getattr(how, 'code', '')}".strip()
@@ -316,9 +332,16 @@ def check_origin(request: web.BaseRequest) -> None:
     """
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
-    foreign = origin is not None and (origin == "null" or urlsplit(origin).netloc != request.headers.get("Host"))
+    foreign = origin is not None and _host_of(origin) != request.headers.get("Host")  # "null" has none
     if site not in ("none", "same-origin") or foreign:
         raise WebRefusal(403, "cross-site", "the request comes from another site's page; ask from a program")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # no URL
+        return None
 
 
 def _verb(entry: Entry) -> str:
