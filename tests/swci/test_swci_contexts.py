@@ -157,13 +157,12 @@ def test_ci9_a_switch_in_one_session_redirects_nothing_in_another(tmp_path: Path
 def test_ci9_after_the_current_context_is_deleted_none_is_chosen(tmp_path: Path) -> None:
     kept = FileContexts(tmp_path / "contexts.json")
     kept.change(lambda _: book("heart", "lung", current="lung"))
-    session = session_of(kept, tmp_path)
+    session, other = session_of(kept, tmp_path), session_of(kept, tmp_path)
     session.choose(HEART)
+    other.choose(LUNG)
     session.forget(HEART)
     with pytest.raises(ConfigurationError, match=r"no context is chosen: CREATE CONTEXT .* there are: lung"):
         _ = session.context
-    other = session_of(kept, tmp_path)
-    other.choose(LUNG)
     session.forget(LUNG)
     with pytest.raises(NotFound, match="there is no context lung; there are: none"):
         _ = other.context

@@ -170,20 +170,18 @@ def test_ci12_another_organisations_sn_is_no_context_of_ours(swarm: Swarm) -> No
 def test_ci13_waiting_ends_when_the_sn_comes_up(
     swarm: Swarm, closed: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reaching, "TRY_S", 0.05)
+    monkeypatch.setattr(reaching, "EVERY_S", 0.05)
 
     async def main() -> list[str]:
         told: asyncio.Queue[str] = asyncio.Queue()
         source = swarm.identity().source()
         waiting = asyncio.create_task(wait_for_sn(source, closed, 100_000, told.put_nowait))
         said = [await told.get(), await told.get()]
-        monkeypatch.setattr(reaching, "TRY_S", 5.0)  # as it is; a busy machine needs it for the handshake
         async with forwarding(closed.port, swarm.sn()):
             reached = await waiting
         assert reached.tries > 1
         assert reached.sn == "spiffe://a.example/local/sn/sn"
         assert reached.address == str(closed)
-        assert told.empty(), "a reason that stays the same is said once a minute"
         return said
 
     waits_for, reason = asyncio.run(main())
@@ -210,17 +208,17 @@ def test_ci13_by_default_it_is_half_an_hour(swarm: Swarm, closed: Endpoint) -> N
 def test_ci13_when_the_tries_are_used_up_it_is_said_what_was_tried(
     swarm: Swarm, closed: Endpoint, silent: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reaching, "EVERY_S", 0.05)
+    done, none = swarm.say(f"WAIT FOR SERVICE {closed} 3", f"WAIT FOR SERVICE {closed} 0")
     monkeypatch.setattr(reaching, "TRY_S", 0.05)
-    done, slow, none = swarm.say(
-        f"WAIT FOR SERVICE {closed} 3", f"WAIT FOR IP {silent.host} {silent.port} 1", f"WAIT FOR SERVICE {closed} 0"
-    )
+    (slow,) = swarm.say(f"WAIT FOR IP {silent.host} {silent.port} 1")
     assert status_of(done) is ExitCode.UNREACHABLE
     tried = r"tried a TLS handshake and its status 3 times in \d s"
     assert re.match(
         rf"ERROR the API server {closed} did not come up: {tried}; the last time: {closed}: Connection refused",
         text_of(done),
     )
-    assert re.search(rf"1 times in \d s; the last time: {silent} did not answer within 0\.05 s$", text_of(slow))
+    assert re.search(rf" once in \d s; the last time: {silent} did not answer within 0\.05 s$", text_of(slow))
     assert text_of(none) == "ERROR 0 retries; expected 1-1000000"
 
 
@@ -251,6 +249,23 @@ def test_ci13_a_wait_needs_no_context_but_an_identity(swarm: Swarm) -> None:
     with_identity, without = in_session(swarm, work)
     assert with_identity == "API Server is UP!"
     assert without.startswith("ERROR own identity: --cert (SWARM_ID_CERT)")
+
+
+def test_ci13_a_reason_that_stays_the_same_is_said_once_a_minute(
+    swarm: Swarm, closed: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaching, "EVERY_S", 0.0)
+
+    async def work(session: Session, said: Collected) -> list[list[str]]:
+        await run_line(COMMANDS, session, f"WAIT FOR SERVICE {closed} 5")
+        once, said.lines = said.lines, []
+        monkeypatch.setattr(reaching, "REMIND_S", 0.0)
+        await run_line(COMMANDS, session, f"WAIT FOR SERVICE {closed} 5")
+        return [once, said.lines]
+
+    once, always = in_session(swarm, work)
+    assert [line.split(":")[0] for line in once[1:]] == ["not yet, 1 of 5 tries"]
+    assert [line.split(":")[0] for line in always[1:]] == [f"not yet, {number} of 5 tries" for number in range(1, 6)]
 
 
 @pytest.mark.parametrize(

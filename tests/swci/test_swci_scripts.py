@@ -450,6 +450,14 @@ def test_ci16_ctrl_c_ends_a_script_that_waits_for_its_next_line(swarm: Swarm, tm
         assert process.wait(timeout=30) == ExitCode.INTERRUPTED
 
 
+def test_ci16_the_first_of_single_commands_that_fails_ends_them(swarm: Swarm, tmp_path: Path) -> None:
+    commands = ["-c", "PWD", "-c", "WAIT FOR IP 127.0.0.1 1 0", "-c", "LS"]
+    done = swarm.ci(*swarm.options(), *commands, config=tmp_path / "config", cwd=tmp_path)
+    assert done.stdout == f"Current Directory : {tmp_path}\n".encode()
+    assert done.stderr == b"ERROR 0 retries; expected 1-1000000\n"
+    assert done.returncode == ExitCode.CONFIGURATION
+
+
 def test_what_an_encoding_lacks_is_replaced(swarm: Swarm, tmp_path: Path) -> None:
     (tmp_path / "心臓").mkdir()
     done = subprocess.run(

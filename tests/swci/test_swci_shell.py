@@ -295,7 +295,9 @@ def typed(keys: str, root: Path, *, session: Session | None = None) -> tuple[lis
         with create_pipe_input() as pipe:
             piped = Piped(used, pipe, root)
             pipe.send_text(keys)
-            status = await piped.shell.run()
+            # prompt_toolkit waits for a key where something goes wrong within it.
+            async with asyncio.timeout(30):
+                status = await piped.shell.run()
             return piped.said[2:], status
 
     return asyncio.run(main())

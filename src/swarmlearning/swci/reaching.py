@@ -16,7 +16,10 @@ from swarmlearning.transport.wire import CERTIFICATE
 from swarmlearning.types import SN_API_PORT, Endpoint, NodeId
 
 TRY_S: Final = 5.0
-"""How long a try may take, and how long after its beginning the next one begins, seconds."""
+"""How long a try may take, seconds."""
+
+EVERY_S: Final = 5.0
+"""How long after the beginning of a try the next one begins, seconds; at once, if that took longer."""
 
 TRIES: Final = 360
 """How often is tried where nothing else is said: for half an hour."""
@@ -70,7 +73,7 @@ async def wait_for_sn(source: PemSource, endpoint: Endpoint, tries: int, tell: C
     """
     if not 1 <= tries <= MAX_TRIES:
         raise ConfigurationError(f"{tries} retries; expected 1-{MAX_TRIES}")
-    tell(f"WAITING FOR API SERVER {endpoint} - Maximum wait time is : {show_seconds(int(tries * TRY_S))}")
+    tell(f"WAITING FOR API SERVER {endpoint} - Maximum wait time is : {show_seconds(int(tries * EVERY_S))}")
     began_s = time.monotonic()
     reason, said_s = "", began_s
     for number in range(1, tries + 1):
@@ -98,10 +101,11 @@ async def wait_for_sn(source: PemSource, endpoint: Endpoint, tries: int, tell: C
             tell(f"not yet, {number} of {tries} tries: {found}")
             reason, said_s = found, now_s
         if number < tries:
-            await asyncio.sleep(max(0.0, TRY_S - (now_s - try_s)))
+            await asyncio.sleep(max(0.0, EVERY_S - (now_s - try_s)))
+    count = "once" if tries == 1 else f"{tries} times"
     waited = show_seconds(round(time.monotonic() - began_s))
     raise WaitExpired(
-        f"the API server {endpoint} did not come up: tried a TLS handshake and its status {tries} times in {waited}; "
+        f"the API server {endpoint} did not come up: tried a TLS handshake and its status {count} in {waited}; "
         f"the last time: {reason}"
     )
 
