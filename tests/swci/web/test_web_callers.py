@@ -260,15 +260,14 @@ def test_ci23_commands_of_one_caller_wait_for_each_other_and_those_of_others_do_
     slow, same = small.caller("slow"), small.caller("slow")
     other = small.caller()
     answers: list[list[str]] = []
-    first = threading.Thread(target=lambda: answers.append(slow.say("WAIT HERE 3")))
+    first = threading.Thread(target=lambda: answers.append(slow.say("WAIT HERE 4")))
     first.start()
     until_running(small, slow, "WAIT HERE")
     assert other.say("PWD")
     assert answers == []  # the other caller did not wait for it
     assert same.say("GIVE build 1")[0] == "giving 1"
-    first.join(0.5)  # its answer may come a little later than ours; two seconds are more than that
-    assert answers == [["WAITING"]]  # the same one did
-    first.join()
+    first.join(2)
+    assert answers == [["WAITING"]]  # the same one did: else 4 seconds would not be over yet
 
 
 def test_ci23_who_hangs_up_ends_the_command(small: Service) -> None:

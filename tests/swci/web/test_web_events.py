@@ -287,12 +287,13 @@ class Stream:
                 assert lines.get("id") == (str(data["height"]) if "height" in data else None)
                 return lines["event"], data
 
-    def until(self, name: str) -> dict[str, Any]:
-        """The next event that names something."""
-        while True:
+    def until(self, *names: str) -> int:
+        """Until events have named all of these: up to which block."""
+        left = set(names)
+        while left:
             _, data = self.event()
-            if name in [*data.get("contracts", []), *data.get("taskrunners", [])]:
-                return data
+            left -= {*data.get("contracts", []), *data.get("taskrunners", [])}
+        return int(data["height"])
 
 
 @contextlib.contextmanager
@@ -336,8 +337,7 @@ def test_ci29_what_changes_on_the_ledger_is_told_to_every_listener(small: Servic
         assert (first["contracts"], first["members"], first["problem"]) == ([], False, "")
         height = create(small.swarm, contract, runner)
         for stream in (one, other):
-            stream.until(runner)
-            assert stream.until(contract)["height"] >= height
+            assert stream.until(runner, contract) >= height
 
 
 def test_ci29_who_comes_back_with_the_last_id_misses_nothing(small: Service) -> None:
