@@ -525,6 +525,18 @@ def test_w13_who_may_stop_what_is_under_way_and_what_is_over() -> None:
     ward.must(op(3), reset)
 
 
+def test_w13_a_task_whose_organisations_have_left_is_anybodys_to_stop() -> None:
+    ward = ward_with(0)
+    name = second_runner(ward, by=1)
+    ward.must(swop(0), ward.listening(runner=name))
+    ward.must(op(2), replace(ward.assigning(PULL), runner=name))
+    reset = ResetTaskrunner(runner=name, number=1)
+    ward.go_without(1)
+    assert "only org2.example resets it" in ward.refusal(op(3), reset, Code.NOT_ALLOWED)
+    ward.go_without(2)
+    ward.must(op(3), reset)
+
+
 # --- W-14: who goes -------------------------------------------------------------------------------------------------
 
 

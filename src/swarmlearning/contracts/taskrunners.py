@@ -91,7 +91,7 @@ def change_runner(state: State, context: Context, message: RunnerMessage) -> Tas
         case AssignTask():
             after = _assign(state, before, context, message)
         case ResetTaskrunner():
-            after = _reset(before, context, message)
+            after = _reset(state, before, context, message)
         case ListenToRunner():
             after = agents.listen(before, context, message)
         case TakeTask():
@@ -204,7 +204,7 @@ def _target(state: State, runner: Taskrunner, context: Context, task: Task, mess
             "RESET the taskrunner first",
         )
     # What an agent has reported is dropped: of what is under way only who may stop it may say so.
-    _require_say(runner, assignment, context, "names agents for it")
+    _require_say(state, runner, assignment, context, "names agents for it")
     others = tuple(agent for agent in runner.agents if agent.node != target)
     targets = _sorted(assignment.targets, target)
     if len(others) + len(targets) > MAX_AGENTS:
@@ -219,7 +219,7 @@ def _sorted(nodes: Iterable[NodeId], another: NodeId) -> tuple[NodeId, ...]:
     return tuple(sorted({*nodes, another}))
 
 
-def _reset(runner: Taskrunner, context: Context, message: ResetTaskrunner) -> Taskrunner:
+def _reset(state: State, runner: Taskrunner, context: Context, message: ResetTaskrunner) -> Taskrunner:
     """W-13: nothing is assigned any more."""
     assignment = runner.assignment
     number = 0 if assignment is None else assignment.number
@@ -229,14 +229,18 @@ def _reset(runner: Taskrunner, context: Context, message: ResetTaskrunner) -> Ta
         )
     if assignment is None:
         return runner
-    _require_say(runner, assignment, context, "resets it")
+    _require_say(state, runner, assignment, context, "resets it")
     return replace(runner, state=RunnerState.IDLE, assignment=None, agents=(), reason="")
 
 
-def _require_say(runner: Taskrunner, assignment: Assignment, context: Context, what: str) -> None:
-    """W-13, W-15: what is under way is its assigner's, or the runner's organisation's, to stop or to change."""
-    allowed = {runner.creator, NodeName.parse(assignment.assigner).domain}
-    if runner.state in ACTIVE and context.name.domain not in allowed:
+def _require_say(state: State, runner: Taskrunner, assignment: Assignment, context: Context, what: str) -> None:
+    """W-13, W-15: what is under way is its assigner's, or the runner's organisation's, to stop or to change.
+
+    Where both have left the network it would go on for good, and the runner be lost: then it is anybody's.
+    """
+    concerned = {runner.creator, NodeName.parse(assignment.assigner).domain}
+    allowed = {domain for domain in concerned if membership.load_organisation(state, domain) is not None}
+    if runner.state in ACTIVE and allowed and context.name.domain not in allowed:
         raise Rejected(
             Code.NOT_ALLOWED,
             f"{runner.name} is {runner.state.value}: until that is over only {' or '.join(sorted(allowed))} {what}",

@@ -48,7 +48,7 @@ async def open_sn(identity: PemSource, sn: str) -> AsyncIterator[tuple[SnClient,
     endpoint = Endpoint.parse(sn, SN_API_PORT)
     name = await discover(trust, identity, endpoint, timeout_s=CONNECT_S)
     if name.role is not Role.SN:
-        raise ConfigurationError(f"--sn {endpoint} is {name.short}, whose role is {name.role.value}; expected sn")
+        raise ConfigurationError(f"{endpoint} is {name.short}, whose role is {name.role.value}; expected an SN's API")
     client = HttpClient(trust, identity)
     try:
         yield SnClient(client, Address(node=name.id, endpoint=endpoint)), client

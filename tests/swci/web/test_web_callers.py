@@ -212,6 +212,17 @@ def test_ci22_no_command_tells_what_the_services_files_and_environment_hold(
     assert not (service.root.parent / "ledger").exists()
 
 
+@pytest.mark.parametrize("command", ["CREATE CONTEXT other WITH IP", "WAIT FOR IP"])
+def test_ci12_ci13_another_node_of_ours_is_no_sn_and_waiting_does_not_make_it_one(
+    service: Service, command: str
+) -> None:
+    caller = service.caller()
+    said = caller.say(f"{command} {HOST} {service.port}")
+    expected = f"{HOST}:{service.port} is rest@a.example, whose role is operator; expected an SN's API"
+    assert said[-1] == f"ERROR {expected}"
+    assert caller.say("LIST CONTEXTS") == ["default"]
+
+
 def test_ci22_exit_ends_the_session_and_the_next_request_begins_anew(small: Service) -> None:
     (small.root / "anew").mkdir()
     caller = small.caller()
