@@ -43,6 +43,7 @@ class Here:
             "lung/anna.key.pem": b.key,
             "lung/hospital-b.example.ca.pem": b.cacert,
             "spiffe://hospital-a.example/heart/operator/anna": f"spiffe://{A}/local/operator/ci-operator",
+            "spiffe://hospital-b.example/lung/operator/anna": f"spiffe://{B}/local/operator/ci-operator",
             "/srv/swci": str(tmp_path),
         }
 

@@ -67,7 +67,7 @@ def test_ci42_ci43_a_training_is_told_of_while_it_runs_and_when_it_is_over(pair:
 def test_ci44_a_watch_on_a_real_terminal_ends_with_the_training(pair: Swarm, tmp_path: Path) -> None:
     peers = begin(pair, "live", 1)
     arguments = [*pair.options(), "--sn", str(pair.sn()), "-c", "WATCH CONTRACT live"]
-    watch = pair.spawn(*arguments, config=tmp_path, columns=80)
+    watch = pair.spawn(*arguments, config=tmp_path, columns=80, rows=80)
     try:
         watch.expect_exact("the newest 1 of 1 final rounds")
         play(peers, 1)

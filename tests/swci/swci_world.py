@@ -133,7 +133,13 @@ class Swarm:
         )
 
     def spawn(
-        self, *arguments: str, config: Path, cwd: Path | None = None, columns: int = 100, tells_cursor: bool = False
+        self,
+        *arguments: str,
+        config: Path,
+        cwd: Path | None = None,
+        columns: int = 100,
+        rows: int = 40,
+        tells_cursor: bool = False,
     ) -> "pexpect.spawn[str]":
         """A real `swarm ci` on a terminal of its own; one that tells where its cursor is has to be answered for."""
         child = pexpect.spawn(
@@ -145,7 +151,7 @@ class Swarm:
                 "TERM": "xterm-256color",
                 "PROMPT_TOOLKIT_NO_CPR": "0" if tells_cursor else "1",
             },
-            dimensions=(40, columns),
+            dimensions=(rows, columns),
             encoding="utf-8",
             timeout=30,
         )

@@ -195,7 +195,10 @@ def test_ci57_a_failed_agent_is_named_again_and_the_task_completes(swarm: Swarm,
             "there is no agent (SWOP) ci-op",
         ),
         ("RESET TASKRUNNER nothing-like-it", "there is no taskrunner nothing-like-it; there are: "),
-        ("GET TASKRUNNER PEER STATUS {runner} 0", "agent 0 of {runner}: 0 have taken its task, counted from 0"),
+        (
+            "GET TASKRUNNER PEER STATUS {runner} 0",
+            "there is no agent 0 of {runner}: 0 have taken its task, numbered from 0",
+        ),
         ("GET TASKRUNNER PEER STATUS {runner} who", "there is no agent (SWOP) who; there are: none"),
         ("GET TASKRUNNER PEER STATUS {runner}", "expected <peer>, the line ends; usage: GET TASKRUNNER PEER STATUS"),
     ],
@@ -457,21 +460,24 @@ def test_ci59_after_the_limit_the_wait_fails_and_the_task_goes_on(
         ]
         assert done.status is ExitCode.UNREACHABLE
         assert done.error.startswith(f"{world.runner} is not done after 0 s: {name}: 0 of 1 ")
-        assert re.search(r"; the task goes on\. SWCI_(RUN|GENERIC)_TASK_MAX_WAIT_TIME is the limit in m", done.error)
+        assert f"; the task goes on. {variable} is the limit in minutes" in done.error
         assert (await world.status())["TASK_STATE"] == "WAITING"
 
     in_world(swarm, tmp_path, work)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "1000000"])
-def test_ci59_a_limit_that_is_none_is_refused(swarm: Swarm, tmp_path: Path, value: str) -> None:
+def test_ci59_a_limit_that_is_none_is_refused(
+    swarm: Swarm, tmp_path: Path, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def work(world: World) -> None:
-        await world.lines(f"SET CONTEXT ENV SWCI_GENERIC_TASK_MAX_WAIT_TIME {value}")
+        refused = f"SWCI_GENERIC_TASK_MAX_WAIT_TIME '{value}': expected minutes, more than 0 and at most a year's"
+        done = await world.say(f"SET CONTEXT ENV SWCI_GENERIC_TASK_MAX_WAIT_TIME {value}")
+        assert done.error == refused
+        monkeypatch.setenv("SWCI_GENERIC_TASK_MAX_WAIT_TIME", value)
         await world.lines("ASSIGN TASK {build} TO {runner} WITH 1 PEERS")
         done = await world.say("WAIT FOR TASKRUNNER {runner}")
-        assert done.error == (
-            f"SWCI_GENERIC_TASK_MAX_WAIT_TIME '{value}': expected minutes, more than 0 and at most a year's"
-        )
+        assert done.error == refused
 
     in_world(swarm, tmp_path, work)
 

@@ -320,7 +320,7 @@ def test_ci64_a_command_that_was_not_carried_out_answers_nothing_and_says_why(
     assert swci.getErrors() is None
     assert swci.getTaskInfo("t") == []
     assert swci.getErrors() == "ERROR there is no task t"
-    assert [record.message for record in caplog.records] == ["ERROR there is no task t"]
+    assert [record.message for record in caplog.records] == ["there is no task t"]
     assert swci.pwd() == ["fine"]
     assert swci.getErrors() is None
 

@@ -152,7 +152,10 @@ def test_ci16_the_first_failure_ends_a_script_that_says_so(switch: bytes) -> Non
     assert said[0] == "SWCI:1 > nonsense"
     assert said[-2:] == [
         "SWCI:3 > LIST NODES",
-        "    ERROR no context is chosen: CREATE CONTEXT <context> WITH IP <ip>, or SWITCH; there are: none",
+        (
+            "    ERROR no context is chosen: CREATE CONTEXT <context> WITH IP <ip>, SWITCH CONTEXT, or start with --sn "
+            "HOST:PORT; there are: none"
+        ),
     ]
     assert status is ExitCode.CONFIGURATION
 

@@ -105,7 +105,7 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
 
     HELP lists all commands, docs/reference/swci.md has them with examples. Contexts say which network commands are
     about, and as whom; they are kept from one session to the next. The identity options and --sn are not needed where
-    the context has them.
+    the context has them. Identity options count before what a context has, and that before SWARM_ID_*.
 
     The exit status is 0 only if no command failed.
     """
@@ -125,26 +125,26 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that this terminal's encoding lacks is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
-    return asyncio.run(_run(options))
+    return asyncio.run(_run(options, insists="cert" in asked))
 
 
-async def _run(options: Options) -> ExitCode:
+async def _run(options: Options, *, insists: bool) -> ExitCode:
     if options.commands or options.script or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return await _run_lines(options)
+        return await _run_lines(options, insists=insists)
     # Not for scripts: it takes a moment to import.
     from swarmlearning.swci.shell import Shell
 
     screen = Screen(sys.stdout)
-    session = make_session(options, screen)
+    session = make_session(options, screen, insists=insists)
     try:
         return await Shell(COMMANDS, session, screen, config_directory() / "history").run()
     finally:
         await session.disconnect()
 
 
-async def _run_lines(options: Options) -> ExitCode:
+async def _run_lines(options: Options, *, insists: bool) -> ExitCode:
     writer = _writer(options)
-    session = make_session(options, writer)
+    session = make_session(options, writer, insists=insists)
     session.exit_on_failure = bool(options.commands)
     try:
         if options.commands:
@@ -155,8 +155,8 @@ async def _run_lines(options: Options) -> ExitCode:
         await session.disconnect()
 
 
-def make_session(options: Options, output: Output) -> Session:
-    """The session that the options describe.
+def make_session(options: Options, output: Output, *, insists: bool = False) -> Session:
+    """The session that the options describe; `insists`: the identity was given with this very command.
 
     Raises:
         ConfigurationError: there is no such context or directory, or the address is malformed.
@@ -176,6 +176,7 @@ def make_session(options: Options, output: Output) -> Session:
         output=output,
         identity=identity,
         keeps_identity=True,
+        insists=insists,
         current=current,
     )
     session.as_json = options.as_json

@@ -92,7 +92,7 @@ def reset_contract(training: Training, context: Context, message: ResetContract)
     if context.sender not in enrolled:
         who = f"{training.creator}, who created it, resets it"
         if running:
-            who = f"a majority of its enrolled peers resets it: {explain_votes(training)}"
+            who = f"a majority of its enrolled peers resets it, each as its SL: {explain_votes(training)}"
         raise Rejected(Code.NOT_ALLOWED, f"{training.name} is {training.phase.value}: {who}")
     votes = {*training.reset_votes, context.sender} & enrolled
     if 2 * len(votes) > len(enrolled):

@@ -35,8 +35,8 @@ class ProposalReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     yes: tuple[TrustDomain, ...]
     no: tuple[TrustDomain, ...]
-    needed: int
-    """Votes, by the members now; of a closed one they may have been others."""
+    needed: int | None
+    """Votes, by the members now; None of a closed one, of which `outcome` tells."""
     missing: tuple[TrustDomain, ...]
     """Who may still vote, while it is open."""
     outcome: str
@@ -117,7 +117,7 @@ def report_proposal(proposal: Proposal, found: Governance) -> ProposalReport:
         reason=make_printable(proposal.reason),
         yes=proposal.yes,
         no=proposal.no,
-        needed=votes_needed(change, set(found.members)),
+        needed=votes_needed(change, set(found.members)) if waiting else None,
         missing=tuple(sorted(voters - {*proposal.yes, *proposal.no})),
         outcome=make_printable(proposal.outcome) or ("its time is over" if over else ""),
         opened_ms=proposal.opened_ms,

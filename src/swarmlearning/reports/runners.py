@@ -317,7 +317,7 @@ def find_peer(runner: Taskrunner, name: str) -> AgentReport:
     if name.isascii() and name.isdigit():
         if len(name) < 10 and int(name) < taken:
             return reports[int(name)]
-        raise NotFound(f"agent {name[:20]} of {runner.name}: {taken} have taken its task, counted from 0")
+        raise NotFound(f"there is no agent {name[:20]} of {runner.name}: {taken} have taken its task, numbered from 0")
     node = find_agent(name, [report.node for report in reports])
     return next(report for report in reports if report.node == node)
 

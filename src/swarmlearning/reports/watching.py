@@ -44,6 +44,9 @@ DEFAULT_ROUNDS: Final = 10
 GIVE_UP_S: Final = 120.0
 """How long a watch tries to reach an SN that has fallen silent, seconds."""
 
+REHEARSED: Final = "rehearsal/"
+"""How names of contracts begin in which a network is rehearsed."""
+
 _AGAIN_S: Final = 1.0
 
 
@@ -119,6 +122,8 @@ async def only_contract(client: SnClient) -> Training:
         Unreachable, VerificationError, Refused: see `transport.api.Client.call`.
     """
     trainings = [await find_training(client, known) for known in await client.contracts()]
+    # A rehearsal has contracts of its own, which nobody means who does not name them.
+    trainings = [training for training in trainings if not training.name.startswith(REHEARSED)] or trainings
     found = [training for training in trainings if is_used(training)] or trainings
     if len(found) != 1:
         names = ", ".join(training.name for training in found)

@@ -105,7 +105,7 @@ class Commander:
         except SwarmError:
             if self._raise_errors:
                 raise
-            self._logger.error("%s", self.failure)
+            self._logger.error("%s", str(self.failure).removeprefix("ERROR "))
             return otherwise
 
     def demand(self, action: Callable[[], T]) -> T:

@@ -230,7 +230,8 @@ def find_context(book: Book, name: ContextName | None) -> Context:
     known = ", ".join(context.name for context in book.contexts) or "none"
     if not wanted:
         raise ConfigurationError(
-            f"no context is chosen: CREATE CONTEXT <context> WITH IP <ip>, or SWITCH; there are: {known}"
+            "no context is chosen: CREATE CONTEXT <context> WITH IP <ip>, SWITCH CONTEXT, or start with --sn "
+            f"HOST:PORT; there are: {known}"
         )
     raise NotFound(f"there is no context {wanted}; there are: {known}")
 
@@ -273,11 +274,13 @@ def _known(name: ContextName, contexts: Sequence[Context]) -> ContextName:
 
 
 def set_variable(context: Context, name: VariableName, value: str) -> Context:
-    """The context with a variable.
+    """The context with a variable; without it if the value is empty.
 
     Raises:
         ConfigurationError: it has `MAX_VARIABLES` already.
     """
+    if not value:
+        return replace(context, variables={known: text for known, text in context.variables.items() if known != name})
     if name not in context.variables and len(context.variables) >= MAX_VARIABLES:
         raise ConfigurationError(f"context {context.name} has {MAX_VARIABLES} variables, the most there can be")
     return replace(context, variables=dict(sorted({**context.variables, name: value}.items())))

@@ -99,6 +99,9 @@ class Meant(msgspec.Struct, frozen=True):
 
 _MAX_SHOWN: Final = 60
 
+_LEAVING: Final = ("BYE", "LOGOUT", "QUIT", "Q")
+"""What other shells are left with."""
+
 _ALIKE: Final = 0.6
 """From which likeness on a verb was probably meant."""
 
@@ -164,7 +167,11 @@ def explain_unknown(entries: Sequence[Entry], given: Sequence[str]) -> str:
         for verb in verbs
         if abs(len(verb) - len(text)) <= _MAX_SHOWN // 3
     ]
+    if given[0].upper() in _LEAVING:
+        return f"unknown command {shown!r}; EXIT leaves"
     beginning = [verb for verb in verbs if verb.split()[0] == given[0].upper()]
+    if len(given) == 1 and len(beginning) > 1:
+        return f"{shown!r} is not all of a command; with {given[0].upper()} begin: {', '.join(beginning)}"
     # Who wrote GET means no RESET, however alike they are.
     score, nearest = max(scored, default=(0.0, ""), key=lambda pair: (pair[1] in beginning and pair[0] >= _ALIKE, pair))
     if score >= _ALIKE:

@@ -65,12 +65,15 @@ class Session:
         identity: IdentityPaths,
         caller: NodeId = NodeId(""),  # noqa: B008  # a str
         keeps_identity: bool = False,
+        insists: bool = False,
         current: ContextName | None = None,
     ) -> None:
         """Begin a session that speaks as `identity` where its context does not say otherwise.
 
-        `current` is the context that its commands are about; None: the one that is kept as the default.
+        `current` is the context that its commands are about; None: the one that is kept as the default. With `insists`
+        it speaks as `identity` whatever that context says, since somebody has just asked for it, until it switches.
         """
+        self._insists = insists and bool(identity.cert)
         self._current = current
         self.keeps_identity = keeps_identity
         self.contexts = contexts
@@ -104,6 +107,7 @@ class Session:
         """
         self.contexts.change(lambda book: replace(book, current=find_context(book, name).name))
         self._current = name
+        self._insists = False  # what was asked for was meant for the context before
 
     def forget(self, name: ContextName) -> None:
         """Drop a context; after the current one none is chosen.
@@ -133,7 +137,7 @@ class Session:
 
     def identity_of(self, context: Context) -> IdentityPaths:
         """As whom one speaks in a context."""
-        return context.identity if context.identity.cert else self.identity
+        return self.identity if self._insists or not context.identity.cert else context.identity
 
     def identity_for(self, endpoint: Endpoint, name: ContextName | None = None) -> IdentityPaths:
         """As whom an SN is asked that no context has yet: what the session was started with, else what a context has.

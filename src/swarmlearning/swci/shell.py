@@ -71,7 +71,7 @@ class Shell:
         self._prompts: PromptSession[str] = PromptSession(
             history=LineHistory(history),
             completer=TableCompleter(entries, session, self._names),
-            complete_while_typing=True,
+            complete_while_typing=False,
             bottom_toolbar=self._toolbar,
             key_bindings=self._bindings(),
             input=input,

@@ -64,7 +64,8 @@ async def _connect(
         ) from error
     except ssl.SSLError as error:
         raise VerificationError(
-            f"{endpoint}: {error.reason or error}; expected a node of our own organisation (see SWARM_ID_CACERT)"
+            f"{endpoint}: whoever answers has no certificate of our organisation's CAs ({error.reason or error}); "
+            "is it our own organisation's node, and are the CAs complete (SWARM_ID_CACERT)?"
         ) from error
     except OSError as error:
         raise Unreachable(f"{endpoint}: {_reason(error)}; is the node running, and the address right?") from error

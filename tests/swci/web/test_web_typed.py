@@ -96,7 +96,7 @@ def test_ci26_another_method_is_told_which_there_are(small: Service, method: str
         ("POST", "/v1/tasks/a/gifts", b'{"peers":-9007199254740992}', "<peers> a number beyond 9007199254740991"),
         ("POST", "/v1/tasks/a/gifts", b'{"peers":true}', "Expected `int`, got `bool`"),
         ("POST", "/v1/tasks/a/gifts", b'{"peers":1.5}', "Expected `int`, got `float`"),
-        ("POST", "/v1/tasks/a/gifts", b'{"peers":1,"kind":"HUGE"}', "Invalid enum value 'HUGE'"),
+        ("POST", "/v1/tasks/a/gifts", b'{"peers":1,"kind":"HUGE"}', "<kind> 'HUGE': expected one of SMALL, LARGE"),
         ("POST", "/v1/tasks/a/gifts", b'{"peers":1,"more":1}', "there is no argument 'more'"),
         ("POST", "/v1/tasks/a/gifts", b'{"peers":1,"task":"b"}', "<task> stands in the path"),
         ("POST", "/v1/tasks/a/gifts", b'{"peers":1,"note":"a\\u0000b"}', "control character U+0000"),

@@ -8,8 +8,9 @@ from swarmlearning import __version__
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import IdentityError, NotFound
 from swarmlearning.reports.status import make_printable
-from swarmlearning.swci.contexts import Context, IdentityPaths, find_context, put_context, set_variable
+from swarmlearning.swci.contexts import Book, Context, IdentityPaths, find_context, put_context, set_variable
 from swarmlearning.swci.entries import Entry, Route, Shown, make_entry
+from swarmlearning.swci.limits import check_limit
 from swarmlearning.swci.reaching import TRIES, Reached, at_host, at_service, wait_for_sn
 from swarmlearning.swci.session import Session, reach
 from swarmlearning.swci.values import Command, ContextName, VariableName
@@ -102,6 +103,8 @@ class ContextCreated(msgspec.Struct, frozen=True, kw_only=True):
     context: ContextName
     address: str
     sn: NodeId
+    node: NodeId
+    """As whom one speaks there."""
     version: str
     """The SN's release."""
     problem: str
@@ -167,13 +170,19 @@ async def _create(session: Session, name: ContextName, endpoint: Endpoint) -> Co
     async with reach(paths.source(), endpoint) as client:
         status = await client.status()
     kept = paths if session.keeps_identity else IdentityPaths()
-    session.contexts.change(lambda book: put_context(book, Context(name=name, sn=endpoint, identity=kept)))
+
+    def put(book: Book) -> Book:
+        variables = next((known.variables for known in book.contexts if known.name == name), {})
+        return put_context(book, Context(name=name, sn=endpoint, identity=kept, variables=variables))
+
+    session.contexts.change(put)
     if not session.book.current:
         session.choose(name)
     return ContextCreated(
         context=name,
         address=str(endpoint),
         sn=status.node,
+        node=paths.source().load(system_clock()).node.id,
         version=make_printable(status.version),
         problem=make_printable(status.problem),
         is_default=session.book.current == name,
@@ -182,7 +191,7 @@ async def _create(session: Session, name: ContextName, endpoint: Endpoint) -> Co
 
 def _show_created(made: ContextCreated) -> Shown:
     troubled = (f"WARNING - it does not follow the ledger: {made.problem}",) if made.problem else ()
-    return Shown((API_IS_UP, *troubled, f"CONTEXT CREATED : {made.context}"), folds=True)
+    return Shown((API_IS_UP, *troubled, f"IDENTITY : {made.node}", f"CONTEXT CREATED : {made.context}"), folds=True)
 
 
 async def switch_context(session: Session, command: SwitchContext) -> ContextName:
@@ -293,6 +302,7 @@ async def set_context_variable(session: Session, command: SetContextVariable) ->
         ConfigurationError: there is no such context, it has too many variables, or cannot be kept.
     """
     name = find_context(session.book, command.context).name
+    check_limit(command.variable, command.value)
     session.contexts.change(
         lambda book: put_context(book, set_variable(find_context(book, name), command.variable, command.value))
     )
@@ -436,7 +446,7 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         set_context_variable,
         _show_variable,
         topic="Contexts",
-        help="Set a variable of a context, which counts before the one of the environment.",
+        help='Set a variable of a context, which counts before the environment\'s; an empty value ("") removes it.',
         example="SET CONTEXT ENV heart SWCI_RUN_TASK_MAX_WAIT_TIME 240",
         route=Route("PUT", "/contexts/{context}/variables/{variable}"),
     ),

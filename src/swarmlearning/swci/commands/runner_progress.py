@@ -3,7 +3,7 @@
 from typing import Final
 
 from swarmlearning.contracts.task_records import ACTIVE, RunnerState, TaskType
-from swarmlearning.errors import ConfigurationError, Refused, WaitExpired
+from swarmlearning.errors import Refused, WaitExpired
 from swarmlearning.reports.runner_wait import begin_wait
 from swarmlearning.reports.runners import (
     PEER_COLUMNS,
@@ -20,23 +20,10 @@ from swarmlearning.reports.runners import (
 from swarmlearning.reports.view import show_seconds
 from swarmlearning.swci.commands.runners import tell_state
 from swarmlearning.swci.entries import Entry, Grid, Route, Shown, label_lines, make_entry
+from swarmlearning.swci.limits import DEFAULT_MINUTES, RUN_LIMIT, wait_limit
 from swarmlearning.swci.session import Session
 from swarmlearning.swci.values import Command
 from swarmlearning.types import DEFAULT_RUNNER, RunnerName
-
-RUN_LIMIT: Final = "SWCI_RUN_TASK_MAX_WAIT_TIME"
-"""Variable: how long WAIT FOR TASKRUNNER waits for a RUN_SWARM task, minutes."""
-
-OTHER_LIMIT: Final = "SWCI_GENERIC_TASK_MAX_WAIT_TIME"
-"""The same for tasks of other types."""
-
-OLD_LIMIT: Final = "SWCI_TASK_MAX_WAIT_TIME"
-"""Older releases of the product have this one for all types; it counts where the type's own is not set."""
-
-DEFAULT_LIMIT_MINUTES: Final = 120
-
-MAX_LIMIT_MINUTES: Final = 527_040
-"""A year."""
 
 _OVER: Final = "WARNING - Maximum configured SWCI wait time is over"
 
@@ -118,8 +105,7 @@ async def wait_for_runner(session: Session, command: WaitForRunner) -> RunnerSta
     wait = await begin_wait(await session.sn(), command.runner, session.tell)
     assignment = wait.runner.assignment
     is_run = assignment is not None and assignment.kind is TaskType.RUN_SWARM
-    variable = RUN_LIMIT if is_run else OTHER_LIMIT
-    limit_s = _read_limit(session, variable)
+    limit_s, variable = wait_limit(session.variable, is_run=is_run)
     if wait.runner.state in ACTIVE:
         session.tell(f"WAITING FOR TASKRUNNER TO COMPLETE - Maximum wait time is : {show_seconds(round(limit_s))}")
     try:
@@ -131,17 +117,6 @@ async def wait_for_runner(session: Session, command: WaitForRunner) -> RunnerSta
         if wait.runner.state is RunnerState.ERROR:
             session.tell(tell_state(wait.runner.state))
         raise
-
-
-def _read_limit(session: Session, variable: str) -> float:
-    text = session.variable(variable, session.variable(OLD_LIMIT, str(DEFAULT_LIMIT_MINUTES)))
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = 0.0
-    if not 0 < minutes <= MAX_LIMIT_MINUTES:
-        raise ConfigurationError(f"{variable} {text[:40]!r}: expected minutes, more than 0 and at most a year's")
-    return minutes * 60
 
 
 # --- for people ---
@@ -188,7 +163,7 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         wait_for_runner,
         lambda status: Shown((tell_state(status.state),)),
         topic="Taskrunners",
-        help=f"Wait until its task is done, and say for whom: by default {DEFAULT_LIMIT_MINUTES} minutes at most.",
+        help=f"Wait until its task is done, and say for whom: {DEFAULT_MINUTES} minutes, or as {RUN_LIMIT} says.",
         example=f"WAIT FOR TASKRUNNER {DEFAULT_RUNNER}",
         waits=True,
     ),

@@ -74,6 +74,10 @@ def read_command(entry: Entry, texts: Mapping[str, str], values: Mapping[str, An
         raise ConfigurationError(f"<{twice}> stands in the path; leave it out of the body")
     # 1. What came as text is read as the shell reads a word.
     given: dict[str, Any] = {name: _read_text(entry, name, text) for name, text in texts.items()}
+    for name, value in values.items():
+        choices = kinds[name].choices
+        if choices and value not in choices and value is not None:
+            raise ConfigurationError(f"<{name}> {str(value)[:80]!r}: expected one of {', '.join(choices)}")
     # 2. What came as JSON has the argument's type, and then is what the shell would take, too.
     try:
         command = msgspec.convert({**given, **values}, entry.command)

@@ -17,7 +17,6 @@ from swarmlearning.swci.web.problems import MEDIA_TYPE, Problem
 from swarmlearning.swci.web.routes import PREFIX, Bound, Router
 from swarmlearning.swci.web.schemas import REFERENCE, Schema, answer_schemas, argument_schema, may_be_null
 from swarmlearning.swci.web.wire import Changed, Contents, Ended, Gap, Silent
-from swarmlearning.types import CI_PORT
 
 VERSION: Final = "1"
 """Of the typed interface; the 1 in its paths."""
@@ -63,7 +62,7 @@ def make_document(entries: Sequence[Entry]) -> dict[str, Any]:
             "the service's own organisation; each has a session of its own: contexts, directory, one command at a "
             "time. Names may hold a slash, which stands as `%2F` in a path.",
         },
-        "servers": [{"url": f"https://localhost:{CI_PORT}"}],
+        "servers": [{"url": "/"}],
         "security": [{"mutualTLS": []}],
         "paths": paths,
         "components": {

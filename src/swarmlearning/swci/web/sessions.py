@@ -20,7 +20,7 @@ MAX_SESSIONS: Final = 32
 MAX_TOLD: Final = 10_000
 """Most lines that a command says while it goes on; the newest are kept."""
 
-BUSY_S: Final = 60.0
+BUSY_S: Final = 10.0
 """How long a command waits for the caller's command before it, seconds."""
 
 
