@@ -161,7 +161,8 @@ class Swarm:
 
 def process_environment(config: Path) -> dict[str, str]:
     """The environment of a `swarm ci` that keeps its contexts in `config`, and knows no other swarm."""
-    others = ("SWCI_", "USR_DIR", "SWARM_CONFIG_DIR")
+    # pytest-xdist tells its workers a size of its own, which would count before the terminal's.
+    others = ("SWCI_", "USR_DIR", "SWARM_CONFIG_DIR", "COLUMNS", "LINES")
     kept = {name: value for name, value in node_environment(os.environ).items() if not name.startswith(others)}
     return kept | {"SWARM_CONFIG_DIR": str(config)}
 

@@ -65,7 +65,8 @@ def test_ci40_who_is_not_enrolled_cannot_reset_a_running_training_and_is_told_wh
         assert await desk.lines(f"RESET CONTRACT {STUDY}") == [
             (
                 "ERROR study is collecting: a majority of its enrolled peers resets it, each as its SL: 0 of the 2 "
-                "votes that it needs are there; not yet asked for by sl0@org0.example, sl1@org1.example, sl2@org2.example"
+                "votes that it needs are there; not yet asked for by sl0@org0.example, sl1@org1.example, "
+                "sl2@org2.example"
             )
         ]
 

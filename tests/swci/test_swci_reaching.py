@@ -31,7 +31,7 @@ from swarmlearning.swci.reaching import at_host, at_service, is_final, wait_for_
 from swarmlearning.swci.running import run_line
 from swarmlearning.swci.session import Collected, Session
 from swarmlearning.swci.table import COMMANDS
-from swarmlearning.types import Endpoint
+from swarmlearning.types import Endpoint, Role
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +285,22 @@ def test_ci13_a_reason_that_stays_the_same_is_said_once_a_minute(
 )
 def test_ci13_what_waiting_cannot_help_ends_it(error: SwarmError, final: bool) -> None:
     assert is_final(error) == final
+
+
+def test_ci8_an_identity_that_was_just_asked_for_counts_before_the_contexts_until_one_switches(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    where = swarm.sn()
+    as_operator = [*swarm.options(), "-c"]
+    made = swarm.ci(*as_operator, f"CREATE CONTEXT heart WITH IP {where.host} {where.port}", config=tmp_path)
+    assert made.returncode == ExitCode.OK, made.stderr
+    as_sl = swarm.options(Role.SL)
+    asked = swarm.ci(*as_sl, "-c", "CREATE CONTRACT of-an-sl", config=tmp_path)
+    assert b"has the role sl; this needs the role operator" in asked.stderr
+    switched = swarm.ci(*as_sl, "-c", "SWITCH CONTEXT heart", "-c", "GET CONTEXT INFO", config=tmp_path)
+    assert b"IDENTITY : spiffe://a.example/local/operator/ci-operator" in switched.stdout
+
+
+def test_an_empty_value_removes_a_variable(swarm: Swarm) -> None:
+    said = [text_of(done) for done in swarm.say("SET CONTEXT ENV V 1", 'SET CONTEXT ENV V ""', "LIST CONTEXT ENV")]
+    assert said == ["V=1", "V=", ""]

@@ -423,9 +423,9 @@ def test_ci19_the_real_shell_on_a_terminal(swarm: Swarm, tmp_path: Path) -> None
         child.send(f"CREATE CONTRACT {contract}\r")
         child.expect_exact(f"Contract Created : {contract}")
         child.expect_exact("SWCI:3 >")
-        child.send(f"get contract info {contract[:-1]}")
-        child.expect_exact(contract)  # in the menu
-        child.send("\t\r")
+        child.send(f"get contract info {contract[:4]}\t")  # the only one that begins so is completed at once
+        child.expect_exact(contract[4:])
+        child.send("\r")
         child.expect_exact(f"CONTRACT : {contract}")
         child.expect_exact("SWCI:4 >")
         child.send("switch ?")  # this terminal does not tell where its cursor is: it is shown above the prompt
