@@ -153,8 +153,8 @@ def test_t3_who_cannot_reset_is_told_how_many_votes_it_takes_and_whose_are_missi
     world.enrol(1, 2, 3)
     world.must(2, world.resetting())
     assert str(world.refusal(0, world.resetting())) == (
-        "study is collecting: a majority of its enrolled peers resets it: 1 of the 2 votes that it needs are there; "
-        "not yet asked for by sl1@org1.example, sl3@org3.example"
+        "study is collecting: a majority of its enrolled peers resets it, each as its SL: 1 of the 2 votes that it "
+        "needs are there; not yet asked for by sl1@org1.example, sl3@org3.example"
     )
     world.enrol(4, 5, 6, 7, 8)
     many = str(world.refusal(0, world.resetting()))
