@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import ConfigurationError, ExitCode, Refused
 from swarmlearning.swci.contexts import IdentityPaths, MemoryContexts
 from swarmlearning.swci.directory import Directory
 from swarmlearning.swci.entries import Entry, Grid, Shown, parse
@@ -23,6 +23,7 @@ from swarmlearning.swci.screen import Screen
 from swarmlearning.swci.script import TranscriptWriter, run_script
 from swarmlearning.swci.session import Collected, Session
 from swarmlearning.swci.table import COMMANDS
+from swarmlearning.swci.values import Command
 
 ROOT = Path(__file__).parent
 CREATE = "CREATE CONTEXT <context>"
@@ -243,3 +244,16 @@ def test_ci5_what_is_seen_of_an_answer_steers_no_terminal_whoever_wrote_it(tmp_p
     done = asyncio.run(run_line(table, session, "PWD"))
     assert done is not None
     assert write_lines(done) == ["k?[2J?1m?b?TASK_STATE : COMPLETE", "\ta line", "name", "k?[2J?1m?b"]
+
+
+def test_ci5_what_nobody_knows_the_outcome_of_is_no_refusal() -> None:
+    async def late(_session: Session, _command: Command) -> None:
+        raise Refused("the transaction was not committed here within 30 s", code="WaitExpired")
+
+    entry = replace(next(entry for entry in COMMANDS if entry.usage == "PWD"), handler=late)
+    session = Session(
+        contexts=MemoryContexts(), directory=Directory(Path("/")), output=Collected(), identity=IdentityPaths()
+    )
+    done = asyncio.run(run_line([entry], session, "PWD"))
+    assert done is not None
+    assert done.status is ExitCode.UNREACHABLE

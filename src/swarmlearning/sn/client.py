@@ -8,7 +8,7 @@ from swarmlearning.contracts.messages import TX_DOMAIN, AnyMessage, Payload, Tx
 from swarmlearning.contracts.records import MAX_HISTORY, RoundSummary, Training
 from swarmlearning.contracts.task_records import Task, Taskrunner
 from swarmlearning.encoding import decode, encode
-from swarmlearning.errors import DecodeError, Refused, WaitExpired
+from swarmlearning.errors import DecodeError, Refused
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.ledger.boundary import StoredBlock
 from swarmlearning.sn.api import (
@@ -219,15 +219,10 @@ class SnClient:
         """Submit a transaction and wait until the SN has committed the block that holds it.
 
         Raises:
-            Unreachable: not known to be ordered in time; it still may be (`WaitExpired`: the SN said so).
+            Unreachable: not known to be ordered in time; it still may be.
             VerificationError, Refused: see `transport.api.Client.call`.
         """
-        try:
-            submitted = decode(await self._call(CALL_SUBMIT, tx, SUBMIT_TIMEOUT_S), Submitted)
-        except Refused as error:
-            if error.code == WaitExpired.__name__:
-                raise WaitExpired(str(error)) from error  # nobody refused it, and it may still be ordered
-            raise
+        submitted = decode(await self._call(CALL_SUBMIT, tx, SUBMIT_TIMEOUT_S), Submitted)
         self.height = max(self.height, submitted.height)
         return submitted
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmlearning.encoding import to_json
-from swarmlearning.errors import ExitCode, SwarmError, exit_code
+from swarmlearning.errors import ExitCode, Refused, SwarmError, WaitExpired, exit_code
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swci.entries import Entry, Grid, Meant, Shown, parse
 from swarmlearning.swci.session import Session
@@ -56,7 +56,13 @@ async def run_command(session: Session, meant: Meant) -> Done:
     Raises:
         SwarmError: it could not be carried out.
     """
-    answer = await meant.entry.handler(session, meant.command)
+    try:
+        answer = await meant.entry.handler(session, meant.command)
+    except Refused as error:
+        if error.code == WaitExpired.__name__:
+            # The SN's own wait ended: nobody refused anything, and what was submitted may still be ordered.
+            raise WaitExpired(str(error)) from error
+        raise
     return Done(answer=answer, shown=_printable(meant.entry.show(answer)))
 
 
