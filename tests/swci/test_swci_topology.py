@@ -13,8 +13,8 @@ import pytest
 from fake_service import World, made_world
 
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.reports.topology import NODE_COLUMNS
 from swarmlearning.swci import topology
-from swarmlearning.swci.node_rows import COLUMNS
 from swarmlearning.swci.topology import (
     SL_COLOUR,
     SN_COLOUR,
@@ -29,7 +29,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def row(kind: str, name: str, parent: str = "", host: str = "10.0.0.1") -> dict[str, str]:
-    return dict(zip(COLUMNS, (kind, host, "30304", name, f"uuid-{name}", parent and f"uuid-{parent}", ""), strict=True))
+    return dict(
+        zip(NODE_COLUMNS, (kind, host, "30304", name, f"uuid-{name}", parent and f"uuid-{parent}", ""), strict=True)
+    )
 
 
 def swarm(organisations: int, sls: int) -> list[dict[str, str]]:
@@ -268,7 +270,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def lines_of(rows: list[dict[str, str]]) -> list[str]:
-    return [",".join(COLUMNS), *(",".join(one.values()) for one in rows)]
+    return [",".join(NODE_COLUMNS), *(",".join(one.values()) for one in rows)]
 
 
 def test_ci68_the_class_draws_what_list_nodes_answers(world: World) -> None:

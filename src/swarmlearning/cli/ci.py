@@ -55,6 +55,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     script: str | None
     commands: tuple[str, ...]
     as_json: bool
+    insists: bool = False
+    """The identity was given with this very command, and not by the environment."""
 
 
 @click.command(
@@ -112,7 +114,7 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
     explicit = click.core.ParameterSource.COMMANDLINE
     asked = {name for name in given if called.get_parameter_source(name) is explicit}
     web = take_web_options(given)
-    options = Options(**given)
+    options = Options(**given, insists="cert" in asked)
     if {"sn", "context"} <= asked:
         raise ConfigurationError("--sn and --context: give one of them; --sn is a context of its own")
     if {"script", "commands"} <= asked:
@@ -125,26 +127,26 @@ def ci(called: click.Context, /, **given: Any) -> ExitCode:  # noqa: ANN401  # c
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that this terminal's encoding lacks is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
-    return asyncio.run(_run(options, insists="cert" in asked))
+    return asyncio.run(_run(options))
 
 
-async def _run(options: Options, *, insists: bool) -> ExitCode:
+async def _run(options: Options) -> ExitCode:
     if options.commands or options.script or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return await _run_lines(options, insists=insists)
+        return await _run_lines(options)
     # Not for scripts: it takes a moment to import.
     from swarmlearning.swci.shell import Shell
 
     screen = Screen(sys.stdout)
-    session = make_session(options, screen, insists=insists)
+    session = make_session(options, screen)
     try:
         return await Shell(COMMANDS, session, screen, config_directory() / "history").run()
     finally:
         await session.disconnect()
 
 
-async def _run_lines(options: Options, *, insists: bool) -> ExitCode:
+async def _run_lines(options: Options) -> ExitCode:
     writer = _writer(options)
-    session = make_session(options, writer, insists=insists)
+    session = make_session(options, writer)
     session.exit_on_failure = bool(options.commands)
     try:
         if options.commands:
@@ -155,8 +157,8 @@ async def _run_lines(options: Options, *, insists: bool) -> ExitCode:
         await session.disconnect()
 
 
-def make_session(options: Options, output: Output, *, insists: bool = False) -> Session:
-    """The session that the options describe; `insists`: the identity was given with this very command.
+def make_session(options: Options, output: Output) -> Session:
+    """The session that the options describe.
 
     Raises:
         ConfigurationError: there is no such context or directory, or the address is malformed.
@@ -176,7 +178,7 @@ def make_session(options: Options, output: Output, *, insists: bool = False) -> 
         output=output,
         identity=identity,
         keeps_identity=True,
-        insists=insists,
+        insists=options.insists,
         current=current,
     )
     session.as_json = options.as_json

@@ -2,12 +2,8 @@
 
 import csv
 from collections.abc import Sequence
-from typing import Final
 
 from swarmlearning.errors import DecodeError
-
-COLUMNS: Final = ("NodeType", "HostIP", "Port", "ContainerName", "UUID", "ParentUUID", "i-am-alive")
-"""Its header, as programs for the product expect it; others may follow."""
 
 
 def read_nodes(lines: Sequence[str]) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from swarmlearning.errors import ConfigurationError
-from swarmlearning.swci.node_rows import COLUMNS
+from swarmlearning.reports.topology import NODE_COLUMNS
 from swarmlearning.transport.wire import one_line
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def draw_topology(
     for name, colour in colours.items():
         if not is_color_like(colour):
             raise ConfigurationError(f"colour {str(colour)[:40]!r} of {name}: expected one such as #56B4E9")
-    missing = [column for column in COLUMNS if rows and column not in rows[0]]
+    missing = [column for column in NODE_COLUMNS if rows and column not in rows[0]]
     if missing:
         raise ConfigurationError(f"LIST NODES has no column {', '.join(missing)}; is the service a newer one?")
     if len(rows) > MAX_NODES:
@@ -311,10 +311,10 @@ def _note(row: Mapping[str, str], attrs: Sequence[str]) -> str:
 def _columns(attrs: Sequence[str] | None) -> list[str]:
     """Columns that a user named, in whatever case; type, address and name are shown anyway."""
     given = [attrs] if isinstance(attrs, str) else list(attrs or ())
-    known = {column.lower(): column for column in COLUMNS}
+    known = {column.lower(): column for column in NODE_COLUMNS}
     unknown = [str(attr)[:40] for attr in given if str(attr).lower() not in known]
     if unknown:
-        raise ConfigurationError(f"attrs {', '.join(unknown)}: expected some of {', '.join(COLUMNS)}")
+        raise ConfigurationError(f"attrs {', '.join(unknown)}: expected some of {', '.join(NODE_COLUMNS)}")
     chosen = [known[attr.lower()] for attr in given]
     return [column for column in dict.fromkeys(chosen) if column not in ("NodeType", "HostIP", "ContainerName")]
 
