@@ -43,7 +43,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "swci": BASE
     | {"contracts", "identity", "ledger.boundary", "transport", "tasks", "reports", "local.genesis"}
     | {"sn.api", "sn.asking", "sn.client", "sn.export", "sn.exporting", "sn.proofs"},
-    "cli": BASE | CORE | {"sl", "sn", "local", "demo", "doctor", "rehearsal", "bench", "reports", "swci", "tasks"},
+    "swop": BASE
+    | {"contracts", "identity", "transport", "tasks", "reports", "local.process", "local.reaper"}
+    | {"sn.api", "sn.asking", "sn.client"},
+    "cli": BASE
+    | CORE
+    | {"sl", "sn", "local", "demo", "doctor", "rehearsal", "bench", "reports", "swci", "swop", "tasks"},
     "__main__": {"cli"},
     "tf": BASE | {"callbacks", "sl.control", "contracts.records"},
     "pyt": BASE | {"callbacks", "sl.control", "contracts.records"},

@@ -13,6 +13,7 @@
     │   ├── VerificationError     a hash, signature or proof does not hold
     │   ├── NonFinite             parameters hold NaN or infinity
     │   ├── Refused               a node or the ledger refused a request, and says why
+    │   ├── TaskFailed            a step of a task failed on this host: a build, a download, an archive
     │   └── ForkDetected          two signed headers for one height; the network stops
     ├── Unreachable               a node does not answer; exit 4
     │   ├── WaitExpired           a wait reached its limit; says what was waited for
@@ -44,6 +45,7 @@ __all__ = [
     "Refused",
     "SettingsMismatch",
     "SwarmError",
+    "TaskFailed",
     "Unreachable",
     "VerificationError",
     "WaitExpired",
@@ -117,6 +119,19 @@ class Refused(PeerError):
     def __init__(self, message: str, *, code: str = "refused") -> None:
         super().__init__(message)
         self.code = code
+
+
+class TaskFailed(PeerError):
+    """A step of a task failed on this host.
+
+    Attributes:
+        exit_status: of the program that failed, as a shell shows it; None where none did.
+    """
+
+    def __init__(self, message: str, *, exit_status: int | None = None) -> None:
+        """Say what failed."""
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 class ForkDetected(PeerError):

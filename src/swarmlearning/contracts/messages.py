@@ -6,7 +6,7 @@ import msgspec
 
 from swarmlearning.contracts.proposals import DEFAULT_LASTS_MS, AnyChange
 from swarmlearning.contracts.records import Manifested, Progress, Settings
-from swarmlearning.contracts.task_records import TaskType, Unit, WorkState
+from swarmlearning.contracts.task_records import Evidence, TaskType, Unit, WorkState
 from swarmlearning.encoding import Record
 from swarmlearning.types import ContractName, Endpoint, NodeId, RunnerName, TaskName, TrustDomain, Validator
 
@@ -254,6 +254,16 @@ class DeleteTask(Message, frozen=True, kw_only=True):
     task: TaskName
 
 
+class ApproveTask(Message, frozen=True, kw_only=True):
+    """The sender's organisation lets its agents carry out a task, or forbids it; what was said last counts."""
+
+    task: TaskName
+    hash: bytes
+    """Of the task, as the sender knows it."""
+    granted: bool
+    """False: denied."""
+
+
 class CreateTaskrunner(Message, frozen=True, kw_only=True):
     """Create a taskrunner."""
 
@@ -309,9 +319,13 @@ class ReportTask(Message, frozen=True, kw_only=True):
     description: str = ""
     units: tuple[Unit, ...] = ()
     """All of its peers, by uid, each once."""
+    approved_by: str = ""
+    """Who agreed on the institution's behalf: a node id, or a policy's rule and hash."""
+    evidence: Evidence | None = None
+    """Of a task other than RUN_SWARM."""
 
 
-TaskMessage = CreateTask | AppendTask | FinalizeTask | DeleteTask
+TaskMessage = CreateTask | AppendTask | FinalizeTask | DeleteTask | ApproveTask
 """What is said of tasks."""
 
 RunnerMessage = CreateTaskrunner | AssignTask | ResetTaskrunner | ListenToRunner | TakeTask | ReportTask

@@ -108,6 +108,25 @@ def make_root_task() -> Task:
     return replace(root, hash=hash_task(root, ()))
 
 
+class Approval(Record, frozen=True, kw_only=True):
+    """What an organisation said of a task: its agents may carry it out on their hosts, or may not."""
+
+    task: TaskName
+    domain: TrustDomain
+    """Whose hosts it is about."""
+    hash: bytes
+    """Of the task, as whoever said it knew it."""
+    granted: bool
+    """False: denied."""
+    by: NodeId
+    """Who signed it."""
+    caller: NodeId = NodeId("")
+    """On whose behalf it was signed, where that was somebody else."""
+    height: int
+    time_ms: int
+    """Block time."""
+
+
 # --- taskrunners ----------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +159,19 @@ ENDED: Final = frozenset({WorkState.COMPLETE, WorkState.ERROR, WorkState.DENIED}
 FAILED: Final = frozenset({WorkState.ERROR, WorkState.DENIED})
 
 
+class Evidence(Record, frozen=True, kw_only=True):
+    """What ran on a host and how that ended, as far as its agent knows; for those who must prove it later."""
+
+    manager: str = ""
+    """What ran it, and what kept it apart from the host: `PROCESS with bubblewrap 0.8.0`."""
+    image: str = ""
+    """What it ran in: an image's digest, or the hash of a recipe."""
+    exit_status: int | None = None
+    """As a shell shows it, 0 to 255; None where nothing ended by itself."""
+    log_hash: bytes = b""
+    """SHA-256 of the program's log, 32 bytes; empty where there is none. The log stays on its host."""
+
+
 class Unit(Record, frozen=True, kw_only=True):
     """A peer that an agent started for a task: an SL with its ML program."""
 
@@ -147,6 +179,8 @@ class Unit(Record, frozen=True, kw_only=True):
     """The SL's node id, or whatever the agent calls it before there is one."""
     state: WorkState
     description: str = ""
+    evidence: Evidence | None = None
+    """Of its ML program."""
 
 
 class Agent(Record, frozen=True, kw_only=True):
@@ -159,6 +193,10 @@ class Agent(Record, frozen=True, kw_only=True):
     """Peers that it starts; for a task other than RUN_SWARM 1, itself."""
     units: tuple[Unit, ...] = ()
     """By uid; empty for a task other than RUN_SWARM."""
+    approved_by: str = ""
+    """Who agreed on its institution's behalf: a node id, or a policy's rule and hash; empty before that."""
+    evidence: Evidence | None = None
+    """Of a task other than RUN_SWARM."""
     since_ms: int
     """Block time at which it took the task."""
     reported_ms: int

@@ -24,6 +24,7 @@ from swarmlearning.contracts.messages import (
     TX_DOMAIN,
     AnyMessage,
     AppendTask,
+    ApproveTask,
     AssignTask,
     CheckIn,
     CreateContract,
@@ -218,7 +219,7 @@ def transition(version: int, state: State, context: Context, signed: Signed, net
         case Propose() | Vote() | Withdraw() | LeaveNetwork() | RotateValidator():
             governance.govern(state, context, message)
             return None
-        case CreateTask() | AppendTask() | FinalizeTask() | DeleteTask():
+        case CreateTask() | AppendTask() | FinalizeTask() | DeleteTask() | ApproveTask():
             return tasks.change_task(state, context, message)
         case CreateTaskrunner() | AssignTask() | ResetTaskrunner() | ListenToRunner() | TakeTask() | ReportTask():
             return taskrunners.change_runner(state, context, message)

@@ -4,7 +4,7 @@ from typing import Final
 
 from swarmlearning.contracts.proposals import Offence, Proposal
 from swarmlearning.contracts.records import Node, Organisation
-from swarmlearning.contracts.task_records import Task
+from swarmlearning.contracts.task_records import Approval, Task
 from swarmlearning.encoding import Record
 from swarmlearning.types import Code, ContractName, LedgerKind, NodeId, RunnerName, TaskName, TrustDomain
 
@@ -148,10 +148,12 @@ class PresenceRequest(Record, frozen=True, kw_only=True):
 
 
 class WholeTask(Record, frozen=True, kw_only=True):
-    """A task with its body."""
+    """A task with its body, and what the organisations said of it."""
 
     task: Task
     body: tuple[str, ...]
+    approvals: tuple[Approval, ...] = ()
+    """By trust domain, one of each organisation that said something."""
 
 
 class Presence(Record, frozen=True, kw_only=True):
