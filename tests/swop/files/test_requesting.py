@@ -49,7 +49,7 @@ SOURCES = [
     (("FR\\", "OM evil/x"), ("evil/x",)),
     (("FROM a\nFROM evil/x",), ("a", "evil/x")),
     (("  \tFROM evil/x",), ("evil/x",)),
-    (("RUN true \\", "# a comment", "", "  && FROM", "FROM evil/x"), ("evil/x",)),
+    (("RUN true \\", "# a comment", "  && FROM", "FROM evil/x"), ("evil/x",)),
     (("ARG BASE=evil/x", "FROM $BASE"), ("$BASE",)),
     (("# syntax=evil/frontend", "FROM a"), ("evil/frontend", "a")),
     (("#SYNTAX = evil/frontend", "FROM a"), ("evil/frontend", "a")),
@@ -73,6 +73,7 @@ AMBIGUOUS = [
     ("FROM a", "RUN <<'E\\'", "E\\", "FROM evil/x"),
     ("FROM a", "RUN echo \\\\", "FROM evil/x"),
     ("FROM a", "RUN true \\", "\u00a0# no comment for every builder", "FROM evil/x"),
+    ("FROM a", "RUN true \\", " ", "FROM evil/x"),
     ("FROM a", "FROM\x0bevil/x"),
     ("FROM a", "FROM\x0cevil/x"),
 ]
