@@ -268,7 +268,7 @@ def test_sw27_a_policy_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_sw27_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     for name in ("pipe", "."):
-        with pytest.raises(ConfigurationError, match="expected a file|cannot be read"):
+        with pytest.raises(ConfigurationError, match=r"expected a file|cannot be read"):
             load_policy(tmp_path / name)
     with pytest.raises(ConfigurationError, match=r"cannot be read .No such file or directory.; check policyuri"):
         load_policy(tmp_path / "none")

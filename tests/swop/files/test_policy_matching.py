@@ -221,4 +221,4 @@ CASES = [
 
 @pytest.mark.parametrize(("hours", "now", "covered"), CASES)
 def test_sw33_hours_over_midnight_belong_to_the_day_on_which_they_begin(hours: Hours, now: str, covered: bool) -> None:
-    assert covers_time([hours], datetime.fromisoformat(now)) is covered  # noqa: DTZ007 - local time, as it is meant
+    assert covers_time([hours], datetime.fromisoformat(now)) is covered
