@@ -15,7 +15,7 @@ from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.managers.process_mounts import Mounted, check_sources, check_target, check_views, find_mounts
 from swarmlearning.swop.managers.process_parts import Launch, ShimLimits
 from swarmlearning.swop.managers.process_plain import PlainRoot, make_root
-from swarmlearning.swop.managers.process_python import Python
+from swarmlearning.swop.managers.process_python import SYSTEM_PATH, Python
 from swarmlearning.swop.managers.process_sl import apply, find_identity, find_proxies
 from swarmlearning.swop.managers.sandbox import Sandbox, View
 from swarmlearning.swop.profile import IdentityPart, Option
@@ -129,7 +129,7 @@ def program_words(pair: Pair, python: Python) -> tuple[str, ...]:
 
 def _environment(pair: Pair, python: Python, *, home: str, tmp: str) -> dict[str, str]:
     environment = {
-        "PATH": ":".join([str(Path(python.executable).parent), *python.programs, os.defpath]),
+        "PATH": ":".join([str(Path(python.executable).parent), *python.programs, SYSTEM_PATH]),
         "HOME": home,
         "TMPDIR": tmp,
         "LANG": "C.UTF-8",

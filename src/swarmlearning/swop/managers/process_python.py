@@ -26,6 +26,8 @@ print(json.dumps({
     "real": os.path.realpath(sys.executable),
 }))
 """
+SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+
 _SITE: Final = ("site-packages", "dist-packages")
 _OURS: Final = ("swarmlearning", "swarm")
 

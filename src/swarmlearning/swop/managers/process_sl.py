@@ -18,7 +18,7 @@ from swarmlearning.identity.signing import SigningKey
 from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.managers.process_mounts import find_source
 from swarmlearning.swop.managers.process_parts import Launch, ShimLimits
-from swarmlearning.swop.managers.process_python import find_own_path
+from swarmlearning.swop.managers.process_python import SYSTEM_PATH, find_own_path
 from swarmlearning.swop.profile import Attribute, IdentityPart, Variables
 from swarmlearning.types import MAX_SOCKET_PATH, NodeId
 
@@ -95,7 +95,7 @@ def find_identity(attribute: Attribute, volumes: Path) -> Path:
 def sl_environment(wanted: Variables, home: Path) -> dict[str, str]:
     """A small environment of our own, then what is wanted."""
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
+        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",

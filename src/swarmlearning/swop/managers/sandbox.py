@@ -54,6 +54,14 @@ _ETC: Final = (
     "timezone",
 )
 _ETC_ONLINE: Final = ("gai.conf", "host.conf", "hosts", "resolv.conf")
+# Of /proc, what belongs to the whole kernel. Without capabilities that is no matter for users; but root keeps the right
+# to write to what it owns, and a line in core_pattern is a program that the kernel runs outside of any sandbox.
+_READ_ONLY: Final = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/pressure")
+_EMPTY: Final = ("/proc/acpi", "/proc/scsi", "/proc/asound")
+_UNREADABLE: Final = (
+    *("/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/timer_list"),
+    *("/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/mtrr", "/proc/slabinfo"),
+)
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 
 # Runs inside; says nothing but what it could see. argv: a file of the host, a port that somebody listens on.
@@ -67,6 +75,11 @@ except OSError:
 try:
     socket.create_connection(("127.0.0.1", int(sys.argv[2])), 2)
     sys.exit("it leaves the network open")
+except OSError:
+    pass
+try:
+    os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY))
+    sys.exit("it lets programs change the kernel's settings")
 except OSError:
     pass
 if [name for name in os.listdir("/proc") if name.isdigit() and int(name) > 99]:
@@ -167,7 +180,17 @@ def _show_system(view: View) -> list[str]:
 
 
 def _show_devices(sandbox: Sandbox, view: View) -> list[str]:
-    words = ["--proc", "/proc", "--dev", "/dev"]
+    words = ["--proc", "/proc"]
+    for path in _READ_ONLY:
+        if Path(path).exists():
+            words += ["--ro-bind", path, path]
+    for path in _EMPTY:
+        if Path(path).exists():
+            words += ["--tmpfs", path, "--remount-ro", path]
+    for path in _UNREADABLE:
+        if Path(path).exists():
+            words += ["--ro-bind", "/dev/null", path]
+    words += ["--dev", "/dev"]
     if view.memory is not None and "--size" in sandbox.options:
         words += ["--size", str(view.memory)]
     words += ["--tmpfs", "/dev/shm"]  # noqa: S108  # its own
