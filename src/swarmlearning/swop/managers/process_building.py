@@ -207,6 +207,7 @@ class Builder:
         scratch, environments = job.directory / "scratch", job.directory / "venv"
         environments.mkdir(mode=0o700, exist_ok=True)
         environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        environment |= {"PYTHONUNBUFFERED": "1"}  # what is said last stands last in the log
         environment["PATH"] = f"{environments / 'bin'}:{SYSTEM_PATH}"
         sandbox = None
         if isinstance(job.sandbox, Sandbox):
