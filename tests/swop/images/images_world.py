@@ -96,11 +96,11 @@ class World:
         """What a Python program prints that runs in an image, in the sandbox."""
         assert isinstance(self.sandbox, Sandbox)
         image = self.images.describe_image(tag)
-        mounts = self.images.image_mounts(tag, [mount.target for mount in inner])
         view = View(
             interpreters=image.paths,
             hidden=str(self.data),
-            mounts=(*mounts, *inner),
+            files=image.files,
+            mounts=inner,
             scratch=self.data / "run",
             env=image.environment,
         )

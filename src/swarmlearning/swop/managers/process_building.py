@@ -20,7 +20,6 @@ from swarmlearning.swop.managers.boundary import Tell
 from swarmlearning.swop.managers.build_context import Plan, copy_planned, place, remove_tree
 from swarmlearning.swop.managers.process_bases import Base
 from swarmlearning.swop.managers.process_mounts import Mounted, is_within
-from swarmlearning.swop.managers.process_python import SYSTEM_PATH
 from swarmlearning.swop.managers.recipe_pip import is_ours
 from swarmlearning.swop.managers.recipe_words import shorten
 from swarmlearning.swop.managers.recipes import Copy, Install, MakeDirectories, Recipe, Remove
@@ -208,7 +207,7 @@ class Builder:
         environments.mkdir(mode=0o700, exist_ok=True)
         environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
         environment |= {"PYTHONUNBUFFERED": "1"}  # what is said last stands last in the log
-        environment["PATH"] = f"{environments / 'bin'}:{SYSTEM_PATH}"
+        environment["PATH"] = f"{environments / 'bin'}:/usr/local/bin:/usr/bin:/bin"
         sandbox = None
         if isinstance(job.sandbox, Sandbox):
             mounts = [Mounted(source=str(self._files), target=str(self._files), writable=False)]

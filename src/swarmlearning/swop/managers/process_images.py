@@ -9,7 +9,6 @@ import fnmatch
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +18,9 @@ from swarmlearning.errors import Broken, ConfigurationError, NotFound, TaskFaile
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.managers.boundary import ManagerSettings, Tell
 from swarmlearning.swop.managers.build_context import Plan, plan_copy, remove_tree
-from swarmlearning.swop.managers.image_mounts import plan_mounts
 from swarmlearning.swop.managers.process_bases import Base, find_base, own_base
 from swarmlearning.swop.managers.process_building import Builder, Job, in_thread
-from swarmlearning.swop.managers.process_mounts import VOLUMES, Mounted, is_within
+from swarmlearning.swop.managers.process_mounts import VOLUMES, is_within
 from swarmlearning.swop.managers.process_volumes import find_volume, replace_volume
 from swarmlearning.swop.managers.recipes import DEFAULT_PATH, AnyStep, Copy, MakeDirectories, Recipe, read_recipe
 from swarmlearning.swop.managers.sandbox import Sandbox, probe
@@ -164,16 +162,6 @@ class ProcessImages:
     def image_paths(self, tag: str) -> tuple[str, ...]:
         """Directories of this host that its programs read at the same place; errors as `describe_image`."""
         return self.describe_image(tag).paths
-
-    def image_mounts(self, tag: str, inner: Sequence[str] = ()) -> tuple[Mounted, ...]:
-        """Where its programs see the files that its recipe copied; errors as `describe_image`.
-
-        Args:
-            tag: of the image.
-            inner: where something else is mounted, see `image_mounts.plan_mounts`.
-        """
-        files = self.describe_image(tag).files
-        return plan_mounts(Path(files), inner) if files else ()
 
     def image_environment(self, tag: str) -> dict[str, str]:
         """Variables of its programs, which those of task and profile go before; errors as `describe_image`."""
