@@ -1,4 +1,4 @@
-"""Real pairs for tests of the PROCESS manager: programs that are given as text, without an SL unless a test wants one."""
+"""Real pairs for tests of the PROCESS manager: programs given as text, without an SL unless a test wants one."""
 
 import asyncio
 import os

@@ -1,7 +1,7 @@
 """What a program tries in order to reach the host, its neighbours or its own SL: each attack held, and shown to work.
 
-Every attack prints ESCAPED if it comes through. It is run twice: in the sandbox, where it must not (SW-44 to SW-46), and
-without, where it must: an attack that cannot work proves nothing.
+Every attack ends without an error if it comes through. It is run twice: in the sandbox, where it must not, and without,
+where it must: an attack that cannot work proves nothing.
 """
 
 import asyncio
@@ -20,56 +20,54 @@ from swarmlearning.swop.managers.boundary import Part, PartState
 from swarmlearning.swop.managers.process_kernel import find_descendants
 from swarmlearning.swop.managers.process_parts import Place
 
-READ = "open(sys.argv[1]).read(); print('ESCAPED')"
+READ = "open(sys.argv[1]).read()"
 
 ATTACKS = {
     "to read the host's passwords": (READ, "/etc/shadow"),
-    "to read the home of root": ("assert set(os.listdir('/root')) - {'.pyenv', '.local'}; print('ESCAPED')", ""),
+    "to read the home of root": ("assert set(os.listdir('/root')) - {'.pyenv', '.local'}", ""),
     "to read another pair's files": (READ, "{other}"),
     "to read its SL's key": (READ, "{key}"),
     "to read another node's private data": (READ, "{neighbour}"),
     "to read the agent's journal": (READ, "{journal}"),
-    "to write its private data": ("open(sys.argv[1], 'a').write('x'); print('ESCAPED')", "/platform/data/rows"),
+    "to write its private data": ("open(sys.argv[1], 'a').write('x')", "/platform/data/rows"),
     "to replace its SL's socket": (
-        "os.rename(os.environ['SWARM_SL'] + '/sl.sock', os.environ['SWARM_SL'] + '/x'); print('ESCAPED')",
+        "os.rename(os.environ['SWARM_SL'] + '/sl.sock', os.environ['SWARM_SL'] + '/x')",
         "",
     ),
     "to connect to a service on loopback": (
-        "socket.create_connection(('127.0.0.1', int(sys.argv[1])), 3); print('ESCAPED')",
+        "socket.create_connection(('127.0.0.1', int(sys.argv[1])), 3)",
         "{port}",
     ),
     "to connect to a socket without a file": (
-        "s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1]); print('ESCAPED')",
+        "s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1])",
         "{abstract}",
     ),
-    "to see another process": ("os.kill(int(sys.argv[1]), 0); print('ESCAPED')", "{pid}"),
+    "to see another process": ("os.kill(int(sys.argv[1]), 0)", "{pid}"),
     "to read another process's environment": (
-        "assert 'SECRET' in ' '.join(open(f'/proc/{p}/environ').read() for p in os.listdir('/proc') if p == sys.argv[1]);"
-        "print('ESCAPED')",
+        "assert sys.argv[1] in os.listdir('/proc') and 'SECRET' in open(f'/proc/{sys.argv[1]}/environ').read()",
         "{pid}",
     ),
     "to share memory with the host": (
-        "c = ctypes.CDLL(None, use_errno=True); assert c.shmget(int(sys.argv[1]), 0, 0) >= 0; print('ESCAPED')",
+        "c = ctypes.CDLL(None, use_errno=True); assert c.shmget(int(sys.argv[1]), 0, 0) >= 0",
         "{memory}",
     ),
 }
 
 AS_ROOT = {
     "to change the kernel's settings": (
-        "os.close(os.open('/proc/sys/kernel/core_pattern', os.O_WRONLY)); print('ESCAPED')",
+        "os.close(os.open('/proc/sys/kernel/core_pattern', os.O_WRONLY))",
         "",
     ),
     "to mount something": (
-        "c = ctypes.CDLL(None); assert c.mount(b'none', b'/tmp', b'tmpfs', 0, None) == 0; c.umount(b'/tmp');"
-        "print('ESCAPED')",
+        "c = ctypes.CDLL(None); assert c.mount(b'none', b'/tmp', b'tmpfs', 0, None) == 0; c.umount(b'/tmp')",
         "",
     ),
     "to make a namespace in which it is root": (
-        "c = ctypes.CDLL(None); assert c.unshare(0x10000000) == 0; print('ESCAPED')",
+        "c = ctypes.CDLL(None); assert c.unshare(0x10000000) == 0",
         "",
     ),
     "to give a file to somebody else": (
-        "os.chown(sys.argv[1], 65534, 65534); print('ESCAPED')",
+        "os.chown(sys.argv[1], 65534, 65534)",
         "/platform/shared/file",
     ),
 }
@@ -120,7 +118,7 @@ def attack(tmp_path: Path, host: dict[str, str], name: str, *, sandbox: bool) ->
     program, argument = (ATTACKS | AS_ROOT)[name]
     pair = make_pair(
         tmp_path / "D",
-        IMPORTS + program,
+        IMPORTS + program + "\nprint('ESCAPED')",
         node=private(Path(host["data"]).parent),
         body_private_content="/platform/data",
         body_shared_content=(shared(tmp_path / "shared"),),
@@ -186,6 +184,10 @@ def test_sw46_the_agents_data_within_an_interpreters_directory_is_hidden(tmp_pat
     assert log_of(pair) == "seen [] False\n"
 
 
+def read_proc(pid: int, name: str) -> bytes:
+    return Path(f"/proc/{pid}/{name}").read_bytes()
+
+
 def test_sw45_values_of_variables_stand_on_no_command_line_and_reach_no_program_outside(tmp_path: Path) -> None:
     """LD_PRELOAD, set for the sandbox's own program, would be a way out."""
     manager = open_manager(tmp_path / "D", sandbox=True)
@@ -201,12 +203,12 @@ def test_sw45_values_of_variables_stand_on_no_command_line_and_reach_no_program_
         assert status is not None
         assert status.program is not None
         everything = [status.program.pid, *find_descendants(status.program.pid)]
-        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (status.shim.pid, *everything)}
+        words = {pid: read_proc(pid, "cmdline") for pid in (status.shim.pid, *everything)}
         outside = [pid for pid, line in words.items() if b"bwrap" in line.split(b"\0")[0]]
         assert len(outside) == 2  # the sandbox's program, and its init
         assert not any(b"tell-nobody" in line for line in words.values())
-        assert b"evil" not in Path(f"/proc/{outside[0]}/environ").read_bytes()
-        assert b"evil" not in Path(f"/proc/{outside[0]}/maps").read_bytes()
+        assert b"evil" not in read_proc(outside[0], "environ")
+        assert b"evil" not in read_proc(outside[0], "maps")
         await manager.stop(pair, Part.ML, 0)
 
     asyncio.run(main())
