@@ -170,9 +170,9 @@ def sandbox_arguments(sandbox: Sandbox, view: View) -> tuple[str, ...]:
     for name in view_tops(view):
         if name != "tmp":
             words += ["--bind", str(view.scratch / "files" / name), f"/{name}"]
-    words += _show_interpreters(view)
     words += ["--bind", str(view.scratch / "tmp"), "/tmp", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108  # its own
     words += ["--bind", str(view.scratch / "home"), HOME]
+    words += _show_interpreters(view)  # after these: some lie below /tmp
     if view.control:
         # Read-only: it can connect to the socket there, and cannot put another one in its place.
         words += ["--ro-bind", view.control, CONTROL, "--bind", view.exchange, EXCHANGE]
