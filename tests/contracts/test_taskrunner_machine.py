@@ -7,14 +7,19 @@ point all agents that can may do their work, after which the runner is decided o
 from contracts_world import name_of
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 from task_world import PULL, RUN, RUNNER, Ward, op, swop, ward_with
 
+from swarmlearning.contracts.limits import has_controls
 from swarmlearning.contracts.messages import ResetTaskrunner, TakeTask
 from swarmlearning.contracts.task_records import (
     ENDED,
     FAILED,
+    MAX_APPROVED_BY,
+    MAX_DESCRIPTION,
     MAX_PLANNED,
     MAX_UNITS,
+    Evidence,
     RunnerState,
     Taskrunner,
     TaskType,
@@ -30,6 +35,13 @@ STATES = st.sampled_from(list(WorkState))
 TASKS = st.sampled_from([PULL, RUN])
 UNITS = st.dictionaries(st.sampled_from(["a", "b", "c"]), STATES, max_size=3)
 SURE = st.sampled_from([WorkState.COMPLETE, WorkState.ERROR])
+EVIDENCE = st.none() | st.builds(
+    Evidence,
+    manager=st.text(max_size=120),
+    image=st.sampled_from(["", "sha256:7f", "\x1b[2J", "\U0001f600" * 60]),
+    exit_status=st.none() | st.integers(-1, 256),
+    log_hash=st.sampled_from([b"", bytes(32), bytes(31)]),
+)
 DECIDED = {RunnerState.COMPLETE, RunnerState.ERROR}
 
 
@@ -90,10 +102,19 @@ class RunnerMachine(RuleBasedStateMachine):
         is_run = self.ward.runner.assignment is not None and self.ward.assignment.kind is TaskType.RUN_SWARM
         self.ward.say(swop(agent), self.ward.taking(planned if is_run else 1))
 
-    @rule(agent=AGENTS, state=STATES, units=UNITS)
-    def report(self, agent: int, state: WorkState, units: dict[str, WorkState]) -> None:
-        peers = tuple(Unit(uid=uid, state=units[uid]) for uid in sorted(units))
-        self.ward.say(swop(agent), self.ward.reporting(state, peers))
+    @rule(agent=AGENTS, state=STATES, units=UNITS, mine=EVIDENCE, theirs=EVIDENCE, by=st.text(max_size=9))
+    def report(
+        self,
+        agent: int,
+        state: WorkState,
+        units: dict[str, WorkState],
+        mine: Evidence | None,
+        theirs: Evidence | None,
+        by: str,
+    ) -> None:
+        peers = tuple(Unit(uid=uid, state=units[uid], evidence=theirs, description=by * 99) for uid in sorted(units))
+        message = replace(self.ward.reporting(state, peers, by * 99), approved_by=by * 99, evidence=mine)
+        self.ward.say(swop(agent), message)
 
     @rule(agent=AGENTS, state=SURE)
     def finish(self, agent: int, state: WorkState) -> None:
@@ -204,6 +225,22 @@ class RunnerMachine(RuleBasedStateMachine):
             assert not set(runner.assignment.targets) & set(nodes)
             if runner.assignment.kind is not TaskType.RUN_SWARM:
                 assert all((agent.planned, agent.units) == (1, ()) for agent in runner.agents)
+
+    @invariant()
+    def what_agents_say_is_short_printable_and_where_it_belongs(self) -> None:
+        runner = self.ward.runner
+        is_run = runner.assignment is not None and runner.assignment.kind is TaskType.RUN_SWARM
+        for agent in runner.agents:
+            assert not (is_run and agent.evidence)
+            descriptions = [agent.description, *(unit.description for unit in agent.units)]
+            assert max(len(text.encode()) for text in descriptions) <= MAX_DESCRIPTION
+            all_of_it = [agent.evidence, *(unit.evidence for unit in agent.units)]
+            found = [evidence for evidence in all_of_it if evidence is not None]
+            texts = [agent.approved_by, *(text for evidence in found for text in (evidence.manager, evidence.image))]
+            assert max(len(text.encode()) for text in texts) <= MAX_APPROVED_BY
+            assert not any(has_controls(text) for text in (*descriptions, *texts))
+            assert all(evidence.exit_status in (None, *range(256)) for evidence in found)
+            assert {len(evidence.log_hash) for evidence in found} <= {0, 32}
 
 
 def finish_agent(ward: Ward, name: NodeName, state: WorkState) -> None:
