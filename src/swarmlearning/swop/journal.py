@@ -68,8 +68,14 @@ class PairEntry(msgspec.Struct, frozen=True, kw_only=True):
     """How often its SL was started."""
     ml_started_ms: int = 0
     """When its program was started, by this host's clock."""
-    enrolled: tuple[Standing, ...] | None = None
-    """Where its SL was enrolled before; None: not asked yet."""
+    ml_seen: bool = False
+    """It was seen to run: it is never started again."""
+    enrolled: tuple[Standing, ...] = ()
+    """Where its SL was enrolled before it was started."""
+    took_part: bool = False
+    """Its SL has enrolled in a training since."""
+    merged: bool = False
+    """Its SL has contributed to a round since: its program has read data."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +110,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """When all that we did had ended; 0 while it has not."""
     reported: bool = False
     """Whether the ledger has how it ended, or does not want to know any more."""
+    leaving: str = ""
+    """Why it is being cleaned up; empty while it is not."""
     cleaned: bool = False
+    """Nothing of it is left on this host but its logs."""
     dropped: bool = False
+    """What we did does not count any more: it was to be taken anew."""
 
     @property
     def is_over(self) -> bool:
@@ -115,6 +125,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     def known(self) -> Known:
         """What `plan` needs of it."""
         return Known(
+            id=self.id,
             number=self.number,
             hash=self.hash,
             assigned_ms=self.assigned_ms,
@@ -194,15 +205,19 @@ class Journal:
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry, with its logs."""
+        # The file last: an entry without logs can be removed again, logs without an entry nobody would.
+        shutil.rmtree(self._logs / entry.id, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self._directory / f"{entry.id}.json").unlink(missing_ok=True)
+        self._entries.pop(entry.id, None)
+
     def prune(self) -> None:
         """Remove all but the newest `KEPT` of the entries that are over and cleaned up, with their logs."""
         over = [entry for entry in self.entries() if entry.is_over and entry.cleaned]
         for entry in over[:-KEPT]:
-            # The file last: an entry without logs is removed the next time, logs without an entry by nobody.
-            shutil.rmtree(self._logs / entry.id, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                (self._directory / f"{entry.id}.json").unlink(missing_ok=True)
-            del self._entries[entry.id]
+            self.remove(entry)
 
     def pair_ids(self) -> set[str]:
         """Of all pairs of which something may be on this host."""

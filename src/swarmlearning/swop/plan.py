@@ -37,6 +37,8 @@ class Step(enum.StrEnum):
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """What the journal says of one assignment of a runner."""
 
+    id: str = ""
+    """Of the entry."""
     number: int
     hash: bytes
     """Of the task."""
