@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from swarmlearning.contracts.records import Training
-from swarmlearning.contracts.task_records import FAILED, Taskrunner, TaskType, WorkState
+from swarmlearning.contracts.task_records import ENDED, FAILED, Taskrunner, TaskType, WorkState
 from swarmlearning.errors import Broken, ConfigurationError, SwarmError, Unreachable
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.host import Host
@@ -96,6 +96,17 @@ class Work:
         if self._run is not None:
             self._run.note_training(training)
 
+    async def adopt(self) -> None:
+        """After the agent was restarted: what runs has its nodes, and its logs go on."""
+        if self._entry.cleaned:
+            return
+        for item in self._entry.pairs:
+            if item.pair is not None:
+                await self.host.manager.adopt(item.pair)
+        if not self._entry.is_over:
+            busy = [item.idx for item in self._entry.pairs if item.pair is not None]
+            self.host.nodes.claim(busy, self._entry.id, self._entry.runner)
+
     # --- its life ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -117,39 +128,41 @@ class Work:
     async def _work(self) -> None:
         """Carry it out; a task's boundary."""
         try:
-            await self._perform()
+            state, text = await (self._run_swarm() if self._entry.kind is TaskType.RUN_SWARM else self._make())
         except Denied as denied:
-            self._end(WorkState.DENIED, str(denied))
+            state, text = WorkState.DENIED, str(denied)
         except Broken:
             raise
         except SwarmError as error:
-            self._end(WorkState.ERROR, str(error))
+            state, text = WorkState.ERROR, str(error)
         except Exception as error:  # others' work goes on, and the swarm is told
             log.exception("%s %d: a fault of ours", self._entry.runner, self._entry.number)
-            self._end(WorkState.ERROR, f"a fault of the agent: {type(error).__name__}")
+            state, text = WorkState.ERROR, f"a fault of the agent: {type(error).__name__}"
+        if state in FAILED:
+            await self._stop_pairs(remove=False)
+        self._end(state, text)
+        await self.host.nodes.free_of(self._entry.id)
 
-    async def _perform(self) -> None:
-        assigned = await read_task(self.host, self._entry)
-        if self._entry.kind is TaskType.RUN_SWARM:
-            run = SwarmRun(self, assigned)
-            self._run = run
-            if run.is_begun:
-                # It was allowed and started before the agent was restarted.
-                run.claim_nodes()
-            else:
-                await self._begin_swarm(run, assigned)
-            state, text = await self._unless_denied(run.perform())
-            self._end(state, text)
-            return
-        assigned = await self._wait_for_permission(assigned)
+    async def _make(self) -> tuple[WorkState, str]:
+        """Carry out a task that leaves something for later ones."""
+        assigned = await self._wait_for_permission(await read_task(self.host, self._entry))
         self.tell("begins", WorkState.RUNNING)
         made: Made = await self._unless_denied(make(self, assigned))
         self._entry = replace(self._entry, evidence=made.evidence)
-        self._end(WorkState.ERROR if made.failed else WorkState.COMPLETE, made.text)
+        return WorkState.ERROR if made.failed else WorkState.COMPLETE, made.text
 
-    async def _begin_swarm(self, run: SwarmRun, assigned: Assigned) -> None:
+    async def _run_swarm(self) -> tuple[WorkState, str]:
+        """Run the pairs; those that an earlier process of the agent has planned it had been allowed to."""
+        run = self._run = SwarmRun(self)
+        if not self._entry.pairs:
+            await self._begin_swarm(run)
+        result: tuple[WorkState, str] = await self._unless_denied(run.perform())
+        return result
+
+    async def _begin_swarm(self, run: SwarmRun) -> None:
         """Wait until it may run here, its nodes are free, and it still may."""
-        await run.require_image()
+        assigned = await read_task(self.host, self._entry)
+        await run.require_image(assigned)
         while True:
             assigned = await self._wait_for_permission(assigned)
             await run.take_nodes()
@@ -204,7 +217,6 @@ class Work:
             for task in (working, watching):
                 task.cancel()
             await asyncio.gather(working, watching, return_exceptions=True)
-        await self._stop_pairs(remove=False)
         raise Denied("its institution denied it while it ran")
 
     async def _watch_for_denial(self) -> None:
@@ -222,24 +234,26 @@ class Work:
         pairs = self._entry.pairs
         if state in FAILED:
             pairs = tuple(
-                item if item.stage is Stage.ENDED else replace(item, unit=replace(item.unit, state=state))
+                item if item.unit.state in ENDED else replace(item, unit=replace(item.unit, state=state))
                 for item in pairs
             )
         self.update(state=state, description=text, pairs=pairs, ended_ms=self.host.clock())
 
     # --- its cleaning up --------------------------------------------------------------------------------------------
 
-    async def abandon(self, why: str, *, report: str = "") -> None:
-        """Stop and remove all that is left of it on this host, after `run` was cancelled; its logs stay.
-
-        With `report` the ledger is told that it failed, and why.
-        """
+    async def abandon(self, why: str) -> None:
+        """Stop and remove all that is left of it on this host, after `run` was cancelled; its logs stay."""
+        if not self._entry.since_ms and not self._entry.pairs:
+            # It was never taken, so nothing was done.
+            self.host.journal.remove(self._entry)
+            return
         self._log(f"is cleaned up: {why}")
+        self.update(leaving=why)
         await self._stop_pairs(remove=True)
         await self.host.nodes.free_of(self._entry.id)
         changes: dict[str, Any] = {"cleaned": True}
         if not self._entry.is_over:
-            changes |= {"ended_ms": self.host.clock(), "state": WorkState.ERROR, "description": report or why}
+            changes |= {"ended_ms": self.host.clock(), "state": WorkState.ERROR, "description": why}
         self.update(**changes)
         self.host.journal.prune()
 
@@ -249,7 +263,7 @@ class Work:
 
     async def _stop_pair(self, idx: int, remove: bool) -> None:
         item = next(item for item in self._entry.pairs if item.idx == idx)
-        if item.pair is None:
+        if item.pair is None or (item.stage is Stage.ENDED and not remove):
             return
         for number in range(1, REMOVE_TRIES + 1):
             try:

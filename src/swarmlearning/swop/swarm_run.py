@@ -1,4 +1,4 @@
-"""RUN_SWARM on this host: the pairs of all nodes of the profile, side by side. Spec: docs/spec/swop.md, SW-6 to SW-8."""
+"""RUN_SWARM on this host: pairs of all nodes of the profile, side by side. Spec: docs/spec/swop.md, SW-6 to SW-8."""
 
 import asyncio
 from typing import Final, Protocol
@@ -46,10 +46,9 @@ class Assignment(Protocol):
 class SwarmRun:
     """The pairs of one assignment."""
 
-    def __init__(self, work: Assignment, assigned: Assigned) -> None:
-        """Know what to run; nothing is started yet."""
+    def __init__(self, work: Assignment) -> None:
+        """Know whose pairs they are; nothing is started yet."""
         self._work = work
-        self._assigned = assigned
         self._host = work.host
         self._lives: list[PairLife] = []
         self._image_id = ""
@@ -60,30 +59,20 @@ class SwarmRun:
 
     # --- before -----------------------------------------------------------------------------------------------------
 
-    @property
-    def is_begun(self) -> bool:
-        """Whether pairs were planned already: it was allowed to run."""
-        return bool(self._work.entry.pairs)
-
-    async def require_image(self) -> None:
+    async def require_image(self, assigned: Assigned) -> None:
         """Find what the programs run in.
 
         Raises:
             TaskFailed: it is not on this host.
         """
-        tag = self._assigned.images[0] if self._assigned.images else ""
+        tag = assigned.images[0] if assigned.images else ""
         if not tag:
             return
         found = await self.manager.find_image(tag)
         if found is None:
-            prereq = self._assigned.task.prereq
+            prereq = assigned.task.prereq
             raise TaskFailed(f"the image {tag} is not on this host; task {prereq} makes it: assign that first")
         self._image_id = found
-
-    def claim_nodes(self) -> None:
-        """Pairs that are at work have their nodes."""
-        busy = [item.idx for item in self._work.entry.pairs if item.stage is not Stage.ENDED]
-        self._host.nodes.claim(busy, self._work.entry.id, self._work.entry.runner)
 
     async def take_nodes(self) -> None:
         """Wait until the profile's nodes are free, and use them."""
@@ -101,11 +90,10 @@ class SwarmRun:
         Raises:
             TaskFailed: the image is not on this host any more.
         """
-        self._assigned = assigned
         body = assigned.body
         if not isinstance(body, RunSwarm):
             raise Broken(f"{assigned.task.name} is run as a swarm, and is {assigned.task.kind.value}")
-        await self.require_image()
+        await self.require_image(assigned)
         entry, host = self._work.entry, self._host
         ground = Ground(
             runner=entry.runner,
@@ -149,7 +137,6 @@ class SwarmRun:
                     group.create_task(life.run())
         except BaseExceptionGroup as errors:
             raise _first(errors) from errors
-        await self.free_nodes()
         entry = self._work.entry
         summed = sum_up(entry.planned, tuple(item.unit for item in entry.pairs))
         if summed is None:
