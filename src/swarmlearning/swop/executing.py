@@ -19,7 +19,7 @@ from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, Stage
 from swarmlearning.swop.life import remove_pair
 from swarmlearning.swop.making import Made, make
-from swarmlearning.swop.permission import Assigned, decide, describe_question, is_denied, read_task
+from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, read_task
 from swarmlearning.swop.policy import Verdict
 from swarmlearning.swop.reporting import Reporter
 from swarmlearning.swop.swarm_run import SwarmRun
@@ -169,7 +169,7 @@ class Work:
             try:
                 # Decided again right before anything is started: it may have been long.
                 assigned = await read_task(self.host, self._entry)
-                if decide(self.host, assigned).verdict is Verdict.ALLOW:
+                if judge(self.host, assigned).verdict is Verdict.ALLOW:
                     await run.prepare(assigned)
                     return
             except BaseException:
@@ -185,7 +185,7 @@ class Work:
         """
         while True:
             self._news.clear()
-            decision = decide(self.host, assigned)
+            decision = judge(self.host, assigned)
             match decision.verdict:
                 case Verdict.DENY:
                     raise Denied(decision.reason)
@@ -194,7 +194,7 @@ class Work:
                     self.update(approved_by=decision.approved_by, limits=decision.limits, network=decision.network)
                     return assigned
                 case Verdict.ASK:
-                    self.tell(describe_question(assigned, decision), WorkState.AWAITING_APPROVAL)
+                    self.tell(f"{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.host.paces.reconsider_s):
                     await self._news.wait()
@@ -224,7 +224,7 @@ class Work:
         while True:
             await self._news.wait()
             self._news.clear()
-            if is_denied(self.host, await read_task(self.host, self._entry)):
+            if is_denied(await read_task(self.host, self._entry)):
                 return
 
     def _end(self, state: WorkState, text: str) -> None:

@@ -4,7 +4,6 @@ Records and small holders; does nothing by itself.
 """
 
 import asyncio
-import datetime as dt
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,11 @@ from swarmlearning.swop.journal import Journal
 from swarmlearning.swop.link import Link
 from swarmlearning.swop.managers.boundary import Manager
 from swarmlearning.swop.nodes import Nodes
-from swarmlearning.swop.policy import NO_POLICY, Decision, Policy, Request
+from swarmlearning.swop.policy import NO_POLICY, Policy
 from swarmlearning.swop.profile import Profile
 from swarmlearning.types import Endpoint
 
 log = logging.getLogger("swarmlearning.swop")
-
-Decide = Callable[[Policy, Request, dt.datetime], Decision]
-"""Whether a task runs here, at a local time."""
 
 READY_S: Final = 60.0
 LINGER_S: Final = 45.0
@@ -114,7 +110,6 @@ class Host:
         manager: Manager,
         profile: Profile,
         policy: PolicyBook,
-        decide: Decide,
         sn: Endpoint,
         host_ip: str,
         keep: bool = False,
@@ -128,7 +123,6 @@ class Host:
         self.manager = manager
         self.profile = profile
         self.policy = policy
-        self.decide = decide
         self.sn = sn
         self.host_ip = host_ip
         self.keep = keep

@@ -52,6 +52,8 @@ class Link:
                 f"{Role.SWOP.value}'s: issue one with swarm cert issue --role {Role.SWOP.value}"
             )
         self.name: NodeName = credential.node
+        self.secrets = (str(credential.key_path),)
+        """Files of ours that no program may see."""
         self.endpoint = sn
         self._identity = identity
         self._sign_key = sign_key

@@ -5,21 +5,20 @@ whenever something changed. Spec: docs/spec/swop.md, SW-4.
 """
 
 import datetime as dt
-from collections.abc import Iterator
-from typing import Final
+from typing import assert_never
 
 import msgspec
 
-from swarmlearning.contracts.task_records import ROOT_TASK, Approval, Task, hash_task
+from swarmlearning.contracts.task_records import ROOT_TASK, Task, hash_task
 from swarmlearning.errors import ConfigurationError, TaskFailed
 from swarmlearning.reports.status import make_printable
+from swarmlearning.swop.deciding import decide, find_approval
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.policy import Decision, Request, Verdict
-from swarmlearning.tasks.bodies import Body, MakeUserContainer, PullImage, RunSwarm, parse_body
+from swarmlearning.swop.requesting import make_request
+from swarmlearning.tasks.bodies import Body, MakeContent, MakeUserContainer, PullImage, RunSwarm, parse_body
 from swarmlearning.types import TaskName
-
-_FROM: Final = "FROM"
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,9 +26,8 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
 
     task: Task
     body: Body
-    approvals: tuple[Approval, ...]
-    images: tuple[str, ...]
-    """What it runs in, is built from, or pulls."""
+    request: Request
+    """What is to be decided about."""
 
 
 async def read_task(host: Host, entry: Entry) -> Assigned:
@@ -52,97 +50,57 @@ async def read_task(host: Host, entry: Entry) -> Assigned:
         body = parse_body(whole.task.kind, whole.body, entry.task)
     except ConfigurationError as error:
         raise TaskFailed(f"the task cannot be carried out: {error}") from error
-    images = await _find_images(host, whole.task, body)
-    return Assigned(task=whole.task, body=body, approvals=whole.approvals, images=images)
+    request = make_request(
+        whole.task,
+        body,
+        prerequisite=await _find_prerequisite(host, whole.task.prereq),
+        profile=host.profile,
+        isolated=host.manager.isolates,
+        own=host.link.name.domain,
+        approvals=whole.approvals,
+        hidden=(str(host.data), *host.link.secrets),
+    )
+    return Assigned(task=whole.task, body=body, request=request)
 
 
-async def _find_images(host: Host, task: Task, body: Body) -> tuple[str, ...]:
-    match body:
-        case RunSwarm():
-            tag = await find_outcome(host, task.prereq)
-            return (tag,) if tag else ()
-        case MakeUserContainer():
-            return tuple(dict.fromkeys(_named_images(body.build_steps)))
-        case PullImage():
-            return (f"{body.registry}/{body.repository}:{body.tag}",)
-        case _:
-            return ()
-
-
-def _named_images(steps: tuple[str, ...]) -> Iterator[str]:
-    """What lines of a Dockerfile take from elsewhere: FROM, and COPY --from."""
-    for line in (line for step in steps for line in step.splitlines()):
-        words = line.split()
-        options = [word for word in words[1:] if word.startswith("--")]
-        others = [word for word in words[1:] if not word.startswith("--")]
-        if words and words[0].upper() == _FROM and others:
-            yield others[0]
-        yield from (word.partition("=")[2] for word in options if word.startswith("--from="))
-
-
-async def find_outcome(host: Host, prereq: TaskName) -> str:
-    """The outcome of a prerequisite: an image's tag; empty if it is ROOTTASK.
-
-    Raises:
-        TaskFailed: it is not on the ledger.
-    """
+async def _find_prerequisite(host: Host, prereq: TaskName) -> Task | None:
     if prereq == ROOT_TASK:
-        return ""
+        return None
     whole = await host.link.insist(lambda client: client.task(prereq))
     if whole is None:
         raise TaskFailed(f"the prerequisite {prereq} is not on the ledger")
-    return whole.task.outcome
+    return whole.task
 
 
-def make_request(host: Host, assigned: Assigned) -> Request:
-    """What is to be decided about."""
-    body = assigned.body
-    private = isinstance(body, RunSwarm) and body.private_content is not None
-    return Request(
-        task=assigned.task,
-        body=body,
-        images=assigned.images,
-        private_data=private and any(node.private_data is not None for node in host.profile.nodes),
-        isolated=host.manager.isolates,
-        own=host.link.name.domain,
-        approvals=assigned.approvals,
-    )
-
-
-def decide(host: Host, assigned: Assigned) -> Decision:
+def judge(host: Host, assigned: Assigned) -> Decision:
     """Whether it may run here now."""
     try:
         policy = host.policy.current()
     except ConfigurationError as error:
         return Decision(verdict=Verdict.ASK, reason=f"the policy of this host cannot be read: {error}")
     now = dt.datetime.fromtimestamp(host.clock() / 1000).astimezone()
-    return host.decide(policy, make_request(host, assigned), now)
+    return decide(policy, assigned.request, now)
 
 
-def is_denied(host: Host, assigned: Assigned) -> bool:
-    """Whether our own organisation said on the ledger that this task may not run on its hosts."""
-    own = [a for a in assigned.approvals if a.domain == host.link.name.domain and a.hash == assigned.task.hash]
-    return any(not approval.granted for approval in own)
+def is_denied(assigned: Assigned) -> bool:
+    """Whether our own organisation said last on the ledger that this task may not run on its hosts."""
+    said = find_approval(assigned.request)
+    return said is not None and not said.granted
 
 
 def describe_work(assigned: Assigned) -> str:
     """What a task would do on a host, for whoever is to agree."""
-    body = assigned.body
-    image = f" in {', '.join(assigned.images)}" if assigned.images else ""
+    body, images = assigned.body, ", ".join(assigned.request.images)
     match body:
         case RunSwarm():
             data = f", private data at {body.private_content}" if body.private_content else ""
-            text = f"it runs {body.entrypoint} {body.command}{image}{data}"
+            text = f"it runs {body.entrypoint} {body.command}{f' in {images}' if images else ''}{data}"
         case MakeUserContainer():
-            text = f"it builds {assigned.task.outcome} from {', '.join(assigned.images) or 'an image'}"
+            text = f"it builds {assigned.task.outcome} from {images or 'nothing'}"
         case PullImage():
-            text = f"it pulls {', '.join(assigned.images)}"
-        case _:
+            text = f"it pulls {images}"
+        case MakeContent():
             text = f"it fills the volume {assigned.task.outcome}"
+        case _:
+            assert_never(body)
     return make_printable(text)
-
-
-def describe_question(assigned: Assigned, decision: Decision) -> str:
-    """What is waited for, and what is to be done about it."""
-    name = assigned.task.name
-    return f"{decision.reason}; APPROVE TASK {name} or DENY TASK {name}; {describe_work(assigned)}"

@@ -65,7 +65,7 @@ class SwarmRun:
         Raises:
             TaskFailed: it is not on this host.
         """
-        tag = assigned.images[0] if assigned.images else ""
+        tag = assigned.request.images[0] if assigned.request.images else ""
         if not tag:
             return
         found = await self.manager.find_image(tag)
@@ -100,7 +100,7 @@ class SwarmRun:
             number=entry.number,
             task=entry.task,
             body=body,
-            image=assigned.images[0] if assigned.images else "",
+            image=assigned.request.images[0] if assigned.request.images else "",
             image_id=self._image_id,
             sn=host.sn,
             host_ip=host.host_ip,
