@@ -35,11 +35,14 @@ COMMANDS: Final = {
     "doctor": Entry("swarmlearning.cli.doctor:doctor", "Look for what does not work, and say what to do."),
     "ledger": Entry("swarmlearning.cli.ledger:ledger", "Export the ledger's history; prove and verify what is in it."),
     "network": Entry("swarmlearning.cli.network:network", "Found a network, join it, and look at it."),
+    "policy": Entry("swarmlearning.cli.policy:policy", "Check what an institution lets others do on its hosts."),
+    "profile": Entry("swarmlearning.cli.profile:profile", "Check an agent's profile, and what it names on this host."),
     "rehearse": Entry("swarmlearning.cli.rehearse:rehearse", "Rehearse a training, with faults, before it begins."),
     "run": Entry("swarmlearning.cli.run:run", "Try your own training script in a throw-away swarm."),
     "sl": Entry("swarmlearning.cli.nodes:sl", "Run a Swarm Learning node, beside one ML program."),
     "sn": Entry("swarmlearning.cli.nodes:sn", "Run a Swarm Network node, which holds the ledger."),
     "status": Entry("swarmlearning.cli.status:status", "See where the network and its trainings stand, live."),
+    "task": Entry("swarmlearning.cli.task:task", "Check task definition files."),
 }
 
 

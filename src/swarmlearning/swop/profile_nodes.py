@@ -60,6 +60,8 @@ def _find_place(node: PeerNode, manager: ManagerKind | None) -> tuple[Hashable |
     """Where others reach a node's SL as far as the profile tells, and for people."""
     if node.sl_fs_service is not None:
         return node.sl_fs_service.lower(), show_text(node.sl_fs_service)
+    if node.sl_port == 0:
+        return None, ""
     if node.sl_host_ip is not None:
         return (node.sl_host_ip.lower(), node.sl_port), f"{node.sl_host_ip} port {node.sl_port}"
     if manager is ManagerKind.PROCESS:
@@ -74,13 +76,14 @@ def _read_node(item: yaml.Node, path: str, directory: str, faults: list[Fault]) 
         return PeerNode(idx=0, line=line_of(item), identity=())
     fields = ValueFields(faults, node, outer.path("slnodedef"), _KNOWN, directory=directory)
     service = fields.endpoint("slfsservice", SL_PORT)
+    port = fields.number("slport", 0, 65535)
     return PeerNode(
         idx=fields.number("idx", 0, MAX_IDX, required=True) or 0,
         line=line_of(item),
         identity=_read_identity(fields, directory, faults),
         sl_hostname=fields.host("slhostname"),
         sl_host_ip=fields.host("slhostip"),
-        sl_port=fields.number("slport", 1, 65535) or SL_PORT,
+        sl_port=SL_PORT if port is None else port,
         sl_fs_service=None if service is None else str(service),
         private_data=_read_private_data(fields, directory, faults),
         sl_environment=read_variables(faults, fields.find("slenvvars"), fields.path("slenvvars")),

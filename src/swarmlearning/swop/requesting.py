@@ -9,10 +9,12 @@ import shlex
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import msgspec
+
 from swarmlearning.contracts.task_records import Approval, Task, TaskType
 from swarmlearning.swop.matching import is_within, normalise_path
 from swarmlearning.swop.policy import Request
-from swarmlearning.swop.profile import IdentityPart, Profile
+from swarmlearning.swop.profile import IdentityPart, PeerNode, Profile
 from swarmlearning.swop.values import is_volume
 from swarmlearning.tasks.bodies import Body, MakeContent, MakeUserContainer, PullImage, RunSwarm
 from swarmlearning.types import TrustDomain
@@ -28,7 +30,9 @@ _AMBIGUOUS: Final = re.compile(r"[^\S \t]|<<|\\\\[ \t]*\Z|\A\s*(//|\{)")
 with two backslashes, which goes on for some; what may stand for `# syntax=`."""
 
 _FROM_FLAG: Final = re.compile(r"(?:\A--|[,=])from=([^,]*)")
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|git@")
+
+_URL: Final = re.compile(r"://|@|\$")
+"""What may be no file: a URL, a place of `git`, or what only the build knows."""
 
 
 def make_request(
@@ -36,7 +40,7 @@ def make_request(
     body: Body,
     *,
     prerequisite: Task | None,
-    profile: Profile,
+    profile: Profile | None,
     isolated: bool,
     own: TrustDomain,
     approvals: Iterable[Approval],
@@ -48,14 +52,16 @@ def make_request(
         task: as it is on the ledger.
         body: what its lines say.
         prerequisite: the task that it names as such; None: it has none that leaves an image.
-        profile: of this agent.
+        profile: of this agent; None: nobody knows, and whatever takes private data reads some.
         isolated: whether the manager keeps programs apart from the host (`Manager.isolates`).
         own: the agent's organisation.
         approvals: what organisations said of the task.
         hidden: directories that programs are to see no more than keys, such as the agent's own.
     """
     mounts = find_mounts(body)
-    secret = list(_find_secrets(profile, hidden))
+    nodes = () if profile is None else profile.nodes
+    secret = [*_find_secrets(nodes), *map(os.path.realpath, hidden)]
+    has_private = profile is None or any(node.private_data is not None for node in nodes)
     exposed = tuple(source for source, found in mounts if any(_overlap(found, other) for other in secret))
     private = isinstance(body, RunSwarm) and body.private_content is not None
     return Request(
@@ -63,7 +69,7 @@ def make_request(
         body=body,
         images=find_images(body, prerequisite),
         mounts=tuple(found for _, found in mounts),
-        private_data=bool(exposed) or (private and any(node.private_data is not None for node in profile.nodes)),
+        private_data=bool(exposed) or (private and has_private),
         exposed=exposed,
         isolated=isolated,
         own=own,
@@ -91,14 +97,13 @@ def resolve_mount(source: str, kind: str) -> str:
     return f"./{source}" if path is None else os.path.realpath(path)
 
 
-def _find_secrets(profile: Profile, hidden: tuple[str, ...]) -> Iterator[str]:
-    for node in profile.nodes:
+def _find_secrets(nodes: tuple[PeerNode, ...]) -> Iterator[str]:
+    for node in nodes:
         if node.private_data is not None:
             yield resolve_mount(node.private_data.source, node.private_data.kind)
         for attribute in node.identity:
             if attribute.part is IdentityPart.KEY:
                 yield resolve_mount(attribute.source, attribute.kind)
-    yield from map(os.path.realpath, hidden)
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -207,5 +212,15 @@ def find_urls(body: Body) -> tuple[str, ...]:
         return tuple(step.target for step in body.operations if step.operation == "DOWNLOAD")
     if isinstance(body, MakeUserContainer):
         added = (words for name, words in split_instructions(split_lines(body.build_steps)) if name == "ADD")
-        return tuple(word.strip("[]\",'") for words in added for word in words if _URL.search(word))
+        return tuple(word for words in added for word in _read_words(words) if _URL.search(word))
     return ()
+
+
+def _read_words(words: list[str]) -> list[str]:
+    """The words of an instruction, which may be a list in JSON."""
+    if not words or not words[0].startswith("["):
+        return words
+    try:
+        return msgspec.json.decode(" ".join(words), type=list[str])
+    except msgspec.DecodeError:
+        return [UNKNOWN]
