@@ -1,0 +1,159 @@
+"""What a task's program sees of the host's directories, and where; refused where that cannot work. Starts nothing.
+
+Spec: docs/spec/swop-process.md, SW-46.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from swarmlearning.errors import ConfigurationError
+from swarmlearning.swop.managers.boundary import Pair
+
+VOLUMES: Final = "volumes"
+"""Directory of the agent's data in which each volume is one."""
+
+_VOLUME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+OWN: Final = ("/tmp", "/home/swarm")  # noqa: S108  # the program's own one
+"""Directories that every program has for itself, in which something may be mounted."""
+
+
+class Mounted(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory or file of the host, and where a program sees it."""
+
+    source: str
+    """Without symbolic links."""
+    target: str
+    """Absolute and normal."""
+    writable: bool
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether a normal path is a directory or lies in it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def check_target(what: str, target: str) -> str:
+    """A place in a program's view, without `..` and doubled slashes.
+
+    Raises:
+        ConfigurationError: it is not an absolute path.
+    """
+    if not target.startswith("/") or "\0" in target:
+        raise ConfigurationError(f"{what} {target!r}: expected an absolute path, such as /platform/data")
+    normal = posixpath.normpath(target)
+    return "/" + normal.lstrip("/")
+
+
+def find_mounts(pair: Pair, volumes: Path) -> tuple[Mounted, ...]:
+    """What task and profile mount: the task's shared content, writable, and the profile's private data, read-only.
+
+    Raises:
+        ConfigurationError: a source is not there, a target is not absolute or named twice, or the task reads private
+            data that the profile does not have.
+    """
+    mounts = [
+        _mount(f"SharedContent Src {mount.source!r}", mount.kind, mount.source, mount.target, volumes, writable=True)
+        for mount in pair.body.shared_content
+    ]
+    if pair.body.private_content is not None:
+        data = pair.node.private_data
+        if data is None:
+            raise ConfigurationError(
+                f"the task reads private data (PrivateContent {pair.body.private_content!r}), but node "
+                f"{pair.node.idx} of the profile has none: set its privatedata"
+            )
+        what = f"privatedata {data.source!r} of node {pair.node.idx}"
+        mounts.append(_mount(what, data.kind, data.source, pair.body.private_content, volumes, writable=False))
+    seen: set[str] = set()
+    for mount in mounts:
+        if mount.target in seen:
+            raise ConfigurationError(f"two things are to be mounted at {mount.target}: expected one")
+        seen.add(mount.target)
+    return tuple(mounts)
+
+
+def _mount(
+    what: str, kind: Literal["BIND", "VOLUME"], source: str, target: str, volumes: Path, *, writable: bool
+) -> Mounted:
+    place = check_target("the target", target)
+    real = find_source(what, kind, source, volumes)
+    return Mounted(source=str(real), target=place, writable=writable)
+
+
+def find_source(what: str, kind: Literal["BIND", "VOLUME"], source: str, volumes: Path) -> Path:
+    """The directory or file of the host that a BIND or VOLUME means, its symbolic links followed once and for all.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if kind == "VOLUME":
+        if not _VOLUME.fullmatch(source):
+            raise ConfigurationError(f"{what}: expected a volume's name of letters, digits, _ . -")
+        path = volumes / source
+        missing = "there is no such volume; a task of type MAKE_SWARM_USER_CONTENT with this outcome makes it"
+    else:
+        path = Path(source).absolute()
+        missing = "it is not on this host, or this user may not read it"
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"{what}: {missing}") from error
+
+
+def check_views(mounts: tuple[Mounted, ...], working_dir: str, protected: tuple[str, ...]) -> None:
+    """Refuse what would hide, in a sandbox, what a program needs to run and to meet its SL, or has no place there.
+
+    Raises:
+        ConfigurationError: a target or the working directory is, holds, or lies within a protected directory, or
+            lies in a mount that does not have it and must not be written.
+    """
+    for mount in mounts:
+        if mount.target in OWN:
+            raise ConfigurationError(f"the target {mount.target}: every program has one of its own; name one below it")
+        for place in (*protected, "/"):
+            if is_within(place, mount.target) or (place != "/" and is_within(mount.target, place)):
+                raise ConfigurationError(
+                    f"the target {mount.target} would hide or lie within {place}, which belongs to the system or to "
+                    "the program's own surroundings: choose another, such as /platform/data"
+                )
+        _check_inside(mounts, mount.target, "the target")
+    for place in protected:
+        if is_within(working_dir, place) or (is_within(place, working_dir) and working_dir != "/"):
+            raise ConfigurationError(
+                f"WorkingDir {working_dir} would hide or lie within {place}, which belongs to the system or to the "
+                "program's own surroundings: choose another, such as /platform"
+            )
+    _check_inside(mounts, working_dir, "WorkingDir")
+
+
+def check_sources(mounts: tuple[Mounted, ...], data: Path, secrets: tuple[Path, ...]) -> None:
+    """Refuse to show the agent's own files, other than its volumes, and what proves who this peer is.
+
+    Raises:
+        ConfigurationError: a source is, holds, or lies within one of these.
+    """
+    own = str(data.resolve())
+    for mount in mounts:
+        if is_within(own, mount.source) or (
+            is_within(mount.source, own) and not mount.source.startswith(f"{own}/{VOLUMES}/")
+        ):
+            raise ConfigurationError(f"{mount.source} holds or is part of the agent's own data {own}: mount another")
+        for secret in secrets:
+            if is_within(str(secret.resolve()), mount.source):
+                raise ConfigurationError(
+                    f"{mount.source} holds {secret}, which proves who this peer is: keep it outside of what is mounted"
+                )
+
+
+def _check_inside(mounts: tuple[Mounted, ...], path: str, what: str) -> None:
+    """Refuse a place within a mount that does not have it: it would be made on the host, or cannot be made."""
+    holders = [mount for mount in mounts if mount.target != path and is_within(path, mount.target)]
+    for holder in holders:
+        inside = Path(holder.source, posixpath.relpath(path, holder.target))
+        if not inside.exists() and not any(m.target != path and is_within(m.target, path) for m in holders):
+            raise ConfigurationError(f"{what} {path} lies in the mount {holder.target}, but {inside} is not there")
