@@ -191,7 +191,12 @@ class Work:
                     raise Denied(decision.reason)
                 case Verdict.ALLOW:
                     self._log(f"allowed by {decision.approved_by}: {decision.reason}")
-                    self.update(approved_by=decision.approved_by, limits=decision.limits, network=decision.network)
+                    self.update(
+                        approved_by=decision.approved_by,
+                        limits=decision.limits,
+                        network=decision.network,
+                        urls=decision.urls,
+                    )
                     return assigned
                 case Verdict.ASK:
                     self.tell(f"{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)

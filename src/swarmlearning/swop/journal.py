@@ -103,6 +103,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     network: bool = False
     """Whether programs may use the network, by the decision."""
+    urls: tuple[str, ...] | None = None
+    """Beginnings of URLs from which it may download, by the decision; None: whatever the task names."""
     evidence: Evidence | None = None
     pairs: tuple[PairEntry, ...] = ()
     """By idx."""

@@ -1,23 +1,26 @@
 """The tasks that leave something on this host for later ones: images and volumes. Spec: docs/spec/swop.md, SW-11."""
 
 import asyncio
+import shutil
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
 from swarmlearning.contracts.task_records import MAX_EXIT_STATUS, Evidence, WorkState
 from swarmlearning.errors import Broken, TaskFailed
 from swarmlearning.reports.status import make_printable
+from swarmlearning.swop.content.preparing import prepare_content, volume_names
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.logfiles import hash_log, last_lines
 from swarmlearning.swop.managers.boundary import Tell
+from swarmlearning.swop.matching import covers_url
 from swarmlearning.swop.permission import Assigned
 from swarmlearning.swop.policy import ShareLog
-from swarmlearning.tasks.bodies import MakeContent, MakeUserContainer, PullImage
+from swarmlearning.tasks.bodies import MakeContent, MakeUserContainer, PullImage, RunSwarm
 
-LOG_NAME = "task.log"
+LOG_NAME: Final = "task.log"
 """Of what a task that is no RUN_SWARM prints."""
 
 
@@ -88,9 +91,35 @@ async def _make(host: Host, entry: Entry, assigned: Assigned, path: str, tell: T
         case MakeContent() as body:
             await _fill(host, entry, outcome, body, Path(path), tell)
             return ""
+        case RunSwarm():
+            raise Broken(f"{assigned.task.name} makes nothing, it runs")
         case _:
-            raise Broken(f"{assigned.task.name} makes nothing")
+            assert_never(assigned.body)
 
 
 async def _fill(host: Host, entry: Entry, outcome: str, body: MakeContent, log: Path, tell: Tell) -> None:
-    raise TaskFailed("not yet")  # waits for the module of content
+    """Download and unpack once, for one volume or for one of each node."""
+    volumes = volume_names(body, outcome, [node.idx for node in host.profile.nodes])
+    urls = entry.urls
+
+    def allow(url: str) -> bool:
+        return urls is None or covers_url(urls, url)
+
+    scratch = host.data / "content" / entry.id
+    await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+    content = scratch / "content"
+    content.mkdir(mode=0o700, parents=True)
+    try:
+        await prepare_content(body, content, entry.limits, allow, tell, log)
+        for number, volume in enumerate(volumes):
+            source = content
+            if number < len(volumes) - 1:
+                # What is handed over may be moved.
+                source = scratch / f"copy-{number}"
+                await asyncio.to_thread(shutil.copytree, content, source, symlinks=True)
+            tell(f"fills the volume {volume}")
+            await host.manager.fill_volume(volume, str(source))
+    except OSError as error:
+        raise TaskFailed(f"{scratch} cannot be used: {error.strerror}") from error
+    finally:
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)

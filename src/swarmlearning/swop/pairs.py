@@ -45,11 +45,11 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def merge_variables(*layers: Variables) -> Variables:
-    """SW-7: variables of which a later layer's count; what is None in the last that names it is not set at all."""
+    """SW-7: variables of which a later layer's count; what is None in the last that names it is not to be set."""
     merged: dict[str, str | None] = {}
     for layer in layers:
         merged.update(layer)
-    return tuple((name, value) for name, value in merged.items() if value is not None)
+    return tuple(merged.items())
 
 
 def is_loopback(variables: Variables) -> bool:

@@ -163,7 +163,7 @@ class ProcessManager:
                     f"image {pair.image!r} is {found or 'not there'}, expected {pair.image_id}: it was built anew "
                     "since this was decided; assign the task again"
                 )
-        executable = self._images.image_python(pair.image)
+        executable = Path(self._images.image_python(pair.image))
         try:
             key = (str(executable), executable.stat().st_mtime_ns)
         except OSError as error:
