@@ -26,7 +26,7 @@ from swarmlearning.swop.executing import Work
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, make_id
 from swarmlearning.swop.plan import Action, Step, find_agent, plan
-from swarmlearning.types import ContractName, RunnerName
+from swarmlearning.types import ContractName, NodeName, RunnerName
 
 log = logging.getLogger("swarmlearning.swop")
 
@@ -78,6 +78,11 @@ class Agent:
         self._told: dict[RunnerName, str] = {}
         self._group: asyncio.TaskGroup
         self._ready: Callable[[], None] = lambda: None
+
+    @property
+    def name(self) -> NodeName:
+        """Of this agent."""
+        return self._host.link.name
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Work until cancelled; `ready` is called once the ledger knows that it listens.
