@@ -105,6 +105,7 @@ def _allow(rule: Rule, policy: Policy) -> Decision:
         reason=f"rule {show_text(rule.name)} of the policy allows it",
         approved_by=f"policy {rule.name} {policy.digest.hex()[:16]}",
         network=rule.network,
+        urls=None if rule.hashes and not rule.urls else rule.urls,
         limits=policy.limits,
     )
 

@@ -139,4 +139,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     approved_by: str = ""
     """For the ledger: the node that approved, or `policy <rule> <first 16 hex digits of the digest>`."""
     network: bool = False
+    urls: tuple[str, ...] | None = None
+    """What it may be redirected to in a download must be covered by these, too; None: whatever the task names."""
     limits: Limits = Limits()

@@ -9,7 +9,7 @@ import yaml
 from swarmlearning.contracts.task_records import TaskType
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.tasks.documents import read_document
-from swarmlearning.tasks.faults import NULL, Fault, Faulty
+from swarmlearning.tasks.faults import NULL, Fault, Faulty, show_text
 from swarmlearning.tasks.fields import Fields, read_text, tell
 from swarmlearning.tasks.variables import read_variables
 
