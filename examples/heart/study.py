@@ -105,7 +105,17 @@ async def run_study(out: Path) -> int:
         status = await script.wait()
         for agent in agents:
             await agent.stop(10.0)
-    return status
+    return status or tell_result(place)
+
+
+def tell_result(place: Path) -> int:
+    """Say where the model is and whether all peers have the same one."""
+    said = [line for log in place.glob("*/logs/*/ml-*.log") for line in log.read_text().splitlines()]
+    models = [line.split()[-1] for line in said if line.startswith("final swarm model ")]
+    saved = sorted(place.glob("*/volumes/heart-result/*.keras"))
+    print(f"{len(models)} peers ended with {len(set(models))} model: {', '.join(sorted(set(models)))}")
+    print("\n".join(f"  {path}" for path in saved))
+    return 0 if len(models) == len(saved) == 4 and len(set(models)) == 1 else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
