@@ -30,6 +30,7 @@ TEXTS = [
     ("a*b*c", "abc", True),
     ("a*b*c", "acb", False),
     ("a*b*c", "aXc", False),
+    ("*a*", "abc", True),
     ("a*b*b*c", "abc", False),
     ("ab*ba", "aba", False),
     ("a**b", "ab", True),
