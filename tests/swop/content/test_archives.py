@@ -280,9 +280,7 @@ async def test_sw69_no_more_entries_than_the_limit(place: Place) -> None:
 async def test_sw69_a_million_directories_of_one_name_are_entries_too(place: Place) -> None:
     once = member("d/", kind=tarfile.DIRTYPE)
     packed = gzip.compress(once * 2000) * 500 + gzip.compress(tar())
-    await place.refuses(packed, "it is a bomb")
-    plain = once * (MAX_ENTRIES + 1)
-    await place.refuses(tar(plain), f"more than {MAX_ENTRIES} files and directories")
+    await place.refuses(packed, f"more than {MAX_ENTRIES} files and directories")
 
 
 async def test_sw69_files_of_a_zip_that_lie_over_each_other_are_refused(place: Place) -> None:
@@ -421,7 +419,7 @@ def test_sw69_whatever_bytes_come_as_an_archive_nothing_happens_outside(tmp_path
     root.mkdir(exist_ok=True)
     archive = write(root / "a", bytes(changed))
     try:
-        asyncio.run(unpack(archive, root, ("out",), Bounds(bytes=1 << 20), lambda text: None))
+        asyncio.run(unpack(archive, root, ("out",), Bounds(bytes=1 << 20), print))
     except TaskFailed as error:
         message = str(error)
         assert [path.name for path in root.iterdir()] in (["a"], ["a", "out"], ["out", "a"])

@@ -43,8 +43,19 @@ async def fetch(
     )
 
 
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 def nothing_left(directory: Path) -> bool:
-    return list(directory.iterdir()) == []
+    return names_in(directory) == []
+
+
+async def begun(directory: Path) -> None:
+    """Until there is something in a directory."""
+    async with asyncio.timeout(20):
+        while nothing_left(directory):  # noqa: ASYNC110  # the disk tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def test_sw68_a_file_comes_whole_with_its_hash_and_progress(tmp_path: Path) -> None:
@@ -53,7 +64,7 @@ async def test_sw68_a_file_comes_whole_with_its_hash_and_progress(tmp_path: Path
         found = await fetch(f"{server.base}/file", tmp_path / "x", told=told, sha256=HASH.upper())
     assert found == Downloaded(size=len(CONTENT), sha256=HASH)
     assert (tmp_path / "x").read_bytes() == CONTENT
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert names_in(tmp_path) == ["x"]
     assert told[-1] == f"x: {len(CONTENT)} bytes, SHA-256 {HASH}"
     tenths = [line for line in told if "%" in line]
     assert 1 <= len(tenths) <= 10
@@ -133,9 +144,7 @@ async def test_sw68_nobody_there_is_said(tmp_path: Path) -> None:
 async def test_sw68_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     async with serve() as server:
         running = asyncio.create_task(fetch(f"{server.base}/silent", tmp_path / "x"))
-        async with asyncio.timeout(20):
-            while nothing_left(tmp_path):
-                await asyncio.sleep(0.01)
+        await begun(tmp_path)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
