@@ -31,9 +31,9 @@ def make_wheel(directory: Path, name: str, files: dict[str, str], version: str =
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     rows = []
-    for path, text in contents.items():
+    for inner, text in contents.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        rows.append(f"{path},sha256={digest},{len(text.encode())}")
+        rows.append(f"{inner},sha256={digest},{len(text.encode())}")
     contents[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""])
     path = directory / (file_name or f"{name}-{version}-py3-none-any.whl")
     with zipfile.ZipFile(path, "w") as archive:
