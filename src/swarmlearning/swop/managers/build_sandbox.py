@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from swarmlearning.swop.managers.sandbox import cover_proc
+
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SETTINGS: Final = (
     "alternatives", "ca-certificates", "gai.conf", "group", "host.conf", "hosts", "ld.so.cache", "ld.so.conf",
@@ -41,7 +43,7 @@ def wrap(
     for name in _SETTINGS:
         if (Path("/etc") / name).exists():
             command += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", HOME]  # noqa: S108 - its own
+    command += [*cover_proc(), "--dev", "/dev", "--tmpfs", "/tmp", "--dir", HOME]  # noqa: S108 - its own
     for each in readable:
         command += ["--ro-bind", each, each]
     for each in writable:
