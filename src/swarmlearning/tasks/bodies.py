@@ -1,6 +1,7 @@
 """What a task's body says, by its type. Spec: docs/spec/swci-tasks.md, CI-52; for people: docs/reference/tasks.md."""
 
-from typing import Literal, assert_never
+import re
+from typing import Final, Literal, assert_never
 
 import msgspec
 import yaml
@@ -10,6 +11,8 @@ from swarmlearning.errors import ConfigurationError
 from swarmlearning.tasks.faults import NULL, Fault, Faulty, Stopped, name_field, show_node, show_text
 from swarmlearning.tasks.fields import Fields, read_text, tell
 from swarmlearning.tasks.trees import compose
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +74,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """A URL, or a file."""
     out: str | None = None
     """Where it goes, in the volume."""
+    sha256: str | None = None
+    """What the file that is downloaded or unpacked has to have, as 64 lower-case hexadecimal digits."""
 
 
 class MakeContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,22 +243,35 @@ def _read_content(node: yaml.Node, faults: list[Fault]) -> MakeContent:
 def _read_operation(node: yaml.Node, path: str, faults: list[Fault]) -> Operation:
     fields = Fields(faults, node, path, ("Operation", "Target", "Options"))
     download = fields.choice("Operation", ("DOWNLOAD", "EXTRACT")) == "DOWNLOAD"
+    options = _read_options(fields, faults)
     return Operation(
         operation="DOWNLOAD" if download else "EXTRACT",
         target=fields.text("Target"),
-        out=_read_out(fields, faults),
+        out=options.get("Out"),
+        sha256=options.get("Sha256"),
     )
 
 
-def _read_out(fields: Fields, faults: list[Fault]) -> str | None:
-    """The one option that there is, in a list of mappings or in a mapping."""
+def _read_options(fields: Fields, faults: list[Fault]) -> dict[str, str]:
+    """The options that are given, in a list of mappings or in a mapping."""
     node, path = fields.find("Options"), fields.path("Options")
-    if node is None or (isinstance(node, yaml.SequenceNode) and not node.value):
-        return None
+    if node is None:
+        return {}
     inner: list[tuple[str, yaml.Node]] = [(path, node)]
     if isinstance(node, yaml.SequenceNode):
         inner = [(f"{path}[{number}]", item) for number, item in enumerate(node.value, 1)]
-    outs = [Fields(faults, item, where, ("Out",)).optional("Out") for where, item in inner]
-    if len(outs) > 1:
-        tell(faults, node, path, "the option Out given more than once")
-    return outs[0]
+    found: dict[str, str] = {}
+    for where, item in inner:
+        options = Fields(faults, item, where, ("Out", "Sha256"))
+        for name in ("Out", "Sha256"):
+            value = options.optional(name)
+            if value is None:
+                continue
+            if name in found:
+                tell(faults, item, path, f"the option {name} given more than once")
+            if name == "Sha256":
+                value = value.lower()
+                if not _SHA256.fullmatch(value):
+                    tell(faults, item, options.path(name), f"expected 64 hexadecimal digits, got {show_text(value)}")
+            found[name] = value
+    return found
