@@ -1,4 +1,4 @@
-"""Which resource manager is opened, and what is said where it is another one than the profile says (SW-59)."""
+"""Which resource manager is opened, and what is said where it is another one than the profile says."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
