@@ -298,6 +298,19 @@ def test_w9_of_an_agent_that_failed_with_its_peers_its_own_words_are_told() -> N
     assert ward.runner.reason == "at most 0 of 2 peers can complete; swop0@org0.example: ERROR: no peer is left"
 
 
+def test_w9_another_agent_completes_in_the_place_of_one_that_fell_silent() -> None:
+    ward = ward_with(0, 1)
+    ward.must(op(0), ward.assigning_all(PULL))
+    ward.take(0, 1)
+    ward.report(0, DONE)
+    ward.now_ms += 10**12
+    assert ward.standing is RUNNING
+    ward.must(op(0), ward.targeting(PULL, 3))
+    ward.take(3)
+    ward.report(3, DONE)
+    assert ward.standing is COMPLETE
+
+
 def test_w9_what_is_decided_stays_whatever_comes() -> None:
     ward = began(PULL, 0, 1, peers=2)
     ward.take(0, 1)

@@ -35,6 +35,7 @@ def final_task(swarm: Swarm, directory: Path, name: str) -> str:
 def test_ci70_an_approval_shows_what_exactly_was_approved_and_for_whom(swarm: Swarm, tmp_path: Path) -> None:
     name = swarm.fresh("build")
     digest = final_task(swarm, tmp_path, name)
+    swarm.say(f"DENY TASK {name}")  # another organisation's word is not ours
 
     async def work(session: Session, said: list[str]) -> None:
         done = await say(session, f"approve task {name}")

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from swarmlearning.contracts.messages import ApproveTask
-from swarmlearning.contracts.task_records import TaskType, hash_task
+from swarmlearning.contracts.task_records import hash_task
 from swarmlearning.errors import ConfigurationError, NotFound, VerificationError
 from swarmlearning.reports.approvals import ApprovalReport, describe_approval
 from swarmlearning.reports.tasks import TaskReport, describe_creator, find_task, report_task, report_whole
@@ -41,9 +41,9 @@ async def approve(session: Session, command: Approve) -> Decided:
 
     Raises:
         NotFound: there is no such task.
-        ConfigurationError: it is not final, or has nothing to carry out.
+        ConfigurationError: it is not final.
         VerificationError: the SN shows a body that is not the one of the task's hash.
-        Refused: the ledger refused it, and says why.
+        Refused: the ledger refused it, such as of ROOTTASK, which has nothing to carry out.
         SwarmError: see `Session.submitter`.
     """
     return await _decide(session, command.task, granted=True)
@@ -61,8 +61,6 @@ async def deny(session: Session, command: Deny) -> Decided:
 async def _decide(session: Session, name: TaskName, *, granted: bool) -> Decided:
     client = await session.sn()
     whole = await find_task(client, name)
-    if whole.task.kind is TaskType.ROOT_TASK:
-        raise ConfigurationError(f"{name} has nothing to carry out: there is nothing to approve or deny")
     if not whole.task.is_final:
         raise ConfigurationError(f"task {name} is not final and may still change: decide once it is")
     # A large body takes a moment, and others may be asking.
