@@ -21,7 +21,7 @@ from swarmlearning.swop.profile_file import load_profile
 from swarmlearning.swop.requesting import make_request
 from swarmlearning.tasks.definition import Definition
 from swarmlearning.tasks.faults import Faulty
-from swarmlearning.types import NodeName, Role, TrustDomain
+from swarmlearning.types import NodeName, Role, TrustDomain, check_label
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
@@ -43,12 +43,8 @@ def policy() -> None:
 )
 @click.argument("file", type=_FILE)
 @click.option("--task", "tasks", multiple=True, type=_FILE, help="What would be decided of this task file; repeatable.")
-@click.option(
-    "--creator", metavar="NODE", help="Who creates the task, a node's identity: the task's hash depends on it."
-)
-@click.option(
-    "--organisation", metavar="DOMAIN", help="Whose the task is, where no --creator is given: without a hash."
-)
+@click.option("--creator", metavar="NODE", help="A node that creates the tasks; their hashes depend on it.")
+@click.option("--organisation", metavar="DOMAIN", help="Whose the tasks are, if no --creator is given; without hashes.")
 @click.option("--own", metavar="DOMAIN", help="The organisation whose policy it is; else the task is another's.")
 @click.option("--profile", type=_FILE, help="The agent's profile: which private data and keys there are.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Value of a placeholder in the profile.")
@@ -68,7 +64,9 @@ def policy_check(
 ) -> ExitCode:
     """Say what a policy says, or all that is wrong in it; with --task also what it would make of a task, and why.
 
-    Give the file of a task's prerequisite, too, where rules name images: that says what the task runs in. Exit status 2 if a file cannot be used, 0 whatever is decided.
+    Give the file of a task's prerequisite, too, where rules name images: that says what the task runs in.
+
+    Exit status 2 if a file cannot be used, 0 whatever is decided.
     """
     found = read_policy_file(file)
     if isinstance(found, Faulty):
@@ -100,7 +98,7 @@ def policy_check(
             prerequisite=made.get(definition.prereq),
             profile=read,
             isolated=not no_sandbox,
-            own=_OURS if own is None else TrustDomain(own),
+            own=_OURS if own is None else TrustDomain(check_label("--own", own)),
             approvals=(),
         )
         _say_decision(path, found, request, at or datetime.now().astimezone())

@@ -40,7 +40,7 @@ def profile_check(file: Path, values: tuple[str, ...]) -> ExitCode:
         say_faults(found)
         return ExitCode.CONFIGURATION
     checked = check_profile(found, system_clock())
-    for line in [_describe(found), *map(_describe_node, checked.nodes)]:
+    for line in [*_describe(found), *map(_describe_node, checked.nodes)]:
         click.echo(make_printable(line))
     for warning in checked.warnings:
         say_warning(f"{file}: {warning}")
@@ -49,11 +49,11 @@ def profile_check(file: Path, values: tuple[str, ...]) -> ExitCode:
     return ExitCode.CONFIGURATION if checked.problems else ExitCode.OK
 
 
-def _describe(found: Profile) -> str:
+def _describe(found: Profile) -> tuple[str, str]:
     who = "a person is asked about every task" if found.policy is None else f"policy {found.policy}"
     manager = "whatever this host has" if found.manager is None else found.manager.value
     sn = "as `swarm swop --sn` says" if found.sn is None else str(found.sn)
-    return f"{found.group}: taskrunner {', '.join(found.runners)}; manager {manager}; SN {sn}; {who}"
+    return f"{found.group}: taskrunner {', '.join(found.runners)}; manager {manager}; SN {sn}", f"  {who}"
 
 
 def _describe_node(checked: CheckedNode) -> str:

@@ -39,8 +39,9 @@ def task_check(files: tuple[Path, ...], creator: str | None) -> ExitCode:
             say_faults(definition)
             continue
         size = sum(len(line.encode()) + 1 for line in definition.lines)
+        lines = f"{len(definition.lines)} line{'' if len(definition.lines) == 1 else 's'}"
         told = f"{definition.kind.value} {definition.name} after {definition.prereq}, leaves {definition.outcome}"
-        click.echo(make_printable(f"{file}: {told}; a body of {len(definition.lines)} lines, {size} bytes"))
+        click.echo(make_printable(f"{file}: {told}; a body of {lines}, {size} bytes"))
         if node is not None:
             click.echo(f"  hash {make_task(definition, node).hash.hex()}")
         for warning in definition.warnings:

@@ -16,6 +16,9 @@ from swarmlearning.swop.requesting import find_entrypoint, find_urls
 from swarmlearning.tasks.faults import show_text
 from swarmlearning.types import NodeId, NodeName, TrustDomain, short_name
 
+MAX_REASON: Final = 480
+"""Longest reason, characters: so many of a description are on the ledger."""
+
 _HAVE_IMAGES: Final = frozenset({TaskType.RUN_SWARM, TaskType.MAKE_USER_CONTAINER, TaskType.PULL_IMAGE})
 
 
@@ -109,19 +112,22 @@ def _allow(rule: Rule, policy: Policy) -> Decision:
 
 def _ask(policy: Policy, request: Request, nearest: tuple[Rule, list[str]] | None) -> Decision:
     why = "there is no policy" if policy == NO_POLICY else "no rule of the policy allows it"
+    if request.exposed:
+        why += f"; through its mount {show_text(request.exposed[0])} it would see private data or keys"
+    elif request.private_data:
+        why += "; it would read private data"
     if nearest is not None:
         rule, missing = nearest
         why += f"; {show_text(rule.name)} comes nearest, but for {_join(missing)}"
-    if request.exposed:
-        shown = ", ".join(show_text(source) for source in request.exposed[:2])
-        why += f"; through its mount {shown} it would see private data or keys"
-    elif request.private_data:
-        why += "; it would read private data"
+    if not policy.ask:
+        return Decision(verdict=Verdict.DENY, reason=_cut(f"{why}; nobody is asked (ask: false)"), limits=policy.limits)
     name = make_printable(request.task.name)
-    if policy.ask:
-        told = f"an operator of {request.own} has to say APPROVE TASK {name}, or DENY TASK {name}: {why}"
-        return Decision(verdict=Verdict.ASK, reason=told, limits=policy.limits)
-    return Decision(verdict=Verdict.DENY, reason=f"{why}; nobody is asked (ask: false)", limits=policy.limits)
+    told = f"an operator of {request.own} has to say APPROVE TASK {name} (or DENY TASK): {why}"
+    return Decision(verdict=Verdict.ASK, reason=_cut(told), limits=policy.limits)
+
+
+def _cut(reason: str) -> str:
+    return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 1] + "…"
 
 
 def _join(words: list[str]) -> str:

@@ -141,11 +141,11 @@ def _find_sources(steps: tuple[str, ...]) -> Iterator[str]:
     Builders read recipes in different ways. Where they would not see the same instructions here, it cannot be told.
     """
     lines = split_lines(steps)
-    for line in lines:
+    for before, line in zip(["", *lines], lines, strict=False):
         directive = _DIRECTIVE.match(line.strip())
         if directive is not None and directive[1].lower() == "syntax":
             yield directive[2] or UNKNOWN
-        elif directive is not None or _AMBIGUOUS.search(line):
+        elif directive is not None or _AMBIGUOUS.search(line) or (_CONTINUED.search(before) and not line.strip()):
             yield UNKNOWN
     names: set[str] = set()
     stages = 0

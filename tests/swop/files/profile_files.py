@@ -1,4 +1,4 @@
-"""Profiles of the shapes that the product's examples have: comments, blanks before colons, `~`, quotes, placeholders."""
+"""Profiles of the shapes that the product's examples have: comments, blanks before colons, quotes, placeholders."""
 
 TWO = """\
 ---
