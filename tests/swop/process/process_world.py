@@ -1,23 +1,22 @@
-"""Real pairs for tests of the PROCESS manager: programs that are given as text, without an SL unless a test wants one."""
+"""Real pairs for tests of the PROCESS manager: programs given as text, without an SL unless a test wants one."""
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from swarmlearning.swop.managers.boundary import ManagerSettings, Pair, Part, PartState, PartStatus
 from swarmlearning.swop.managers.process import ProcessManager
 from swarmlearning.swop.managers.process_images import ProcessImages
 from swarmlearning.swop.managers.process_sl import make_control
-from swarmlearning.swop.managers.sandbox import Sandbox
 from swarmlearning.swop.policy import Limits
-from swarmlearning.swop.profile import PeerNode
-from swarmlearning.tasks.bodies import RunSwarm
+from swarmlearning.swop.profile import PeerNode, PrivateData
+from swarmlearning.tasks.bodies import Mount, RunSwarm
 from swarmlearning.types import Endpoint, NodeId
 
 UID = NodeId("spiffe://a.example/test/sl/sl-0")
@@ -65,6 +64,14 @@ def make_pair(data: Path, program: str = "", name: str = "pair-1", **changes: An
     body = {key.removeprefix("body_"): value for key, value in changes.items() if key.startswith("body_")}
     rest = {key: value for key, value in changes.items() if not key.startswith("body_")}
     return replace(pair, body=replace(pair.body, **body), **rest)
+
+
+def shared(source: Path, target: str = "/platform/shared") -> Mount:
+    return Mount(source=str(source), target=target, kind="BIND")
+
+
+def private(source: Path) -> PeerNode:
+    return PeerNode(idx=0, line=1, identity=(), private_data=PrivateData(source=str(source), kind="BIND"))
 
 
 def quote(program: str) -> str:
@@ -116,9 +123,14 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def is_sandbox(manager: ProcessManager) -> bool:
-    return isinstance(manager._sandbox, Sandbox)
+def open_manager(data: Path, *, sandbox: bool) -> ProcessManager:
+    """A manager with the sandbox of this host, or without one; skips where this host has none."""
+    if not sandbox:
+        return plain_manager(data)
+    manager = asyncio.run(ProcessManager.open(settings(data)))
+    if not manager.isolates:
+        pytest.skip(manager.describe())
+    return manager
 
 
-PYTHON = sys.executable
 IS_ROOT = os.getuid() == 0

@@ -6,9 +6,7 @@ disk, below `DATA/pairs/<pair id>/`. Images and volumes: `process_images`. Spec:
 
 import asyncio
 import logging
-import os
 import re
-import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,11 +14,10 @@ from typing import Final, Self
 
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import ManagerSettings, Pair, PairStatus, Part, PartState, PartStatus, Tell
-from swarmlearning.swop.managers.process_images import ProcessImages
-from swarmlearning.swop.managers.process_ml import ml_launch
-from swarmlearning.swop.managers.process_mounts import VOLUMES
+from swarmlearning.swop.managers.build_context import remove_tree
+from swarmlearning.swop.managers.process_images import Image, ProcessImages
+from swarmlearning.swop.managers.process_ml import check_interpreters, ml_launch
 from swarmlearning.swop.managers.process_parts import Place
-from swarmlearning.swop.managers.process_python import Python, describe_python
 from swarmlearning.swop.managers.process_sl import find_control, make_control, sl_launch
 from swarmlearning.swop.managers.sandbox import Sandbox, probe
 from swarmlearning.swop.policy import Limits
@@ -45,7 +42,6 @@ class ProcessManager:
         self._images = images
         self._sandbox = sandbox
         self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._pythons: dict[tuple[str, int], Python] = {}
 
     @classmethod
     async def open(cls, settings: ManagerSettings) -> Self:
@@ -57,9 +53,10 @@ class ProcessManager:
         if not sys.platform.startswith("linux"):
             raise ConfigurationError(f"the resource manager PROCESS needs Linux, this is {sys.platform}: use DOCKER")
         data = _make_data(settings.data)
-        python = await describe_python(Path(sys.executable))
-        sandbox = await probe(data / "process", python.directories, str(data))
-        return cls(settings, ProcessImages(settings), sandbox)
+        images = ProcessImages(settings)
+        own = await asyncio.to_thread(images.describe_image, "")
+        sandbox = await probe(data / "process", check_interpreters(own.paths), str(data))
+        return cls(settings, images, sandbox)
 
     def describe(self) -> str:
         """What it is and what keeps programs apart from the host."""
@@ -116,8 +113,9 @@ class ProcessManager:
             try:
                 control = make_control(Path(pair.directory))
                 ready.unlink(missing_ok=True)
-                keys = self._data / "process" / "keys"
-                launch = sl_launch(pair, control, ready, keys, self._data / VOLUMES)
+                own = await asyncio.to_thread(self._images.describe_image, "")
+                python_path = dict(own.environment).get("PYTHONPATH", "")
+                launch = sl_launch(pair, control, ready, self._data, python_path)
             except OSError as error:
                 raise ConfigurationError(f"{pair.directory} cannot be used: {error.strerror}") from error
             await place.start(launch)
@@ -134,12 +132,12 @@ class ProcessManager:
             if place.look().alive:
                 return
             sandbox = self._require_sandbox(pair)
-            python = await self._find_python(pair)
+            image = await self._find_image(pair)
             try:
                 control = find_control(Path(pair.directory))
                 if control is None:
                     raise ConfigurationError(f"pair {pair.id}: its SL was not started, so there is nothing to meet")
-                launch = ml_launch(pair, control, python, sandbox, self._data, self._data / VOLUMES)
+                launch = await asyncio.to_thread(ml_launch, pair, control, image, sandbox, self._data)
             except OSError as error:
                 raise ConfigurationError(f"{pair.directory} cannot be used: {error.strerror}") from error
             await place.start(launch)
@@ -155,22 +153,14 @@ class ProcessManager:
             )
         return None
 
-    async def _find_python(self, pair: Pair) -> Python:
-        if pair.image:
-            found = await self._images.find_image(pair.image)
-            if found != pair.image_id:
-                raise ConfigurationError(
-                    f"image {pair.image!r} is {found or 'not there'}, expected {pair.image_id}: it was built anew "
-                    "since this was decided; assign the task again"
-                )
-        executable = Path(self._images.image_python(pair.image))
-        try:
-            key = (str(executable), executable.stat().st_mtime_ns)
-        except OSError as error:
-            raise ConfigurationError(f"the Python {executable} of image {pair.image!r}: {error.strerror}") from error
-        if key not in self._pythons:
-            self._pythons[key] = await describe_python(executable)
-        return self._pythons[key]
+    async def _find_image(self, pair: Pair) -> Image:
+        image = await asyncio.to_thread(self._images.describe_image, pair.image)
+        if pair.image and image.digest != pair.image_id:
+            raise ConfigurationError(
+                f"image {pair.image!r} is {image.digest[:16]}, expected {pair.image_id[:16]}: it was built anew since "
+                "this was decided; assign the task again"
+            )
+        return image
 
     async def adopt(self, pair: Pair) -> None:
         """Nothing to take over: shims copy the logs, whoever is there."""
@@ -268,20 +258,3 @@ def _remove_files(directory: Path, *, keep: bool) -> None:
     if control is not None:
         remove_tree(control)
     remove_tree(directory)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory, whatever rights a program has given to what is in it; links are not followed.
-
-    Raises:
-        ConfigurationError: something of it is left.
-    """
-    shutil.rmtree(path, ignore_errors=True)
-    if not path.exists():
-        return
-    for directory, _, _ in os.walk(path):
-        os.chmod(directory, 0o700)  # noqa: PTH101  # what os.walk gives are no paths
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be removed: {error.strerror}; remove it") from error

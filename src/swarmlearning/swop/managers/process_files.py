@@ -41,19 +41,24 @@ class Log:
 
     def write(self, data: bytes) -> None:
         """Append at most `chunk` bytes."""
-        if self._unsaid:
-            data = f"\n[{self._unsaid} bytes were lost: the disk did not take them]\n".encode() + data
+        if self._unsaid and not self._put(f"\n[{self._unsaid} bytes were lost: the disk did not take them]\n".encode()):
+            self._unsaid = 0
+        left = self._put(data) if not self._unsaid else len(data)
+        self.lost += left
+        self._unsaid += left
+
+    def _put(self, data: bytes) -> int:
+        """Write; how many bytes are left, because the disk does not take them."""
         try:
             if self._size + len(data) > self._most:
                 self._shorten()
             while data:
                 written = os.pwrite(self._file, data, self._size)
                 self._size += written
-                self._unsaid = 0
                 data = data[written:]
         except OSError:
-            self.lost += len(data)
-            self._unsaid += len(data)
+            return len(data)
+        return 0
 
     def _shorten(self) -> None:
         """Keep a quarter from the beginning and a quarter from the end; in place, for the disk may be full."""

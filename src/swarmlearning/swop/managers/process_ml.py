@@ -12,10 +12,18 @@ from typing import Final
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers import sandbox as sandboxes
 from swarmlearning.swop.managers.boundary import Pair
-from swarmlearning.swop.managers.process_mounts import Mounted, check_sources, check_target, check_views, find_mounts
+from swarmlearning.swop.managers.process_images import Image
+from swarmlearning.swop.managers.process_mounts import (
+    VOLUMES,
+    Mounted,
+    check_sources,
+    check_target,
+    check_views,
+    find_mounts,
+    is_within,
+)
 from swarmlearning.swop.managers.process_parts import Launch, ShimLimits
 from swarmlearning.swop.managers.process_plain import PlainRoot, make_root
-from swarmlearning.swop.managers.process_python import SYSTEM_PATH, Python
 from swarmlearning.swop.managers.process_sl import apply, find_identity, find_proxies
 from swarmlearning.swop.managers.sandbox import Sandbox, View
 from swarmlearning.swop.profile import IdentityPart, Option
@@ -25,16 +33,17 @@ _PROTECTED: Final = (*sandboxes.SYSTEM, "/etc", "/proc", "/sys", "/dev", "/run",
 _GPU: Final = re.compile(r"nvidia[0-9]+|nvidiactl|nvidia-uvm(-tools)?|nvidia-modeset|nvidia-caps|kfd|dri")
 
 
-def ml_launch(pair: Pair, control: Path, python: Python, sandbox: Sandbox | None, data: Path, volumes: Path) -> Launch:
+def ml_launch(pair: Pair, control: Path, image: Image, sandbox: Sandbox | None, data: Path) -> Launch:
     """What to start; makes the directories that it needs.
 
     Raises:
         ConfigurationError: something that is to be mounted is not there or must not be shown, or the command is none.
     """
+    volumes = data / VOLUMES
     mounts = find_mounts(pair, volumes)
     working_dir = check_target("WorkingDir", pair.body.working_dir)
     check_sources(mounts, data, _find_secrets(pair, volumes))
-    argv = program_words(pair, python)
+    argv = program_words(pair, image)
     limits = ShimLimits(
         memory=pair.limits.memory,
         processes=pair.limits.processes,
@@ -43,12 +52,14 @@ def ml_launch(pair: Pair, control: Path, python: Python, sandbox: Sandbox | None
         run_time_s=pair.limits.run_time_s,
     )
     if sandbox is None:
-        return _launch_plain(pair, control, python, mounts, working_dir, argv, limits)
-    check_views(mounts, working_dir, (*_PROTECTED, *python.directories))
-    environment = _environment(pair, python, home=sandboxes.HOME, tmp="/tmp")  # noqa: S108  # its own
+        return _launch_plain(pair, control, image, mounts, working_dir, argv, limits)
+    interpreters = check_interpreters(image.paths)
+    check_views(mounts, working_dir, (*_PROTECTED, *interpreters))
+    environment = _environment(pair, image, home=sandboxes.HOME, tmp="/tmp")  # noqa: S108  # its own
     environment |= {"SWARM_SL": sandboxes.CONTROL, "SWARM_EXCHANGE_DIR": sandboxes.EXCHANGE}
     view = View(
-        interpreters=python.directories,
+        interpreters=interpreters,
+        files=image.files,
         hidden=str(data.resolve()),
         mounts=mounts,
         scratch=Path(pair.directory) / "scratch",
@@ -80,19 +91,19 @@ def ml_launch(pair: Pair, control: Path, python: Python, sandbox: Sandbox | None
 def _launch_plain(
     pair: Pair,
     control: Path,
-    python: Python,
+    image: Image,
     mounts: tuple[Mounted, ...],
     working_dir: str,
     argv: tuple[str, ...],
     limits: ShimLimits,
 ) -> Launch:
     directory = Path(pair.directory)
-    root = PlainRoot(directory=directory / "root", mounts=mounts, working_dir=working_dir)
+    root = PlainRoot(directory=directory / "root", mounts=mounts, working_dir=working_dir, files=image.files)
     make_root(root)
     for name in ("home", "tmp"):
         (directory / "scratch" / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     environment = _environment(
-        pair, python, home=str(directory / "scratch" / "home"), tmp=str(directory / "scratch" / "tmp")
+        pair, image, home=str(directory / "scratch" / "home"), tmp=str(directory / "scratch" / "tmp")
     )
     environment |= {"SWARM_SL": str(control), "SWARM_EXCHANGE_DIR": str(directory / "exchange")}
     wanted = tuple((name, value if value is None else root.rewrite(value)) for name, value in pair.ml_environment)
@@ -106,7 +117,7 @@ def _launch_plain(
     )
 
 
-def program_words(pair: Pair, python: Python) -> tuple[str, ...]:
+def program_words(pair: Pair, image: Image) -> tuple[str, ...]:
     """Entrypoint and command as words, without a shell; `python` in front is the image's.
 
     Raises:
@@ -122,23 +133,41 @@ def program_words(pair: Pair, python: Python) -> tuple[str, ...]:
     if not words:
         raise ConfigurationError("Entrypoint and Command are empty: expected a program")
     known = _PYTHON.fullmatch(words[0])
-    if known is not None and known["minor"] in (None, python.version.removeprefix("3")):
-        words[0] = python.executable
+    if known is not None and known["minor"] in (None, _minor(image.version)):
+        words[0] = image.python
     return tuple(words)
 
 
-def _environment(pair: Pair, python: Python, *, home: str, tmp: str) -> dict[str, str]:
+def _environment(pair: Pair, image: Image, *, home: str, tmp: str) -> dict[str, str]:
     environment = {
-        "PATH": ":".join([str(Path(python.executable).parent), *python.programs, SYSTEM_PATH]),
         "HOME": home,
         "TMPDIR": tmp,
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
     }
-    if python.python_path:
-        environment["PYTHONPATH"] = python.python_path
     # A proxy's address may hold a password: only for those that may use the network.
-    return environment | (find_proxies(os.environ) if pair.online else {})
+    return environment | dict(image.environment) | (find_proxies(os.environ) if pair.online else {})
+
+
+def _minor(version: str) -> str:
+    """`.11` of `3.11.7`."""
+    return "." + version.split(".")[1]
+
+
+def check_interpreters(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Directories of interpreters, which are shown as a whole.
+
+    Raises:
+        ConfigurationError: one is much more than that: a home directory, say.
+    """
+    wide = {"/", "/home", "/root", "/etc", "/var", "/opt", "/srv", "/mnt", str(Path.home())}
+    for path in paths:
+        if path in wide:
+            raise ConfigurationError(
+                f"a Python of this host is installed in {path}, all of which would be shown to programs of tasks: use "
+                "one in a directory of its own (python -m venv)"
+            )
+    return tuple(path for path in paths if not is_within(path, "/usr"))
 
 
 def _find_secrets(pair: Pair, volumes: Path) -> tuple[Path, ...]:

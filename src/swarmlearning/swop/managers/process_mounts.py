@@ -4,7 +4,6 @@ Spec: docs/spec/swop-process.md, SW-46.
 """
 
 import posixpath
-import re
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,11 +11,10 @@ import msgspec
 
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import Pair
+from swarmlearning.swop.managers.process_volumes import find_volume
 
 VOLUMES: Final = "volumes"
 """Directory of the agent's data in which each volume is one."""
-
-_VOLUME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 OWN: Final = ("/tmp", "/home/swarm")  # noqa: S108  # the program's own one
 """Directories that every program has for itself, in which something may be mounted."""
@@ -92,17 +90,11 @@ def find_source(what: str, kind: Literal["BIND", "VOLUME"], source: str, volumes
         ConfigurationError: there is none.
     """
     if kind == "VOLUME":
-        if not _VOLUME.fullmatch(source):
-            raise ConfigurationError(f"{what}: expected a volume's name of letters, digits, _ . -")
-        path = volumes / source
-        missing = "there is no such volume; a task of type MAKE_SWARM_USER_CONTENT with this outcome makes it"
-    else:
-        path = Path(source).absolute()
-        missing = "it is not on this host, or this user may not read it"
+        return find_volume(volumes, source).resolve()
     try:
-        return path.resolve(strict=True)
+        return Path(source).absolute().resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigurationError(f"{what}: {missing}") from error
+        raise ConfigurationError(f"{what}: it is not on this host, or this user may not read it") from error
 
 
 def check_views(mounts: tuple[Mounted, ...], working_dir: str, protected: tuple[str, ...]) -> None:

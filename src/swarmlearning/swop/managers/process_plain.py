@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from swarmlearning.errors import ConfigurationError
+from swarmlearning.swop.managers.build_context import remove_tree
 from swarmlearning.swop.managers.process_mounts import Mounted, is_within
 
 
@@ -23,6 +24,8 @@ class PlainRoot(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path
     mounts: tuple[Mounted, ...]
     working_dir: str
+    files: str = ""
+    """Directory of the image's files, as they are to be seen from `/` on."""
 
     def place(self, path: str) -> str:
         """Where a path of the program's view lies."""
@@ -34,6 +37,8 @@ class PlainRoot(msgspec.Struct, frozen=True, kw_only=True):
         known = [mount.target for mount in self.mounts]
         if self.working_dir != "/":
             known.append(self.working_dir)
+        if self.files:
+            known += [f"/{path.name}" for path in Path(self.files).iterdir()]
         return name + sign + self.place(value) if any(is_within(value, path) for path in known) else text
 
     def rewrite_all(self, environment: Mapping[str, str]) -> dict[str, str]:
@@ -57,8 +62,11 @@ def make_root(root: PlainRoot) -> None:
     try:
         _clear(root.directory)
         root.directory.mkdir(mode=0o700, parents=True)
+        if root.files:
+            shutil.copytree(root.files, root.directory, symlinks=True, dirs_exist_ok=True)
         for mount in root.mounts:
             link = Path(root.place(mount.target))
+            _clear(link)
             link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             link.symlink_to(mount.source)
         working = Path(root.place(root.working_dir))
@@ -71,8 +79,10 @@ def make_root(root: PlainRoot) -> None:
 
 
 def _clear(directory: Path) -> None:
-    """Remove what an earlier start left; links are removed, not followed."""
+    """Remove what an earlier start left, or an image has there; links are removed, not followed."""
     if directory.is_symlink():
         directory.unlink()
-    elif directory.exists():
-        shutil.rmtree(directory)
+    elif directory.is_dir():
+        remove_tree(directory)
+    else:
+        directory.unlink(missing_ok=True)

@@ -16,9 +16,9 @@ from swarmlearning.errors import ConfigurationError, NotYetAvailable
 from swarmlearning.identity.files import SECRET_MODE, write_file
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.swop.managers.boundary import Pair
-from swarmlearning.swop.managers.process_mounts import find_source
+from swarmlearning.swop.managers.process_mounts import VOLUMES, find_source
 from swarmlearning.swop.managers.process_parts import Launch, ShimLimits
-from swarmlearning.swop.managers.process_python import SYSTEM_PATH, find_own_path
+from swarmlearning.swop.managers.recipes import DEFAULT_PATH
 from swarmlearning.swop.profile import Attribute, IdentityPart, Variables
 from swarmlearning.types import MAX_SOCKET_PATH, NodeId
 
@@ -32,8 +32,15 @@ PROXIES: Final = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 _SOCKET: Final = "sl.sock"
 
 
-def sl_launch(pair: Pair, control: Path, ready: Path, keys: Path, volumes: Path) -> Launch:
+def sl_launch(pair: Pair, control: Path, ready: Path, data: Path, python_path: str) -> Launch:
     """What to start; makes the SL's directories and gives it the signing key that this identity has for good.
+
+    Args:
+        pair: whose SL.
+        control: directory of its socket.
+        ready: file that it writes when programs can meet it.
+        data: the agent's data directory.
+        python_path: where Swarm Learning lies, if it is not installed.
 
     Raises:
         ConfigurationError: a part of the identity is not there, or of a kind that is not known.
@@ -42,11 +49,11 @@ def sl_launch(pair: Pair, control: Path, ready: Path, keys: Path, volumes: Path)
     directory = Path(pair.directory)
     for name in ("sl", "exchange"):
         (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    _keep_key(keys, directory / "sl", pair.uid)
+    _keep_key(data / "process" / "keys", directory / "sl", pair.uid)
     identity = []
     for attribute in pair.node.identity:
         if attribute.part in _OPTIONS:
-            identity += [_OPTIONS[attribute.part], str(find_identity(attribute, volumes))]
+            identity += [_OPTIONS[attribute.part], str(find_identity(attribute, data / VOLUMES))]
         elif not any(other.part in _OPTIONS for other in pair.node.identity):
             raise NotYetAvailable(
                 f"identity of node {pair.node.idx}: SPIFFE arrives in a later release; name PEM files"
@@ -66,7 +73,7 @@ def sl_launch(pair: Pair, control: Path, ready: Path, keys: Path, volumes: Path)
     ]
     return Launch(
         argv=tuple(argv),
-        env=sl_environment(pair.sl_environment, directory / "sl"),
+        env=sl_environment(pair.sl_environment, directory / "sl", python_path),
         cwd=str(directory / "sl"),
         log=pair.sl_log,
         log_bytes=pair.limits.log,
@@ -92,16 +99,16 @@ def find_identity(attribute: Attribute, volumes: Path) -> Path:
     return path
 
 
-def sl_environment(wanted: Variables, home: Path) -> dict[str, str]:
+def sl_environment(wanted: Variables, home: Path, python_path: str) -> dict[str, str]:
     """A small environment of our own, then what is wanted."""
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
+        "PATH": f"{Path(sys.executable).parent}:{DEFAULT_PATH}",
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
     }
-    if own := find_own_path():
-        environment["PYTHONPATH"] = own
+    if python_path:
+        environment["PYTHONPATH"] = python_path
     return apply(environment | find_proxies(os.environ), wanted)
 
 

@@ -19,6 +19,8 @@ from typing import Final
 
 import msgspec
 
+from swarmlearning.errors import ConfigurationError
+from swarmlearning.swop.managers.build_context import remove_tree
 from swarmlearning.swop.managers.process_mounts import Mounted, is_within
 
 PROGRAM: Final = "bwrap"
@@ -62,6 +64,7 @@ _UNREADABLE: Final = (
     *("/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/timer_list"),
     *("/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/mtrr", "/proc/slabinfo"),
 )
+_OF_SYSTEM: Final = ("/etc", "/proc", "/sys", "/dev", "/run")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 
 # Runs inside; says nothing but what it could see. argv: a file of the host, a port that somebody listens on.
@@ -110,6 +113,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Directories of the host, at their own places, read-only."""
     hidden: str
     """The agent's data directory, should it lie within one of them."""
+    files: str = ""
+    """Directory of the image's files, as they are to be seen from `/` on; the program gets a copy."""
     mounts: tuple[Mounted, ...] = ()
     scratch: Path
     """A directory of the host for its home, its /tmp and its working directory."""
@@ -130,15 +135,29 @@ def make_scratch(view: View) -> None:
 
     Raises:
         OSError: they cannot be made.
+        ConfigurationError: the image has files among the system's.
     """
+    remove_tree(view.scratch)
     for name in ("home", "tmp", "work", "etc"):
         (view.scratch / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in view_tops(view):
+        if f"/{name}" in (*SYSTEM, *_OF_SYSTEM):
+            raise ConfigurationError(f"the image has files in /{name}, which here is the host's: copy them elsewhere")
+    if view.files:
+        shutil.copytree(view.files, view.scratch / "files", symlinks=True)
+        if (view.scratch / "files" / "tmp").is_dir():
+            shutil.copytree(view.scratch / "files" / "tmp", view.scratch / "tmp", symlinks=True, dirs_exist_ok=True)
     user, group = os.getuid(), os.getgid()
     entries = {"passwd": f"swarm:x:{user}:{group}:swarm:{HOME}:/bin/sh\n", "group": f"swarm:x:{group}:\n"}
     nobody = {"passwd": "nobody:x:65534:65534:nobody:/:/bin/false\n", "group": "nogroup:x:65534:\n"}
     for name, entry in entries.items():
         (view.scratch / "etc" / name).write_text(entry + nobody[name])
     (view.scratch / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+
+
+def view_tops(view: View) -> tuple[str, ...]:
+    """Names of what the image has in `/`."""
+    return tuple(sorted(path.name for path in Path(view.files).iterdir())) if view.files else ()
 
 
 def sandbox_arguments(sandbox: Sandbox, view: View) -> tuple[str, ...]:
@@ -148,9 +167,12 @@ def sandbox_arguments(sandbox: Sandbox, view: View) -> tuple[str, ...]:
     if not view.online:
         words.append("--unshare-net")
     words += _show_system(view) + _show_devices(sandbox, view)
-    words += _show_interpreters(view)
+    for name in view_tops(view):
+        if name != "tmp":
+            words += ["--bind", str(view.scratch / "files" / name), f"/{name}"]
     words += ["--bind", str(view.scratch / "tmp"), "/tmp", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108  # its own
     words += ["--bind", str(view.scratch / "home"), HOME]
+    words += _show_interpreters(view)  # after these: some lie below /tmp
     if view.control:
         # Read-only: it can connect to the socket there, and cannot put another one in its place.
         words += ["--ro-bind", view.control, CONTROL, "--bind", view.exchange, EXCHANGE]
@@ -221,12 +243,13 @@ def _show_interpreters(view: View) -> list[str]:
 
 def _show_mounts(view: View) -> list[str]:
     words = []
-    held = [HOME, "/tmp", *(mount.target for mount in view.mounts)]  # noqa: S108  # its own
+    own = [HOME, "/tmp", *(f"/{name}" for name in view_tops(view))]  # noqa: S108  # its own
+    held = [*own, *(mount.target for mount in view.mounts)]
     if not any(is_within(view.working_dir, target) for target in held) and view.working_dir != "/":
         words += ["--bind", str(view.scratch / "work"), view.working_dir]
     for mount in sorted(view.mounts, key=lambda mount: mount.target.count("/")):
         words += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
-    if any(is_within(view.working_dir, own) for own in (HOME, "/tmp")):  # noqa: S108  # its own
+    if any(is_within(view.working_dir, path) for path in own):
         words += ["--dir", view.working_dir]
     return words
 
