@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,7 @@ print(json.dumps({
     "prefixes": [sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix)],
     "sites": [path for path in sites if os.path.isdir(path)],
     "path": [path for path in sys.path if path.startswith("/") and os.path.isdir(path)],
+    "real": os.path.realpath(sys.executable),
     "pip": importlib.util.find_spec("pip") is not None,
     "ours": importlib.util.find_spec("swarmlearning") is not None,
 }))
@@ -53,6 +54,8 @@ class _Probed(msgspec.Struct, frozen=True, kw_only=True):
     path: tuple[str, ...]
     pip: bool
     ours: bool
+    real: str
+    """Its binary, links followed."""
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +68,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     """Directories that come before these: Swarm Learning itself, where it runs from its sources."""
     paths: tuple[str, ...]
-    """Directories that programs have to be able to read."""
+    """Directories and files that programs have to be able to read, at the same place."""
     pip: bool = True
     """Whether its packages have pip."""
 
@@ -113,7 +116,7 @@ def own_base() -> Base:
     if source in base.sites:
         return base
     # It was found by PYTHONPATH or in a checkout: programs get the very same.
-    return msgspec.structs.replace(base, sources=(source,), paths=_outermost([*base.paths, source]))
+    return msgspec.structs.replace(base, sources=(source,), paths=_outermost([*base.paths, *_find_packages([source])]))
 
 
 def probe_python(executable: str, what: str, *, ours: bool = False) -> Base:
@@ -146,21 +149,37 @@ def probe_python(executable: str, what: str, *, ours: bool = False) -> Base:
             f"{what}: has no Swarm Learning; install it: "
             f"{executable} -m pip install swarmlearning=={swarmlearning.__version__}"
         )
-    binary = Path(found.executable).resolve().parent.parent
+    whole = {"/", "/home", "/root", "/etc", "/var", "/opt", str(Path.home())}
+    if wrong := whole & {os.path.normpath(prefix) for prefix in found.prefixes}:
+        raise ConfigurationError(
+            f"{what}: is installed in {wrong.pop()}, all of which programs would see; use one in a directory of its own"
+        )
     return Base(
         executable=found.executable,
         version=version,
         sites=found.sites,
         pip=found.pip,
-        paths=_outermost([*found.prefixes, *found.sites, *found.path, str(binary)]),
+        paths=_outermost([*found.prefixes, *found.sites, *_find_packages(found.path), found.real]),
     )
 
 
+def _find_packages(paths: Iterable[str]) -> Iterator[str]:
+    """What programs see of the directories in which a Python looks for packages.
+
+    Of one that is no directory of installed packages, a checkout perhaps, Swarm Learning alone.
+    """
+    for path in paths:
+        if Path(path).name in ("site-packages", "dist-packages"):
+            yield path
+        else:
+            yield from (f"{path}/{name}" for name in ("swarmlearning", "swarm"))
+
+
 def _outermost(paths: list[str]) -> tuple[str, ...]:
-    """Directories without those that are within others; never the whole host."""
+    """Paths that are there, without those that are within others."""
     kept: list[str] = []
     for path in sorted({os.path.normpath(path) for path in paths}):
-        if path != "/" and Path(path).is_dir() and not any(f"{path}/".startswith(f"{outer}/") for outer in kept):
+        if path != "/" and Path(path).exists() and not any(f"{path}/".startswith(f"{outer}/") for outer in kept):
             kept.append(path)
     return tuple(kept)
 

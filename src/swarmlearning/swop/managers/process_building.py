@@ -6,6 +6,7 @@ Code that a recipe installs runs in the sandbox alone. Spec: docs/spec/swop-cont
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -14,13 +15,15 @@ import msgspec
 
 from swarmlearning.errors import TaskFailed
 from swarmlearning.local.process import Command, Process, Reaper
+from swarmlearning.swop.managers import build_start
 from swarmlearning.swop.managers.boundary import Tell
 from swarmlearning.swop.managers.build_context import Plan, copy_planned, place, remove_tree
-from swarmlearning.swop.managers.build_sandbox import HOME, find_bubblewrap, wrap
 from swarmlearning.swop.managers.process_bases import Base
+from swarmlearning.swop.managers.process_mounts import Mounted, is_within
 from swarmlearning.swop.managers.recipe_pip import is_ours
 from swarmlearning.swop.managers.recipe_words import shorten
 from swarmlearning.swop.managers.recipes import Copy, Install, MakeDirectories, Recipe, Remove
+from swarmlearning.swop.managers.sandbox import HOME, SYSTEM, Sandbox, View, make_scratch, sandbox_arguments
 from swarmlearning.swop.policy import Limits
 
 BUILD_LIMIT_S: Final = 4 * 3600.0
@@ -56,6 +59,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     directory: Path
     """Of the image."""
+    data: Path
+    """The agent's data, which no step sees."""
+    sandbox: Sandbox | str
+    """Or why there is none."""
     base: Base
     recipe: Recipe
     plans: dict[int, Plan]
@@ -113,9 +120,15 @@ class Builder:
                         await self._install(step)
             self._tell("trying whether Swarm Learning works in it")
             await self._execute([self._python, "-c", _TRY], "import swarmlearning in the image", network=False)
+            await in_thread(self._tidy)
         except BaseException:
             await in_thread(remove_tree, directory)
             raise
+
+    def _tidy(self) -> None:
+        """Remove what only the build needed; what it was given may hold a password."""
+        (self._job.directory / "start.json").unlink()
+        remove_tree(self._job.directory / "scratch")
 
     async def _make_environment(self) -> None:
         base, where = self._job.base, self._job.directory / "venv"
@@ -167,27 +180,14 @@ class Builder:
             TaskFailed: it failed, took too long, or printed too much.
         """
         job = self._job
-        environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        environment |= {"PATH": f"{Path(self._python).parent}:/usr/local/bin:/usr/bin:/bin", "HOME": HOME}
-        where = str(directory or self._files)
-        outer = environment
-        if find_bubblewrap() is not None:
-            readable = [*job.base.paths, *_named_files(environment), str(self._files)]
-            argv = wrap(
-                argv,
-                readable=readable,
-                writable=[str(job.directory / "venv")],
-                environment=environment,
-                directory=where,
-                network=network,
-            )
-            outer = {"PATH": os.environ.get("PATH", os.defpath)}
-        else:
-            outer = {**environment, "HOME": str(job.directory)}
-        (job.directory / "venv").mkdir(mode=0o700, exist_ok=True)
+        spec = job.directory / "start.json"
+        where = directory or self._files
+        data = await in_thread(self._describe_start, argv, network, str(where))
+        _write_private(spec, data)
         reaper = Reaper()
         try:
-            command = Command(name="build", argv=tuple(argv), env=outer, log=job.log, cwd=Path(where))
+            starting = (sys.executable, "-I", "-S", build_start.__file__, str(spec))
+            command = Command(name="build", argv=starting, env={}, log=job.log, cwd=where)
             process = await Process.start(command, reaper)
             try:
                 await self._follow(process, what)
@@ -199,6 +199,38 @@ class Builder:
             said = next((line for line in reversed(process.tail()) if "error" in line.lower()), "")
             said = said or (process.tail() or [""])[-1]
             raise TaskFailed(f"{what} failed with status {process.status}: {shorten(said)}", exit_status=process.status)
+
+    def _describe_start(self, argv: Sequence[str], network: bool, where: str) -> bytes:
+        """What `build_start` is to start; makes the directories that it needs."""
+        job = self._job
+        scratch, environments = job.directory / "scratch", job.directory / "venv"
+        environments.mkdir(mode=0o700, exist_ok=True)
+        environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        environment |= {"PYTHONUNBUFFERED": "1"}  # what is said last stands last in the log
+        environment["PATH"] = f"{environments / 'bin'}:/usr/local/bin:/usr/bin:/bin"
+        sandbox = None
+        if isinstance(job.sandbox, Sandbox):
+            mounts = [Mounted(source=str(self._files), target=str(self._files), writable=False)]
+            mounts += [Mounted(source=path, target=path, writable=False) for path in _named_files(environment)]
+            mounts.append(Mounted(source=str(environments), target=str(environments), writable=True))
+            environment |= {"HOME": HOME, "TMPDIR": "/tmp"}  # noqa: S108  # its own
+            view = View(
+                interpreters=(*job.base.paths, str(job.directory)),
+                hidden=str(job.data),
+                mounts=tuple(mounts),
+                scratch=scratch,
+                working_dir=where,
+                env=tuple(environment.items()),
+                online=network,
+            )
+            make_scratch(view)
+            sandbox = [job.sandbox.program, *sandbox_arguments(job.sandbox, view)]
+        else:
+            scratch.mkdir(mode=0o700, exist_ok=True)
+            environment |= {"HOME": str(scratch), "TMPDIR": str(scratch)}
+        wanted = {"RLIMIT_DATA": job.limits.memory, "RLIMIT_NOFILE": job.limits.open_files}
+        limits = {name: most for name, most in wanted.items() if most is not None}
+        return msgspec.json.encode({"limits": limits, "argv": list(argv), "env": environment, "sandbox": sandbox})
 
     async def _follow(self, process: Process, what: str) -> None:
         """Wait until a process has ended, and see that it takes and prints no more than it may."""
@@ -219,7 +251,15 @@ class Builder:
 def _named_files(environment: dict[str, str]) -> list[str]:
     """Files and directories of this host that variables of pip name."""
     words = [word for name in _FILES for word in environment.get(name, "").split()]
-    return [word for word in words if word.startswith("/") and Path(word).exists()]
+    found = {os.path.realpath(word) for word in ("/etc/pip.conf", *words) if word.startswith("/")}
+    shown = [path for path in (*SYSTEM, "/etc/ssl/certs") if Path(path).exists()]
+    return sorted(path for path in found if Path(path).exists() and not any(is_within(path, each) for each in shown))
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
 
 
 def _expand(files: Path, path: str, *, pattern: bool) -> list[Path]:

@@ -14,14 +14,16 @@ from typing import Final
 
 import msgspec
 
-from swarmlearning.errors import Broken, ConfigurationError, NotFound
+from swarmlearning.errors import Broken, ConfigurationError, NotFound, TaskFailed
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.managers.boundary import ManagerSettings, Tell
 from swarmlearning.swop.managers.build_context import Plan, plan_copy, remove_tree
 from swarmlearning.swop.managers.process_bases import Base, find_base, own_base
 from swarmlearning.swop.managers.process_building import Builder, Job, in_thread
+from swarmlearning.swop.managers.process_mounts import VOLUMES, is_within
 from swarmlearning.swop.managers.process_volumes import find_volume, replace_volume
-from swarmlearning.swop.managers.recipes import DEFAULT_PATH, Copy, Recipe, read_recipe
+from swarmlearning.swop.managers.recipes import DEFAULT_PATH, AnyStep, Copy, MakeDirectories, Recipe, read_recipe
+from swarmlearning.swop.managers.sandbox import Sandbox, probe
 from swarmlearning.swop.policy import Limits
 from swarmlearning.tasks.bodies import MakeUserContainer, PullImage
 
@@ -29,6 +31,9 @@ _FORM: Final = 1
 """Of images; part of their digests, so that a change of how they are built builds them again."""
 
 _DESCRIPTION: Final = "image.json"
+
+SCRATCH: Final = "scratch"
+"""Directory beside the images in which the sandbox is tried out."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +64,19 @@ class _Tag(msgspec.Struct, frozen=True, kw_only=True):
 class ProcessImages:
     """The images and volumes in an agent's data directory."""
 
-    def __init__(self, settings: ManagerSettings) -> None:
-        """Know where they are; nothing is touched yet."""
+    def __init__(self, settings: ManagerSettings, sandbox: Sandbox | str | None = None) -> None:
+        """Know where they are; nothing is touched yet.
+
+        Args:
+            settings: of the manager.
+            sandbox: in which recipes are carried out, or why there is none; None: it is tried out at the first build.
+        """
         self._bases = settings.bases
-        self._images = Path(settings.data) / "images"
+        self._sandbox = sandbox
+        self._data = Path(settings.data).resolve()
+        self._images = self._data / "images"
         self._tags = self._images / "tags"
-        self._volumes = Path(settings.data) / "volumes"
+        self._volumes = self._data / VOLUMES
         self._locks: dict[str, asyncio.Lock] = {}
         self._cleaned = False
         self._own: Image | None = None
@@ -139,9 +151,17 @@ class ProcessImages:
         except (OSError, msgspec.DecodeError) as error:
             raise Broken(f"the image {make_printable(tag)} in {self._images} is damaged: {error}") from error
 
-    def image_python(self, tag: str) -> str:
-        """The interpreter of the image that has this tag; errors as `describe_image`."""
-        return self.describe_image(tag).python
+    def image_python(self, tag: str) -> Path:
+        """The interpreter of the image that has this tag; errors as `describe_image`.
+
+        Where it is not the host's own it must be run in the sandbox alone, whatever it is asked: it begins with what
+        packages of the recipe want (`.pth` files). What has to be visible for it says `image_paths`.
+        """
+        return Path(self.describe_image(tag).python)
+
+    def image_paths(self, tag: str) -> tuple[str, ...]:
+        """Directories of this host that its programs read at the same place; errors as `describe_image`."""
+        return self.describe_image(tag).paths
 
     def image_environment(self, tag: str) -> dict[str, str]:
         """Variables of its programs, which those of task and profile go before; errors as `describe_image`."""
@@ -171,13 +191,25 @@ class ProcessImages:
         for number, step in enumerate(recipe.steps):
             if isinstance(step, Copy):
                 plans[number] = await in_thread(plan_copy, step, context, limits.content)
+            _check_places(step, base)
         digest = digest_build(recipe, base, plans)
         async with self._locks.setdefault(digest, asyncio.Lock()):
             description = self._images / digest / _DESCRIPTION
             if description.exists():
                 tell("the image is there already, built of the same")
             else:
-                job = Job(directory=description.parent, base=base, recipe=recipe, plans=plans, log=log, limits=limits)
+                if self._sandbox is None:
+                    self._sandbox = await probe(self._images / SCRATCH, base.paths, str(self._data))
+                job = Job(
+                    directory=description.parent,
+                    data=self._data,
+                    sandbox=self._sandbox,
+                    base=base,
+                    recipe=recipe,
+                    plans=plans,
+                    log=log,
+                    limits=limits,
+                )
                 await Builder(job, tell).run()
                 image = _describe(digest, recipe, base, description.parent)
                 await in_thread(_write, description, msgspec.json.format(msgspec.json.encode(image)))
@@ -192,12 +224,30 @@ class ProcessImages:
         """Make the directories, and remove what builds left that were interrupted together with the agent."""
         if self._cleaned:
             return
-        self._tags.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (self._tags, self._images / SCRATCH):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._images.chmod(0o700)
         for path in self._images.iterdir():
-            if path != self._tags and not (path / _DESCRIPTION).exists():
+            if path.name not in (self._tags.name, SCRATCH) and not (path / _DESCRIPTION).exists():
                 remove_tree(path)
         self._cleaned = True
+
+
+def _check_places(step: AnyStep, base: Base) -> None:
+    """Refuse a step whose files would hide the Python that everything is built on.
+
+    Raises:
+        TaskFailed: it is such a step.
+    """
+    places: tuple[str, ...] = ()
+    if isinstance(step, Copy):
+        places = (step.target,)
+    elif isinstance(step, MakeDirectories):
+        places = step.paths
+    for place in places:
+        for path in base.paths:
+            if is_within(place, path):
+                raise TaskFailed(f"step {step.number} ({step.text}): {path} is a part of this host's Python")
 
 
 def digest_build(recipe: Recipe, base: Base, plans: dict[int, Plan]) -> str:

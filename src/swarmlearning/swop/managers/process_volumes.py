@@ -10,7 +10,7 @@ from swarmlearning.errors import ConfigurationError, NotFound
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.managers.build_context import remove_tree
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def check_volume(name: str) -> str:

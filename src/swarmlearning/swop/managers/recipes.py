@@ -41,13 +41,13 @@ IGNORED: Final = {
 }
 """Instructions without effect, and why that does no harm."""
 
-OPEN_PLACES: Final = ("/usr/src", "/var/lib", "/var/cache", "/var/www", "/var/opt", "/var/log")
-"""Where a recipe may have files although they are within directories of the system."""
+OPEN_PLACES: Final = ("/var/lib", "/var/cache", "/var/www", "/var/opt", "/var/log")
+"""Where a recipe may have files although they are within a directory of the system."""
 
 SYSTEM: Final = frozenset(
-    {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "sys"}
+    {"bin", "boot", "dev", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "nix", "proc", "run", "sbin", "sys", "usr"}
 )
-"""Directories at the top of a system; in `usr` and `var`, what `OPEN_PLACES` does not name."""
+"""Directories that programs see of the host; and so is `var`, but for what `OPEN_PLACES` names."""
 
 _BASE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -318,7 +318,7 @@ def _check_place(path: str) -> str:
     """A path in the image where a recipe may change something."""
     parts = path.split("/")[1:]
     system = parts[0] in SYSTEM or (
-        parts[0] in ("usr", "var") and not any(f"{path}/".startswith(f"{place}/") for place in OPEN_PLACES)
+        parts[0] == "var" and not any(f"{path}/".startswith(f"{place}/") for place in OPEN_PLACES)
     )
     if path == "/" or system:
         raise StepFault(f"{shorten(path)} belongs to the system; expected a place such as /app, /opt/<name> or /tmp")
