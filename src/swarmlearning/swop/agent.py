@@ -129,10 +129,13 @@ class Agent:
 
     async def _tick(self) -> None:
         """Signs of life, the policy's file, and what could not be done before."""
+        seen = self._host.policy.version
         while True:
             await asyncio.sleep(self._host.paces.presence_s)
             await self._host.link.greet()
-            if self._host.policy.refresh():
+            self._host.policy.refresh()
+            if seen != self._host.policy.version:
+                seen = self._host.policy.version
                 for work in self._works.values():
                     work.note_policy()
             if self._host.link.is_up:

@@ -18,7 +18,7 @@ from swarmlearning.swop.journal import Journal
 from swarmlearning.swop.link import Link
 from swarmlearning.swop.managers.boundary import Manager
 from swarmlearning.swop.nodes import Nodes
-from swarmlearning.swop.policy import NO_POLICY, Policy
+from swarmlearning.swop.policy import NO_POLICY, Policy, ShareLog
 from swarmlearning.swop.profile import Profile
 from swarmlearning.types import Endpoint
 
@@ -42,6 +42,8 @@ class PolicyBook:
         self._policy = NO_POLICY if path is None else load(path)
         self._stamp = self._look()
         self._fault = ""
+        self.version = 0
+        """Grows whenever the file was changed."""
 
     def _look(self) -> tuple[int, int, int] | None:
         if self._path is None:
@@ -52,37 +54,39 @@ class PolicyBook:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def refresh(self) -> bool:
-        """Read the file again if it was changed; whether it was."""
+    def refresh(self) -> None:
+        """Read the file again if it was changed."""
         stamp = self._look()
         if self._path is None or stamp == self._stamp:
-            return False
+            return
         self._stamp = stamp
+        self.version += 1
         try:
             self._policy, self._fault = self._load(self._path), ""
         except ConfigurationError as error:
             self._fault = make_printable(str(error))
             log.warning("nothing is decided until the policy can be read: %s", self._fault)
-            return True
+            return
         log.info("the policy %s was read anew", self._path)
         for warning in self._policy.warnings:
             log.warning("%s", warning)
-        return True
 
     def current(self) -> Policy:
-        """The policy.
+        """The policy as its file is now.
 
         Raises:
             ConfigurationError: it was changed, and cannot be read.
         """
+        self.refresh()
         if self._fault:
             raise ConfigurationError(self._fault)
         return self._policy
 
     @property
-    def newest(self) -> Policy:
-        """The newest that could be read."""
-        return self._policy
+    def share_log(self) -> ShareLog:
+        """When last lines of logs may go on the ledger: never, where the file cannot be read."""
+        self.refresh()
+        return ShareLog.NEVER if self._fault else self._policy.share_log
 
 
 class Paces(msgspec.Struct, frozen=True, kw_only=True):

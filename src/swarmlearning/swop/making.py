@@ -67,7 +67,7 @@ async def make(work: Assignment, assigned: Assigned) -> Made:
             image = await _make(host, entry, assigned, str(path), tell)
     except TaskFailed as error:
         failed, text, status = True, str(error), error.exit_status
-        if host.policy.newest.share_log is not ShareLog.NEVER:
+        if host.policy.share_log is not ShareLog.NEVER:
             # None of it has seen private data.
             lines = await asyncio.to_thread(last_lines, path)
             text += f": {lines}" if lines else ""

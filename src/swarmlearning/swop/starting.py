@@ -100,7 +100,7 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
         stack.enter_context(lock_data(data))
         policy = PolicyBook(None if profile.policy is None else Path(profile.policy), load_policy)
         _check(config, profile)
-        for warning in policy.newest.warnings:
+        for warning in policy.current().warnings:
             log.warning("%s", make_printable(warning))
         manager = await _open(config, profile, link)
         stack.push_async_callback(manager.close)

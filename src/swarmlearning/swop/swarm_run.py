@@ -154,7 +154,7 @@ class SwarmRun:
     @property
     def share_log(self) -> ShareLog:
         """When last lines of logs may go on the ledger."""
-        return self._host.policy.newest.share_log
+        return self._host.policy.share_log
 
     @property
     def is_up(self) -> bool:

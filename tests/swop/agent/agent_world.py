@@ -92,6 +92,9 @@ class Operator:
         digest = await self.hash_of(task)
         await self.submitter.require(AssignTask(runner=runner, task=task, hash=digest, mode="peers", peers=peers))
 
+    async def assign_all(self, runner: RunnerName, task: TaskName) -> None:
+        await self.submitter.require(AssignTask(runner=runner, task=task, hash=await self.hash_of(task), mode="all"))
+
     async def target(self, runner: RunnerName, task: TaskName, agent: NodeId) -> None:
         digest = await self.hash_of(task)
         await self.submitter.require(AssignTask(runner=runner, task=task, hash=digest, mode="target", target=agent))
