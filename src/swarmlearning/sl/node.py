@@ -69,7 +69,7 @@ class SlConfig(msgspec.Struct, frozen=True, kw_only=True):
     control: Path
     exchange: Path
     host: str
-    """Address other SLs reach us at, and the one we listen on."""
+    """Address we listen on and, without `reached`, the one that other SLs reach us at."""
     port: int
     sn: Endpoint
     wait_max_s: float
@@ -80,6 +80,8 @@ class SlConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long it wants rounds to wait for the others; None: as the training's settings say."""
     leads: bool = True
     """Whether it may be in charge of merging."""
+    reached: Endpoint | None = None
+    """Where other SLs reach us: behind a reverse proxy, or a container's published port."""
 
 
 async def to_thread(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
@@ -142,7 +144,7 @@ class SlNode:
             Refused: the ledger refused our registration.
         """
         port = await self._server.start(self.config.host, self.config.port)
-        self._endpoint = Endpoint(host=self.config.host, port=port)
+        self._endpoint = self.config.reached or Endpoint(host=self.config.host, port=port)
         directory = await self._find_sn()
         self._learn(directory)
         await self._register(directory)
