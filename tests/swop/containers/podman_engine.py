@@ -30,7 +30,8 @@ while [ $# -gt 0 ]; do
 done
 trap 'echo sl ends; exit 0' TERM
 echo "sl runs as $(id -u):$(id -g)"
-if [ -f "$data/signing.key" ]; then echo "found key $(cat "$data/signing.key")"; else echo first > "$data/signing.key"; fi
+key="$data/signing.key"
+if [ -f "$key" ]; then echo "found key $(cat "$key")"; else echo first > "$key"; fi
 cat "$cert"
 if [ -n "$SL_FAILS" ]; then echo no luck >&2; exit 9; fi
 echo '{"pid":1}' > "$ready.part"
