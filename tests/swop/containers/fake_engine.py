@@ -100,6 +100,8 @@ class FakeEngine:
         self.pull_says: list[Json] = [{"status": "Pull complete", "id": "abc"}]
         self.any_label = False
         """Whether volumes are listed as Podman does, by any of the labels."""
+        self.stopped = False
+        """Whether it ever was, before the end."""
         self._loop: asyncio.AbstractEventLoop
         self._changed: asyncio.Condition
         self._stop: asyncio.Event
@@ -124,6 +126,7 @@ class FakeEngine:
 
     def stop(self) -> None:
         """Like an engine that is shut down; what it knew is still known to tests."""
+        self.stopped = True
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(10)
