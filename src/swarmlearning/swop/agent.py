@@ -75,6 +75,8 @@ class Agent:
         """What is cleaned up."""
         self._again: set[RunnerName] = set()
         """Runners that are to be looked at again, since something could not be asked or said."""
+        self._unseen = set(host.profile.runners)
+        """Runners that have not been looked at yet."""
         self._told: dict[RunnerName, str] = {}
         self._group: asyncio.TaskGroup
         self._ready: Callable[[], None] = lambda: None
@@ -94,8 +96,9 @@ class Agent:
         async with asyncio.TaskGroup() as self._group:
             await self._resume()
             self._group.create_task(self._tick())
-            async for notice in self._host.link.follow():
-                await self._heed(notice)
+            async with contextlib.aclosing(self._host.link.follow()) as notices:
+                async for notice in notices:
+                    await self._heed(notice)
 
     # --- what an earlier process left -------------------------------------------------------------------------------
 
@@ -153,8 +156,6 @@ class Agent:
                 for task in notice.tasks:
                     work.note_task(task)
         await self._look_at_trainings(notice)
-        if notice.everything and not self._again:
-            self._ready()
 
     def _followed(self) -> set[RunnerName]:
         """Runners that we listen to, or have something of."""
@@ -200,11 +201,14 @@ class Agent:
             self._again.discard(name)
             try:
                 await self._look_at(name)
+                self._unseen.discard(name)
             except SwarmError as error:
                 if not isinstance(error, Unreachable | PeerError):
                     raise
                 self._again.add(name)
                 self._say_once(name, str(error))
+        if not self._unseen:
+            self._ready()
 
     def _say_once(self, name: RunnerName, text: str) -> None:
         if self._told.get(name) != text:

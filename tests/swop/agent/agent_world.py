@@ -192,7 +192,9 @@ class HostFiles:
             lines += ["  - slnodedef:", f"      idx: {idx}", "      identity:"]
             for part, path in (("KEY", paths.key), ("CERT", paths.cert), ("CACERT", paths.cacert)):
                 assert path is not None
-                lines += [f"        - attribute: {{aType: {part}, mType: BIND, src: {path}, tgt: /swarm/{part.lower()}}}"]
+                lines += [
+                    f"        - attribute: {{aType: {part}, mType: BIND, src: {path}, tgt: /swarm/{part.lower()}}}"
+                ]
             lines += ["      slhostname: ~", "      slhostip: 127.0.0.1", "      slport: 0", "      usrhostname: ~"]
             lines += [f"      privatedata: {{src: {data}, mType: BIND}}", "      slenvvars: ~"]
             variables = "".join(f"\n        - {line}" for line in environment) or " ~"
@@ -280,7 +282,8 @@ def end_pairs(host: HostFiles) -> None:
 
 
 def run_lines(
-    programs: Path, program: str, *, command: str = "", environment: Sequence[str] = (), private: bool = False) -> list[str]:
+    programs: Path, program: str, *, command: str = "", environment: Sequence[str] = (), private: bool = False
+) -> list[str]:
     """The body of a RUN_SWARM that runs one of `programs`."""
     lines = [f"Command: /programs/{program} {command}".rstrip(), "Entrypoint: python3", "WorkingDir: /programs"]
     lines += [f"Envvars: [{', '.join(environment)}]" if environment else "Envvars: ~"]

@@ -244,5 +244,3 @@ def test_no_more_peers_are_planned_than_the_ledger_takes(planned: int, others: i
         ward.take(index, planned=60)
     accepted = ward.fork().say(ME, ward.taking(planned)) is Code.OK
     assert accepted == may_take(ward.runner, ME.id, planned)
-
-
