@@ -93,7 +93,7 @@ def policy_check(
             status = ExitCode.CONFIGURATION
             continue
         request = make_request(
-            made[definition.name],
+            _make_task(definition, organisation, creator),
             definition.body,
             prerequisite=made.get(definition.prereq),
             profile=read,

@@ -168,6 +168,8 @@ def test_sw35_all_conditions_have_to_hold_and_the_nearest_rule_is_told() -> None
         found = decided(policy(far, Rule(name="r", **(everything | misses))), request())
         assert found.verdict is ASK
         assert found.reason.endswith(f"; 'r' comes nearest, but for {told}")
+    alike = (Rule(name="one", tasks=("y",)), Rule(name="two", tasks=("z",)))
+    assert "; 'one' comes nearest" in decided(policy(*alike), request()).reason
     several = Rule(name="r", organisations=(OWN,), tasks=("y",), authors=("z",))
     assert "but for its organisation, its author and its name" in decided(policy(several), request()).reason
     assert decided(policy(Rule(name="r", **everything)), request(), DAY).verdict is ASK

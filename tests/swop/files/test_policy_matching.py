@@ -29,6 +29,9 @@ TEXTS = [
     ("a*b*c", "aXbYc", True),
     ("a*b*c", "abc", True),
     ("a*b*c", "acb", False),
+    ("a*b*c", "aXc", False),
+    ("*a*", "abc", True),
+    ("a*b*b*c", "abc", False),
     ("ab*ba", "aba", False),
     ("a**b", "ab", True),
     ("heart", "heart\n", False),
@@ -190,6 +193,8 @@ def test_sw32_what_a_url_is() -> None:
     assert not covers_url(["http://192.0.2.1/"], "http://3221225985/a")
     assert not covers_url([], "https://models.example/")
     assert not covers_url(["file:///"], "file:///etc/passwd")
+    assert not covers_url(["nonsense", "file:///"], "https://models.example/")
+    assert covers_url(["nonsense", "https://models.example/"], "https://models.example/a")
 
 
 # --- times ----------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ SOURCES = [
     (("FR\\", "OM evil/x"), ("evil/x",)),
     (("FROM a\nFROM evil/x",), ("a", "evil/x")),
     (("  \tFROM evil/x",), ("evil/x",)),
+    (("FROM evil/x \\",), ("evil/x",)),
     (("RUN true \\", "# a comment", "  && FROM", "FROM evil/x"), ("evil/x",)),
     (("ARG BASE=evil/x", "FROM $BASE"), ("$BASE",)),
     (("# syntax=evil/frontend", "FROM a"), ("evil/frontend", "a")),
