@@ -276,7 +276,10 @@ def keep_manifest(directory: Path, encoded: bytes, manifest: Manifest) -> None:
     path = directory / f"manifest-{manifest.hash.hex()[:24]}.bin"
     partial = path.with_suffix(".part")
     try:
-        partial.write_bytes(encoded)
+        # The directory is the program's, too: a link in the file's place must not be followed, nor a pipe waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
+            file.write(encoded)
         partial.replace(path)
     except OSError as error:
         raise ConfigurationError(f"exchange directory {directory} cannot be written: {error.strerror}") from error

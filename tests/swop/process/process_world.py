@@ -115,6 +115,20 @@ def log_of(pair: Pair) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+def sl_log_of(pair: Pair) -> str:
+    return Path(pair.sl_log).read_text(errors="replace")
+
+
+async def wait_ready(manager: ProcessManager, pair: Pair) -> bool:
+    """Wait until an SL is ready; whether it was seen starting."""
+    starting = False
+    while (state := (await manager.look(pair)).sl.state) is not PartState.RUNNING:
+        assert state is PartState.STARTING, sl_log_of(pair)
+        starting = True
+        await asyncio.sleep(0.02)
+    return starting
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
