@@ -186,6 +186,17 @@ def test_ci52_options_are_a_list_a_mapping_or_nothing() -> None:
     assert outs == ["d/x", "d/x", None, None]
 
 
+def test_ci52_a_step_of_a_content_may_name_the_hash_of_its_file() -> None:
+    found = []
+    for options in (f"[Out: x, Sha256: {'aB' * 32}]", f"{{Sha256: {'AB' * 32}, Out: x}}", "{Out: x}"):
+        text = f"OpsList: [{{Operation: DOWNLOAD, Target: 'http://h/x', Options: {options}}}]"
+        body = read(with_body("MAKE_SWARM_USER_CONTENT", "ContentType: BUILDCONTENT", text)).body
+        assert isinstance(body, MakeContent)
+        assert body.operations[0].out == "x"
+        found.append(body.operations[0].sha256)
+    assert found == ["ab" * 32, "ab" * 32, None]
+
+
 def test_ci52_credentials_are_a_path_or_a_name_and_password_and_those_are_warned_of() -> None:
     path = read(task_files.PULL.replace(" ~", " /etc/registry.json"))
     assert isinstance(path.body, PullImage)
@@ -314,7 +325,17 @@ BODIES = [
     (
         "MAKE_SWARM_USER_CONTENT",
         "OpsList: [{Operation: COPY, Target: x, Options: [Into: y]}]",
-        "line 7, Body.OpsList[1].Options[1].Into: unknown field; expected Out",
+        "line 7, Body.OpsList[1].Options[1].Into: unknown field; expected Out, Sha256",
+    ),
+    (
+        "MAKE_SWARM_USER_CONTENT",
+        "OpsList: [{Operation: DOWNLOAD, Target: x, Options: [Sha256: abc]}]",
+        "line 7, Body.OpsList[1].Options[1].Sha256: expected 64 hexadecimal digits, got 'abc'",
+    ),
+    (
+        "MAKE_SWARM_USER_CONTENT",
+        "OpsList: [{Operation: DOWNLOAD, Target: x, Options: [Out: a, Out: b]}]",
+        "line 7, Body.OpsList[1].Options: the option Out given more than once",
     ),
     ("RUN_SWARM", "BuildSteps: [a]", "line 7, Body.BuildSteps: unknown field; expected Command"),
     ("RUN_SWARM", "", "line 6, Body: expected a value, got nothing (~)"),

@@ -71,8 +71,10 @@ class Unpacking:
 
     def directory(self, name: str) -> None:
         """A directory is in the archive."""
+        known = len(self._seen)
         parts = self._enter(name, directory=True)
-        make_parents(self._stage, parts, "archive:")
+        if len(self._seen) > known:
+            make_parents(self._stage, parts, "archive:")
 
     def file(self, name: str, read: Read, size: int, *, executable: bool) -> None:
         """A file of `size` bytes is in the archive.

@@ -109,6 +109,11 @@ def find_base(name: str, bases: tuple[tuple[str, str], ...]) -> Base:
     )
 
 
+def is_covered(name: str, bases: tuple[tuple[str, str], ...]) -> bool:
+    """Whether a `--base` names a Python for an image."""
+    return any(_matches(name, pattern) for pattern, _ in bases)
+
+
 def own_base() -> Base:
     """The Python that runs us."""
     base = probe_python(sys.executable, "the agent's Python", ours=True)

@@ -5,7 +5,6 @@ is a file that names one; a volume is a directory. Spec: docs/spec/swop-content.
 """
 
 import asyncio
-import fnmatch
 import hashlib
 import os
 import secrets
@@ -18,7 +17,7 @@ from swarmlearning.errors import Broken, ConfigurationError, NotFound, TaskFaile
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.managers.boundary import ManagerSettings, Tell
 from swarmlearning.swop.managers.build_context import Plan, plan_copy, remove_tree
-from swarmlearning.swop.managers.process_bases import Base, find_base, own_base
+from swarmlearning.swop.managers.process_bases import Base, find_base, is_covered, own_base
 from swarmlearning.swop.managers.process_building import Builder, Job, in_thread
 from swarmlearning.swop.managers.process_mounts import VOLUMES, is_within
 from swarmlearning.swop.managers.process_volumes import find_volume, replace_volume
@@ -78,6 +77,7 @@ class ProcessImages:
         self._tags = self._images / "tags"
         self._volumes = self._data / VOLUMES
         self._locks: dict[str, asyncio.Lock] = {}
+        self._cleaning = asyncio.Lock()
         self._cleaned = False
         self._own: Image | None = None
 
@@ -112,7 +112,7 @@ class ProcessImages:
             ConfigurationError: no `--base` names it.
         """
         name = f"{body.registry.strip('/')}/{body.repository.strip('/')}:{body.tag}"
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern, _ in self._bases):
+        if not is_covered(name, self._bases):
             shown = make_printable(name)
             raise ConfigurationError(
                 f"PROCESS pulls no images, and nothing of this host stands for {shown}; give the agent "
@@ -185,7 +185,8 @@ class ProcessImages:
     async def _build(
         self, tag: str, recipe: Recipe, context: Path | None, log: Path, limits: Limits, tell: Tell
     ) -> str:
-        await in_thread(self._clean)
+        async with self._cleaning:  # nobody's build is taken for one that was interrupted
+            await in_thread(self._clean)
         base = await in_thread(find_base, recipe.base, self._bases)
         plans = {}
         for number, step in enumerate(recipe.steps):
