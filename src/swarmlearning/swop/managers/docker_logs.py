@@ -144,6 +144,8 @@ class Copier:
             with _open(self._log) as file:
                 if os.fstat(file).st_size > note.size:  # written after the last note, and about to come once more
                     os.ftruncate(file, note.size)
+                if self._closing.is_set():  # before there was a stream that could be closed
+                    return
                 for piece in stream:
                     stamp = _STAMP.match(piece)
                     if stamp is not None:
