@@ -15,17 +15,28 @@ from swarmlearning.swop.journal import Entry, Journal
 from swarmlearning.swop.link import Link
 from swarmlearning.swop.policy_file import load_policy
 from swarmlearning.swop.profile_file import load_profile
-from swarmlearning.types import Role
+from swarmlearning.types import Endpoint, Role
 
 QUICK = Paces(ready_s=3.0, linger_s=1.0, presence_s=0.2, reconsider_s=0.5)
 
 
 @asynccontextmanager
-async def acting(files: HostFiles, manager: FakeManager, *, paces: Paces = QUICK) -> AsyncIterator[Host]:
-    """An agent that runs for as long as the block; then it is gone as if killed: nothing is stopped."""
+async def acting(
+    files: HostFiles,
+    manager: FakeManager,
+    *,
+    paces: Paces = QUICK,
+    sn: Endpoint | None = None,
+    wait: bool = True,
+) -> AsyncIterator[Host]:
+    """An agent that runs for as long as the block; then it is gone as if killed: nothing is stopped.
+
+    With `wait` the block begins when the ledger knows that it listens.
+    """
+    sn = sn or files.swarm.sn(files.domain)
     profile = load_profile(files.profile)
     identity = files.swarm.identity(Role.SWOP, files.domain, files.name).source()
-    link = Link(identity, files.swarm.sn(files.domain))
+    link = Link(identity, sn)
     ready = asyncio.Event()
     with lock_data(files.data):
         host = Host(
@@ -35,7 +46,7 @@ async def acting(files: HostFiles, manager: FakeManager, *, paces: Paces = QUICK
             manager=manager,
             profile=profile,
             policy=PolicyBook(Path(profile.policy) if profile.policy else None, load_policy),
-            sn=files.swarm.sn(files.domain),
+            sn=sn,
             host_ip="127.0.0.1",
             paces=paces,
         )
@@ -43,7 +54,8 @@ async def acting(files: HostFiles, manager: FakeManager, *, paces: Paces = QUICK
         waiting = asyncio.create_task(ready.wait())
         try:
             async with asyncio.timeout(30):
-                await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if wait:
+                    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 running.result()
             yield host
