@@ -46,6 +46,7 @@ SOURCES = [
     (("FROM evil/x AS evil/x",), ("evil/x",)),
     (("FROM a", "FROM evil/x AS a", "FROM a"), ("a", "evil/x")),
     (("FROM \\", "evil/x"), ("evil/x",)),
+    (("FROM \\", "# a comment", "evil/x"), ("evil/x",)),
     (("FR\\", "OM evil/x"), ("evil/x",)),
     (("FROM a\nFROM evil/x",), ("a", "evil/x")),
     (("  \tFROM evil/x",), ("evil/x",)),
