@@ -12,18 +12,14 @@ from swarmlearning.swop.managers.docker_manager import ContainerManager
 from swarmlearning.swop.profile import ManagerKind
 
 
-@pytest.fixture(autouse=True)
-def collect() -> Iterator[None]:
-    """The docker package leaves sockets to the collector where an engine fails: here, and not in another test."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeEngine]:
     with FakeEngine(tmp_path / "engine.sock") as engine:
         engine.add_image(SL_IMAGE)
         yield engine
+        failed = bool(engine.faults) or engine.stopped
+    if failed:  # the docker package leaves sockets to the collector where an engine fails: here, not in another test
+        gc.collect()
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ how it fails. It runs in a thread with an event loop of its own, as an engine is
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
-import datetime
+import datetime as dt
 import hashlib
 import io
 import json
@@ -76,7 +77,7 @@ class Asked:
 
 
 def now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
 
 
 class FakeEngine:
@@ -99,6 +100,8 @@ class FakeEngine:
         self.pull_says: list[Json] = [{"status": "Pull complete", "id": "abc"}]
         self.any_label = False
         """Whether volumes are listed as Podman does, by any of the labels."""
+        self.stopped = False
+        """Whether it ever was, before the end."""
         self._loop: asyncio.AbstractEventLoop
         self._changed: asyncio.Condition
         self._stop: asyncio.Event
@@ -123,6 +126,7 @@ class FakeEngine:
 
     def stop(self) -> None:
         """Like an engine that is shut down; what it knew is still known to tests."""
+        self.stopped = True
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(10)
@@ -324,7 +328,7 @@ class FakeEngine:
         if self._find_image(config["Image"]) is None:
             return problem(404, f"No such image: {config['Image']}")
         for mount in config["HostConfig"].get("Mounts", []):
-            if mount["Type"] == "bind" and not Path(mount["Source"]).exists():
+            if mount["Type"] == "bind" and not exists(mount["Source"]):
                 return problem(400, f"invalid mount config: bind source path does not exist: {mount['Source']}")
         made = Container(id=hashlib.sha256(f"{name}{len(self.asked)}".encode()).hexdigest(), name=name, config=config)
         self.containers[made.id] = made
@@ -384,16 +388,24 @@ class FakeEngine:
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         container = self._one(request)
-        since = datetime.datetime.fromtimestamp(float(request.query.get("since", 0)), datetime.UTC)
+        since = dt.datetime.fromtimestamp(float(request.query.get("since", 0)), dt.UTC)
         response = web.StreamResponse(headers={"Content-Type": "application/vnd.docker.raw-stream"})
         await response.prepare(request)
+        with contextlib.suppress(ConnectionError):  # whoever followed is gone
+            await self._send_log(request, response, container, since)
+            await response.write_eof()
+        return response
+
+    async def _send_log(
+        self, request: web.Request, response: web.StreamResponse, container: Container, since: dt.datetime
+    ) -> None:
         sent = 0
         if request.query.get("tail", "all") != "all":
             sent = max(len(container.log) - int(request.query["tail"]), 0)
         while True:
             for stamp, piece in container.log[sent:]:
                 sent += 1
-                if datetime.datetime.fromisoformat(stamp) >= since:
+                if dt.datetime.fromisoformat(stamp) >= since:
                     text = f"{stamp} ".encode() + piece if request.query.get("timestamps") == "1" else piece
                     await response.write(struct.pack(">BxxxL", 1, len(text)) + text)
             async with self._changed:
@@ -401,12 +413,10 @@ class FakeEngine:
                     break
                 if sent == len(container.log):
                     await self._changed.wait()
-        await response.write_eof()
-        return response
 
     async def _put(self, request: web.Request) -> web.Response:
         container = self._one(request)
-        with tarfile.open(fileobj=io.BytesIO((await body_of(request)))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(await body_of(request))) as archive:
             members = {member.name: member for member in archive.getmembers()}
         container.archives.append((request.query["path"], members))
         for mount in container.host.get("Mounts", []):
@@ -429,14 +439,16 @@ class FakeEngine:
             entry = tarfile.TarInfo(path.rpartition("/")[2])
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-        return web.Response(
-            body=buffer.getvalue(), headers={"X-Docker-Container-Path-Stat": stat_of(path, len(data))}
-        )
+        return web.Response(body=buffer.getvalue(), headers={"X-Docker-Container-Path-Stat": stat_of(path, len(data))})
 
 
 async def body_of(request: web.Request) -> Any:
     raw = await request.read()
     return json.loads(raw) if raw and request.content_type == "application/json" else raw
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 def image_id(tag: str) -> str:
@@ -461,6 +473,8 @@ def below(directory: str, archive: bytes) -> bytes:
         for member in given:
             data = given.extractfile(member) if member.isreg() else None
             member.name = f"{directory}/{member.name}"
+            if member.islnk():
+                member.linkname = f"{directory}/{member.linkname}"
             made.addfile(member, data)
     return buffer.getvalue()
 

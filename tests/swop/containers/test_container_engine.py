@@ -83,7 +83,7 @@ def test_sw70_no_socket_of_podman_names_those_that_were_looked_for(
 
 def test_sw70_a_container_host_of_another_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTAINER_HOST", "ssh://me@there/run/podman.sock")
-    with pytest.raises(ConfigurationError, match="CONTAINER_HOST=ssh://.*expected unix:///PATH or tcp://HOST:PORT"):
+    with pytest.raises(ConfigurationError, match=r"CONTAINER_HOST=ssh://.*expected unix:///PATH or tcp://HOST:PORT"):
         connect(ManagerKind.PODMAN)
 
 
@@ -151,7 +151,7 @@ def test_sw70_an_engine_that_fails_is_unreachable_one_that_refuses_is_wrongly_se
     fake.faults["GET", "/containers/json"] = Fault(status=status, message="not \x1b[31mnow", times=1)
 
     async def main() -> None:
-        with pytest.raises(error, match="could not list containers.*not .\\[31mnow") as raised:
+        with pytest.raises(error, match=r"could not list containers.*not .\[31mnow") as raised:
             await docker_manager.look(pair)
         assert "\x1b" not in str(raised.value)
         await docker_manager.close()
@@ -229,9 +229,7 @@ def test_sw72_containers_run_as_whoever_runs_the_agent(monkeypatch: pytest.Monke
         own_user(rootless=False)
 
 
-def test_sw70_rootless_and_selinux_are_seen(
-    fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sw70_rootless_and_selinux_are_seen(fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.security = ["name=seccomp", "name=selinux", "name=rootless"]
     manager = open_at(fake.socket, make_settings(tmp_path), monkeypatch, ManagerKind.DOCKER)
     assert "(rootless)" in manager.describe()
