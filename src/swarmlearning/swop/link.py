@@ -34,8 +34,10 @@ PASSING: Final = frozenset({"busy", "Closed", "Unreachable", "WaitExpired"})
 
 
 def is_passing(error: SwarmError) -> bool:
-    """Whether the same request may succeed a little later."""
-    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.code in PASSING)
+    """Whether the same may succeed a little later; what cannot be verified or read now may be, from another SN."""
+    if isinstance(error, Refused):
+        return error.code in PASSING
+    return isinstance(error, Unreachable | PeerError)
 
 
 class Link:
@@ -172,7 +174,7 @@ class Link:
         """What the SN answers, as soon as it does.
 
         Raises:
-            PeerError: it refuses for good, or what it says cannot be read.
+            Refused: it refuses for good.
         """
         while True:
             await self._up.wait()

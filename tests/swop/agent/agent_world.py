@@ -179,7 +179,7 @@ class HostFiles:
         environment: Sequence[str] = (),
         identities: Sequence[int] = (),
     ) -> None:
-        """A profile of so many nodes; `environment` are usrenvvars of all, `identities` whose certificates they have."""
+        """A profile of so many nodes; `environment` are usrenvvars of all, `identities` whose certificates."""
         lines = ["groupname: tests", f"taskrunner: {json.dumps(list(runners))}"]
         lines += [f"policyuri: {self.policy if policy else '~'}"]
         lines += ["resourcemgr:", "    mgrtype: DOCKER", "    accessinfo: ~", "network: ~", "envvars: ~"]
@@ -248,6 +248,12 @@ class HostFiles:
         )
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Until something is so that nobody tells."""
+    while not condition():  # noqa: ASYNC110  # another process's files
+        await asyncio.sleep(0.05)
+
+
 def kill(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGKILL) -> None:
     """End an agent, and nothing else."""
     if process.poll() is None:
@@ -261,7 +267,7 @@ def running_agents(*hosts: HostFiles) -> Iterator[list["subprocess.Popen[bytes]"
     started: list[subprocess.Popen[bytes]] = []
     try:
         for host in hosts:
-            started.append(host.start())
+            started.append(host.start())  # noqa: PERF401  # those before are ended if one does not start
         yield started
     finally:
         for process in started:

@@ -4,6 +4,7 @@ It stands for the host: an agent that ends and a new one find the same things.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from swarmlearning.errors import TaskFailed, Unreachable
 from swarmlearning.swop.managers.boundary import Manager, Pair, PairStatus, Part, PartState, PartStatus, Tell
 from swarmlearning.swop.policy import Limits
 from swarmlearning.tasks.bodies import MakeUserContainer, PullImage
+
+
+def write(path: str, text: str) -> None:
+    Path(path).write_text(text)
 
 
 class FakeManager:
@@ -58,7 +63,7 @@ class FakeManager:
         return self.images.get(tag)
 
     async def build_image(self, tag: str, body: MakeUserContainer, log: str, limits: Limits, tell: Tell) -> str:
-        Path(log).write_text("step 1\nno such package\n")
+        write(log, "step 1\nno such package\n")
         tell(f"builds {len(body.build_steps)} steps")
         if self.build_fails:
             raise TaskFailed(self.build_fails, exit_status=7)
@@ -71,7 +76,7 @@ class FakeManager:
         return self.images[tag]
 
     async def fill_volume(self, name: str, content: str) -> None:
-        self.volumes[name] = sorted(path.name for path in Path(content).iterdir())
+        self.volumes[name] = sorted(os.listdir(content))
 
     # --- pairs ------------------------------------------------------------------------------------------------------
 
@@ -103,7 +108,7 @@ class FakeManager:
         if self._part(pair.id, Part.ML).state is PartState.RUNNING:
             return
         self._note_start(pair, Part.ML)
-        Path(pair.ml_log).write_text("it begins\n")
+        write(pair.ml_log, "it begins\n")
         status = self.on_start_ml(pair)
         if status is None:
             self._set(pair.id, Part.ML, PartStatus(state=PartState.RUNNING))

@@ -1,8 +1,10 @@
 """An agent against a real SN, on a manager that starts nothing: docs/spec/swop.md."""
 
 import asyncio
+import http.server
 import logging
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def states(runner: Taskrunner) -> list[WorkState]:
     return [unit.state for agent in runner.agents for unit in agent.units]
 
 
-# --- tasks that leave something -----------------------------------------------------------------------------------------
+# --- tasks that leave something -------------------------------------------------------------
 
 
 def test_an_image_is_built_and_the_ledger_has_what_ran_and_who_agreed(files: HostFiles) -> None:
@@ -119,7 +121,7 @@ def test_a_swarm_whose_image_is_missing_says_which_task_makes_it(files: HostFile
     run(story())
 
 
-# --- who decides ------------------------------------------------------------------------------------------------------
+# --- who decides -------------------------------------------------------------
 
 
 def test_without_a_policy_it_waits_until_its_institution_approves(files: HostFiles) -> None:
@@ -199,7 +201,7 @@ def test_a_policy_that_cannot_be_read_decides_nothing_until_it_can(files: HostFi
     run(story())
 
 
-# --- pairs --------------------------------------------------------------------------------------------------------------
+# --- pairs -------------------------------------------------------------
 
 
 def test_a_program_starts_when_its_sl_is_ready_and_not_before(files: HostFiles) -> None:
@@ -344,7 +346,7 @@ def test_an_engine_that_does_not_answer_is_waited_for(files: HostFiles) -> None:
     run(story())
 
 
-# --- several runners, resets ------------------------------------------------------------------------------------------
+# --- several runners, resets -------------------------------------------------------------
 
 
 def test_two_assignments_never_use_one_node_at_once(files: HostFiles) -> None:
@@ -419,7 +421,7 @@ def test_named_anew_it_drops_what_it_did_and_begins_again(files: HostFiles) -> N
     run(story())
 
 
-# --- listening ----------------------------------------------------------------------------------------------------------
+# --- listening -------------------------------------------------------------
 
 
 def test_it_waits_for_a_runner_that_is_not_there_yet(files: HostFiles, caplog: pytest.LogCaptureFixture) -> None:
@@ -467,7 +469,7 @@ def test_a_second_agent_on_the_same_data_is_refused(files: HostFiles) -> None:
     run(story())
 
 
-# --- restarts -----------------------------------------------------------------------------------------------------------
+# --- restarts -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lost", ["nothing", "sl", "ml"])
@@ -559,5 +561,70 @@ def test_an_agent_killed_before_anything_was_started_begins(files: HostFiles) ->
             await operator.approve(task)
             async with acting(files, manager, paces=Paces(presence_s=0.2)):
                 await manager.until(lambda m: m.runs(0, Part.ML))
+
+    run(story())
+
+
+# --- content -------------------------------------------------------------
+
+
+class _Pages(http.server.BaseHTTPRequestHandler):
+    """Serves one page, and a redirect to it."""
+
+    def do_GET(self) -> None:
+        moved = self.path.endswith("/moved")
+        self.send_response(302 if moved else 200)
+        if moved:
+            self.send_header("Location", "/elsewhere/rows.csv")
+        body = b"" if moved else b"1,2,3\n"
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
+        """Says nothing."""
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    """A server of this machine."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def content(site: str, path: str, kind: str = "SWARMCONTENT") -> list[str]:
+    step = f"  - {{Operation: DOWNLOAD, Target: '{site}/{path}', Options: [{{Out: rows.csv}}]}}"
+    return [f"ContentType: {kind}", "OpsList:", step]
+
+
+def test_each_peer_gets_a_volume_of_its_own_and_redirects_stay_within_the_rule(files: HostFiles, site: str) -> None:
+    """SW-11: what a rule allows to be downloaded is asked about every redirect, too."""
+    manager = FakeManager()
+    files.write_policy(f"version: 1\nrules:\n  - name: rows\n    urls: ['{site}/shared/']\n")
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, manager):
+            runner = await operator.make_runner(files.name)
+            for name, path in (("direct", "shared/rows.csv"), ("moved", "shared/moved")):
+                task = await operator.write_task(
+                    f"{files.name}-{name}",
+                    content(site, path),
+                    kind=TaskType.MAKE_SWARM_USER_CONTENT,
+                    outcome=f"rows-{name}",
+                )
+                await operator.assign(runner, task)
+                agent = await operator.until_over(runner)
+                if name == "direct":
+                    assert agent.state is WorkState.COMPLETE, agent.description
+                else:
+                    assert agent.state is WorkState.ERROR
+                    assert "does not allow downloads from there" in agent.description
+                await operator.reset(runner)
+        assert manager.volumes == {"rows-direct-0": ["rows.csv"], "rows-direct-1": ["rows.csv"]}
+        assert not list((files.data / "content").iterdir())
 
     run(story())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from acting_agents import acting, entries_of
-from agent_world import HostFiles, operating
+from agent_world import HostFiles, operating, until
 from fake_manager import FakeManager
 from msgspec.structs import replace
 from swci_world import Swarm
@@ -91,16 +91,14 @@ def test_what_runs_goes_on_without_an_sn_and_is_told_later(files: HostFiles, cap
             manager.exit(0, Part.ML, 4)
             manager.exit(1, Part.ML, 0)
             await manager.until(lambda m: {(0, "sl"), (1, "sl")} <= set(m.stopped))
-            while not all(entry.is_over for entry in entries_of(host)):
-                await asyncio.sleep(0.05)
+            await until(lambda: all(entry.is_over for entry in entries_of(host)))
             assert states(await operator.look(runner)) == [WorkState.RUNNING] * 2
             assert await cable.plug_in() == endpoint
             agent = await operator.until_over(runner)
             assert [unit.state for unit in agent.units] == [WorkState.ERROR, WorkState.COMPLETE]
             # It could not be asked whether the program had read data: then its lines are not told.
             assert agent.units[0].description == "its program ended with status 4"
-            while not all(entry.reported for entry in entries_of(host)):
-                await asyncio.sleep(0.05)
+            await until(lambda: all(entry.reported for entry in entries_of(host)))
         await cable.cut()
 
     with caplog.at_level(logging.INFO, logger="swarmlearning.swop"):
@@ -154,7 +152,7 @@ def test_an_assignment_made_while_the_sn_was_away_is_taken(files: HostFiles) -> 
     run(story())
 
 
-# --- reports ------------------------------------------------------------------------------------------------------------
+# --- reports -------------------------------------------------------------
 
 
 class Ledger:

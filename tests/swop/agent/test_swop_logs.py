@@ -217,7 +217,7 @@ def test_swarm_logs_f_ends_when_the_pair_has_ended(data: Path) -> None:
         limit.cancel()
 
 
-# --- what may be told to others -----------------------------------------------------------------------------------------
+# --- what may be told to others -------------------------------------------------------------
 
 
 def test_sw10_last_lines_are_short_printable_and_without_the_values_of_the_profile(tmp_path: Path) -> None:

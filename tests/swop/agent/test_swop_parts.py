@@ -20,7 +20,7 @@ from swarmlearning.swop.profile import Attribute, IdentityPart, PeerNode
 from swarmlearning.swop.trainings import describe_progress, find_standings, has_joined, has_merged, is_done
 from swarmlearning.types import Endpoint, Role, RunnerName, TrustDomain
 
-# --- the journal --------------------------------------------------------------------------------------------------------
+# --- the journal -------------------------------------------------------------
 
 
 def test_sw5_the_journal_is_its_owners_alone(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_names_of_runners_cannot_lead_out_of_the_directory() -> None:
         assert made.rpartition("-")[0].endswith("-3")
 
 
-# --- what pairs are run with --------------------------------------------------------------------------------------------
+# --- what pairs are run with -------------------------------------------------------------
 
 
 def test_sw7_a_later_layer_counts_and_can_leave_out() -> None:
@@ -143,7 +143,7 @@ def test_this_hosts_address_is_the_one_on_the_way_to_the_sn() -> None:
         own_address(Endpoint(host="no-such-host.invalid", port=1))
 
 
-# --- what trainings tell ------------------------------------------------------------------------------------------------
+# --- what trainings tell -------------------------------------------------------------
 
 
 def progress(training: Training, index: int) -> str:

@@ -228,7 +228,6 @@ def test_a_network_founded_anew_counts_from_one_again_and_nothing_is_mistaken() 
     ward, agent = ward_with(0), ModelAgent()
     ward.must(op(0), ward.assigning(PULL))
     agent.settle(ward)
-    (entry,) = agent.journal
     anew = ward_with(0)
     anew.now_ms += 1_000_000
     anew.must(op(0), anew.assigning(PULL))
