@@ -76,7 +76,7 @@ class FakeManager:
         return self.images[tag]
 
     async def fill_volume(self, name: str, content: str) -> None:
-        self.volumes[name] = sorted(os.listdir(content))
+        self.volumes[name] = sorted(entry.name for entry in os.scandir(content))
 
     # --- pairs ------------------------------------------------------------------------------------------------------
 

@@ -1,25 +1,31 @@
 """An agent against a real SN, on a manager that starts nothing: docs/spec/swop.md."""
 
 import asyncio
+import contextlib
 import http.server
 import logging
 import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from acting_agents import acting, entries_of
 from agent_world import ALLOW_ALL, HostFiles, Operator, operating
 from fake_manager import FakeManager
+from msgspec.structs import replace
 from swci_world import B, Swarm
 
 from swarmlearning.contracts.messages import TakeTask
 from swarmlearning.contracts.task_records import Agent, RunnerState, Taskrunner, TaskType, WorkState
-from swarmlearning.errors import ConfigurationError
+from swarmlearning.errors import ConfigurationError, TaskFailed
+from swarmlearning.sn.client import SnClient
 from swarmlearning.swop.agent import LOST
 from swarmlearning.swop.host import Paces
+from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.managers.boundary import Part, PartState, PartStatus
+from swarmlearning.swop.permission import read_task
 from swarmlearning.types import Role, RunnerName, TaskName
 
 pytestmark = pytest.mark.timeout(60)
@@ -561,6 +567,76 @@ def test_an_agent_killed_before_anything_was_started_begins(files: HostFiles) ->
             await operator.approve(task)
             async with acting(files, manager, paces=Paces(presence_s=0.2)):
                 await manager.until(lambda m: m.runs(0, Part.ML))
+
+    run(story())
+
+
+# --- what is decided twice -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_waits_for_a_node_is_decided_again_before_it_starts(files: HostFiles, restarted: bool) -> None:
+    """SW-4, SW-6: also after a restart the node is at work; and meanwhile the policy was changed."""
+    manager = FakeManager()
+    second = f"{files.name}-second"
+    files.write_profile([files.name, second])
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, contextlib.AsyncExitStack() as stack:
+            runner, task = await prepare(operator, files, ALONE)
+            other = await operator.make_runner(second)
+            async with acting(files, manager):
+                await operator.assign(runner, task, peers=2)
+                await manager.until(lambda m: m.runs(0, Part.ML) and m.runs(1, Part.ML))
+                if not restarted:
+                    await operator.assign(other, task, peers=2)
+                    await operator.until(other, lambda found: "waits for node 0" in str(found.agents))
+            if restarted:
+                await operator.assign(other, task, peers=2)
+            await stack.enter_async_context(acting(files, manager))
+            await operator.until(other, lambda found: "waits for node 0" in str(found.agents))
+            files.write_policy("version: 1\nask: false\n")
+            await operator.reset(runner)
+            agent = await operator.until_over(other)
+            assert agent.state is WorkState.DENIED
+            assert "nobody is asked" in agent.description
+            assert len(manager.started) == 4
+
+    run(story())
+
+
+def test_another_body_than_the_one_that_was_assigned_is_not_carried_out(files: HostFiles) -> None:
+    """SW-4: whatever an SN says."""
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, FakeManager()) as host:
+            runner, task = await prepare(operator, files)
+            whole = await operator.client.task(task)
+            assert whole is not None
+            entry = Entry(
+                id="x",
+                runner=runner,
+                number=1,
+                task=task,
+                kind=whole.task.kind,
+                hash=whole.task.hash,
+                assigned_ms=1,
+                version=1,
+                planned=1,
+                begun_ms=1,
+            )
+            assert (await read_task(host, entry)).task == whole.task
+            lies = [
+                replace(whole, body=(*whole.body[:-1], "PrivateContent: /elsewhere")),
+                replace(whole, task=replace(whole.task, prereq=TaskName("another"))),
+                replace(whole, task=replace(whole.task, kind=TaskType.PULL_IMAGE)),
+                None,
+            ]
+            for lie in lies:
+                with mock.patch.object(SnClient, "task", return_value=lie), pytest.raises(TaskFailed):
+                    await read_task(host, entry)
+            with pytest.raises(TaskFailed, match=f"the assignment names {bytes(32).hex()[:16]}"):
+                await read_task(host, replace(entry, hash=bytes(32)))
 
     run(story())
 
