@@ -13,9 +13,9 @@ from swarmlearning.swop.managers import sandbox as sandboxes
 from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.managers.process import ProcessManager
 from swarmlearning.swop.managers.process_ml import check_interpreters, find_gpus, program_words, wants_gpus
-from swarmlearning.swop.managers.process_mounts import Mounted, check_target
+from swarmlearning.swop.managers.process_mounts import Mounted, check_target, find_mounts
 from swarmlearning.swop.managers.process_plain import PlainRoot
-from swarmlearning.swop.profile import Attribute, IdentityPart, Option, PeerNode
+from swarmlearning.swop.profile import Attribute, IdentityPart, Option, PeerNode, PrivateData
 from swarmlearning.tasks.bodies import Mount
 
 BOTH = pytest.mark.parametrize("sandbox", [True, False], ids=["sandbox", "plain"])
@@ -170,8 +170,6 @@ def test_sw46_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
         r"SharedContent Src '/no/such': it is not on this host",
         body_shared_content=(shared(Path("/no/such")),),
     )
-    volume = Mount(source="vol", target="/platform/lib", kind="VOLUME")
-    refused(tmp_path, "no volume vol on this host", NotFound, body_shared_content=(volume,))
     escaping = Mount(source="../pairs", target="/platform/lib", kind="VOLUME")
     refused(tmp_path, "no volume can have the name", body_shared_content=(escaping,))
 
@@ -184,6 +182,21 @@ def test_sw46_private_data_must_be_there_if_the_task_reads_it(tmp_path: Path) ->
         body_private_content="/data",
         node=private(Path("/no/such")),
     )
+    volume = PrivateData(source="vol", kind="VOLUME")
+    refused(
+        tmp_path,
+        "no volume vol on this host",
+        NotFound,
+        body_private_content="/data",
+        node=PeerNode(idx=0, line=1, identity=(), private_data=volume),
+    )
+
+
+def test_sw46_a_volume_that_a_task_shares_is_made_as_container_engines_do(tmp_path: Path) -> None:
+    mount = Mount(source="results", target="/platform/shared", kind="VOLUME")
+    found = find_mounts(make_pair(tmp_path / "D", body_shared_content=(mount,)), tmp_path / "volumes")
+    assert [(Path(one.source), one.writable) for one in found] == [(tmp_path / "volumes" / "results", True)]
+    assert (tmp_path / "volumes" / "results").stat().st_mode & 0o777 == 0o700
 
 
 def test_sw46_one_place_holds_one_thing(tmp_path: Path) -> None:
