@@ -13,14 +13,18 @@ SIM_SEEDS ?= 1000
 DEMO_STAMP := $(VENV)/.installed-demo$(if $(findstring pytorch,$(ARGS)),-torch)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all e2e fuzz lint fix bench bench-peers docs cometbft clean
+.PHONY: help demo study test test-all e2e fuzz lint fix bench bench-peers docs cometbft clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | test | test-all | e2e | fuzz | lint | fix | bench | bench-peers | docs | cometbft | clean"
+	@echo "make demo | study | test | test-all | e2e | fuzz | lint | fix | bench | bench-peers | docs | cometbft | clean"
 
 demo: $(DEMO_STAMP)
 	$(BIN)/swarm demo $(ARGS)
+
+# Two organisations' agents carry out a study that a script starts: examples/heart/study.py.
+study: $(VENV)/.installed-demo
+	$(BIN)/python examples/heart/study.py $(ARGS)
 
 test: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)

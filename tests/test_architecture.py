@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Room to the rooms, or single modules of rooms, that it may import besides itself."""
 
 FRAMEWORKS = ["keras", "tensorflow", "jax", "torch", "sklearn", "scipy", "matplotlib", "pandas"]
-EXTRAS = [*FRAMEWORKS, "google.protobuf"]
+EXTRAS = [*FRAMEWORKS, "google.protobuf", "docker"]
 """What comes with extras, and the core does without."""
 
 

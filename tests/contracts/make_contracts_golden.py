@@ -21,6 +21,7 @@ from swarmlearning.contracts.draw import draw_order
 from swarmlearning.contracts.messages import (
     AnyMessage,
     AppendTask,
+    ApproveTask,
     AssignTask,
     CheckIn,
     CreateContract,
@@ -61,7 +62,7 @@ from swarmlearning.contracts.proposals import (
     hash_change,
 )
 from swarmlearning.contracts.records import Manifested, Progress, Settings, Training
-from swarmlearning.contracts.task_records import ROOT_TASK, Taskrunner, TaskType, Unit, WorkState, hash_task
+from swarmlearning.contracts.task_records import ROOT_TASK, Evidence, Taskrunner, TaskType, Unit, WorkState, hash_task
 from swarmlearning.contracts.transition import VERSION
 from swarmlearning.encoding import encode, sha256
 from swarmlearning.identity.verify import fingerprint
@@ -221,15 +222,20 @@ class Story:
         self.block((author, draft), (author, DeleteTask(task=TaskName("draft"))))
         self.block((swops[0], CreateTaskrunner(runner=RUNNER)))
         self.block(*((swop, ListenToRunner(runner=RUNNER, listening=True)) for swop in swops))
+        deny = ApproveTask(task=TaskName("run"), hash=digest, granted=False)
+        self.block((author, deny), (author, replace(deny, granted=True)), caller=member(0, Role.OPERATOR).id)
         assign = AssignTask(runner=RUNNER, task=TaskName("run"), hash=digest, mode="peers", peers=3)
         self.block((author, assign), caller=member(0, Role.OPERATOR).id)
         self.block(*((swop, TakeTask(runner=RUNNER, number=1, planned=2)) for swop in swops))
-        done = tuple(Unit(uid=f"sl{n}", state=WorkState.COMPLETE) for n in range(2))
+        ran = Evidence(manager="PROCESS", image="sha256:7f", exit_status=0, log_hash=sha256(b"log"))
+        done = tuple(Unit(uid=f"sl{n}", state=WorkState.COMPLETE, evidence=ran) for n in range(2))
         failed = (
             replace(done[0], state=WorkState.RUNNING),
             replace(done[1], state=WorkState.ERROR, description="lost"),
         )
-        ended = ReportTask(runner=RUNNER, number=1, state=WorkState.COMPLETE, units=done)
+        ended = ReportTask(
+            runner=RUNNER, number=1, state=WorkState.COMPLETE, units=done, approved_by=member(0, Role.OPERATOR).id
+        )
         self.block((swops[0], ended))
         self.block((swops[1], replace(ended, state=WorkState.ERROR, description="no space", units=failed)))
         again = AssignTask(runner=RUNNER, task=TaskName("run"), hash=digest, mode="target", target=swops[1].id)

@@ -27,6 +27,7 @@ from swarmlearning.contracts.task_records import (
     ROOT_TASK,
     Agent,
     Assignment,
+    Evidence,
     RunnerState,
     Task,
     Taskrunner,
@@ -53,8 +54,8 @@ def swop(index: int) -> NodeName:
     return name_of(index, Role.SWOP)
 
 
-def unit(uid: str, state: WorkState, description: str = "") -> Unit:
-    return Unit(uid=uid, state=state, description=description)
+def unit(uid: str, state: WorkState, description: str = "", evidence: Evidence | None = None) -> Unit:
+    return Unit(uid=uid, state=state, description=description, evidence=evidence)
 
 
 def units(*states: WorkState) -> tuple[Unit, ...]:

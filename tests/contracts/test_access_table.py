@@ -11,6 +11,7 @@ from contracts_world import CONTRACT, World, name_of, node_of
 from swarmlearning.contracts.messages import (
     AnyMessage,
     AppendTask,
+    ApproveTask,
     AssignTask,
     CheckIn,
     CreateContract,
@@ -66,6 +67,7 @@ def messages(world: World) -> dict[type[AnyMessage], AnyMessage]:
         AppendTask: AppendTask(task=task, first=1, lines=("line",)),
         FinalizeTask: FinalizeTask(task=task, hash=bytes(32)),
         DeleteTask: DeleteTask(task=task),
+        ApproveTask: ApproveTask(task=task, hash=bytes(32), granted=True),
         CreateTaskrunner: CreateTaskrunner(runner=DEFAULT_RUNNER),
         AssignTask: AssignTask(runner=DEFAULT_RUNNER, task=task, hash=bytes(32), mode="all"),
         ResetTaskrunner: ResetTaskrunner(runner=DEFAULT_RUNNER, number=0),

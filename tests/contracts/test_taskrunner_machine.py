@@ -7,14 +7,21 @@ point all agents that can may do their work, after which the runner is decided o
 from contracts_world import name_of
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 from task_world import PULL, RUN, RUNNER, Ward, op, swop, ward_with
 
+from swarmlearning.contracts.limits import has_controls
 from swarmlearning.contracts.messages import ResetTaskrunner, TakeTask
 from swarmlearning.contracts.task_records import (
     ENDED,
     FAILED,
+    MAX_APPROVED_BY,
+    MAX_DESCRIPTION,
+    MAX_IMAGE,
+    MAX_MANAGER,
     MAX_PLANNED,
     MAX_UNITS,
+    Evidence,
     RunnerState,
     Taskrunner,
     TaskType,
@@ -30,6 +37,13 @@ STATES = st.sampled_from(list(WorkState))
 TASKS = st.sampled_from([PULL, RUN])
 UNITS = st.dictionaries(st.sampled_from(["a", "b", "c"]), STATES, max_size=3)
 SURE = st.sampled_from([WorkState.COMPLETE, WorkState.ERROR])
+EVIDENCE = st.none() | st.builds(
+    Evidence,
+    manager=st.sampled_from(["PROCESS", "\x1b[2J", "m" * 120]),
+    image=st.sampled_from(["", "sha256:7f", "\U0001f600" * 60]),
+    exit_status=st.sampled_from([None, -1, 0, 255, 256]),
+    log_hash=st.sampled_from([b"", bytes(32), bytes(31)]),
+)
 DECIDED = {RunnerState.COMPLETE, RunnerState.ERROR}
 
 
@@ -90,10 +104,40 @@ class RunnerMachine(RuleBasedStateMachine):
         is_run = self.ward.runner.assignment is not None and self.ward.assignment.kind is TaskType.RUN_SWARM
         self.ward.say(swop(agent), self.ward.taking(planned if is_run else 1))
 
-    @rule(agent=AGENTS, state=STATES, units=UNITS)
-    def report(self, agent: int, state: WorkState, units: dict[str, WorkState]) -> None:
-        peers = tuple(Unit(uid=uid, state=units[uid]) for uid in sorted(units))
-        self.ward.say(swop(agent), self.ward.reporting(state, peers))
+    @rule(agent=AGENTS, state=STATES, units=UNITS, mine=EVIDENCE, theirs=EVIDENCE, by=st.text(max_size=9))
+    def report(
+        self,
+        agent: int,
+        state: WorkState,
+        units: dict[str, WorkState],
+        mine: Evidence | None,
+        theirs: Evidence | None,
+        by: str,
+    ) -> None:
+        peers = tuple(Unit(uid=uid, state=units[uid], evidence=theirs, description=by * 99) for uid in sorted(units))
+        message = replace(self.ward.reporting(state, peers, by * 99), approved_by=by * 99, evidence=mine)
+        self.ward.say(swop(agent), message)
+
+    @rule(agent=AGENTS, task=TASKS, evidence=EVIDENCE, with_the_agent=st.booleans())
+    def prove(self, agent: int, task: str, evidence: Evidence | None, with_the_agent: bool) -> None:
+        """A report in which nothing is wrong, unless the evidence is: from wherever the runner stands."""
+        ward, name = self.ward.fork(), swop(agent)
+        ward.say(op(0), ward.targeting(PULL if task == PULL else RUN, agent))
+        ward.say(name, ward.taking())
+        mine = next((found for found in ward.runner.agents if found.node == name.id), None)
+        if mine is None or mine.state in ENDED:
+            return
+        is_run = ward.assignment.kind is TaskType.RUN_SWARM
+        peers = mine.units or ((Unit(uid="a", state=WorkState.RUNNING),) if is_run else ())
+        told = tuple(replace(peer, evidence=evidence) for peer in peers)
+        message = ward.reporting(WorkState.RUNNING, peers if with_the_agent else told)
+        code = ward.say(name, replace(message, evidence=evidence if with_the_agent else None, approved_by="x" * 999))
+        fits = evidence is None or (evidence.exit_status in (None, *range(256)) and len(evidence.log_hash) in (0, 32))
+        if with_the_agent and is_run:
+            assert (code is Code.OK) == (evidence is None)
+        elif with_the_agent or is_run:
+            assert (code is Code.OK) == fits
+        check_texts(ward.runner)
 
     @rule(agent=AGENTS, state=SURE)
     def finish(self, agent: int, state: WorkState) -> None:
@@ -204,6 +248,28 @@ class RunnerMachine(RuleBasedStateMachine):
             assert not set(runner.assignment.targets) & set(nodes)
             if runner.assignment.kind is not TaskType.RUN_SWARM:
                 assert all((agent.planned, agent.units) == (1, ()) for agent in runner.agents)
+
+    @invariant()
+    def what_agents_say_is_short_printable_and_where_it_belongs(self) -> None:
+        check_texts(self.ward.runner)
+
+
+def check_texts(runner: Taskrunner) -> None:
+    """W-12, W-17, of what is remembered."""
+    is_run = runner.assignment is not None and runner.assignment.kind is TaskType.RUN_SWARM
+    for agent in runner.agents:
+        assert not (is_run and agent.evidence)
+        descriptions = [agent.description, *(unit.description for unit in agent.units)]
+        assert max(len(text.encode()) for text in descriptions) <= MAX_DESCRIPTION
+        all_of_it = [agent.evidence, *(unit.evidence for unit in agent.units)]
+        found = [evidence for evidence in all_of_it if evidence is not None]
+        assert all(len(evidence.manager.encode()) <= MAX_MANAGER for evidence in found)
+        assert all(len(evidence.image.encode()) <= MAX_IMAGE for evidence in found)
+        assert len(agent.approved_by.encode()) <= MAX_APPROVED_BY
+        texts = [agent.approved_by, *(text for evidence in found for text in (evidence.manager, evidence.image))]
+        assert not any(has_controls(text) for text in (*descriptions, *texts))
+        assert all(evidence.exit_status in (None, *range(256)) for evidence in found)
+        assert {len(evidence.log_hash) for evidence in found} <= {0, 32}
 
 
 def finish_agent(ward: Ward, name: NodeName, state: WorkState) -> None:

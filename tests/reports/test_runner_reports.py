@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from swarmlearning.contracts.task_records import (
     Agent,
     Assignment,
+    Evidence,
     RunnerState,
     Taskrunner,
     TaskType,
@@ -13,7 +14,8 @@ from swarmlearning.contracts.task_records import (
     WorkState,
 )
 from swarmlearning.errors import NotFound
-from swarmlearning.reports.runners import explain_runner, find_peer, report_agents, report_status, tell_text
+from swarmlearning.reports.agents import agent_cells, describe_agent, find_peer, report_agents
+from swarmlearning.reports.runners import explain_runner, report_status, tell_text
 from swarmlearning.types import NodeId, RunnerName, TaskName, TrustDomain
 
 AGENTS = tuple(NodeId(f"spiffe://org{index:02}.example/heart/swop/swop1") for index in range(20))
@@ -86,7 +88,8 @@ def test_ci58_who_is_waited_for_is_told_by_what_they_do() -> None:
     )
     assert told == (
         "task: 1 of 5 peers complete; "
-        "awaiting approval: swop1@org02.example (for Dr. B?); "
+        "awaiting approval: swop1@org02.example (for Dr. B?) "
+        "(an operator of org02.example decides, by APPROVE TASK task or DENY TASK task); "
         "has taken it: swop1@org01.example; "
         "running: swop1@org00.example (1 of 4 peers complete, 1 failed); "
         "failed: swop1@org03.example (no disk); "
@@ -134,3 +137,56 @@ def test_ci58_texts_of_others_are_never_taken_for_a_state() -> None:
     assert tell_text("a\tb\x1b[2J") == "a?b?[2J"
     told = report_status(replace(runner(assignment()), reason="TASK_STATE : IDLE"))
     assert told.reason == "TASK-STATE : IDLE"
+
+
+# --- approvals and evidence -----------------------------------------------------------------------------------------
+
+
+def test_ci58_who_waits_for_an_approval_is_told_with_what_to_do_and_whose_operator_does_it() -> None:
+    asking = runner(
+        assignment(wanted=4),
+        agent(1, WorkState.AWAITING_APPROVAL, description="for Dr. B"),
+        agent(0, WorkState.AWAITING_APPROVAL),
+        agent(2, WorkState.RUNNING),
+    )
+    assert "awaiting approval: swop1@org01.example (for Dr. B), swop1@org00.example " in explain_runner(asking)
+    assert (
+        "(an operator of each of org00.example, org01.example decides, by APPROVE TASK task or DENY TASK task); running"
+        in explain_runner(asking)
+    )
+    first, second, third = report_agents(asking)
+    assert first.organisation == "org01.example"
+    assert first.to_do == "an operator of org01.example decides, by APPROVE TASK task or DENY TASK task"
+    assert ("TO_DO", first.to_do) in describe_agent(first)
+    assert agent_cells(first)[-1] == f"for Dr. B; {first.to_do}"
+    assert agent_cells(second)[-1] == second.to_do
+    assert third.to_do == ""
+    assert "TO_DO" not in dict(describe_agent(third))
+
+
+def test_ci58_only_so_many_organisations_are_asked_for_by_name() -> None:
+    told = explain_runner(runner(assignment(), *(agent(index, WorkState.AWAITING_APPROVAL) for index in range(12))))
+    assert "org09.example and 2 more decides" in told
+    assert "org10" not in told.partition("(an operator")[2]
+
+
+def test_ci58_evidence_is_told_of_an_agent_and_of_peers() -> None:
+    ran = Evidence(manager="PROCESS\x1b", image="TASK_STATE", exit_status=137, log_hash=bytes(range(32)))
+    node = NodeId("spiffe://org00.example/heart/operator/op")
+    built = replace(agent(0, WorkState.ERROR), evidence=ran, approved_by=node)
+    told = dict(describe_agent(report_agents(runner(assignment(), built))[0]))
+    digest = bytes(range(32)).hex()
+    assert told["RAN_BY"] == f"PROCESS? , IMAGE : TASK-STATE , EXIT_STATUS : 137 , LOG_HASH : {digest}"
+    assert told["APPROVED_BY"] == node
+    peers = (Unit(uid="a", state=WorkState.RUNNING, evidence=Evidence()), Unit(uid="b", state=WorkState.RUNNING))
+    running = replace(agent(0, WorkState.RUNNING, *peers, planned=2), approved_by="policy\x07 heart 7f")
+    report = report_agents(runner(assignment(TaskType.RUN_SWARM), running))[0]
+    assert describe_agent(report)[4:] == [
+        ("APPROVED_BY", "policy? heart 7f"),
+        ("PEER_TYPE", "SL"),
+        ("PEERS", "2"),
+        ("PEER_UID", "a , STATUS : RUNNING"),
+        ("PEER_RAN_BY", "- , IMAGE : - , EXIT_STATUS : - , LOG_HASH : -"),
+        ("PEER_UID", "b , STATUS : RUNNING"),
+    ]
+    assert report.units[1].evidence is None

@@ -20,6 +20,10 @@ SN = NodeId("spiffe://org0.example/heart/sn/sn0")
 HERE = Address(node=SN, endpoint=Endpoint(host="10.0.0.1", port=30304))
 NAME = RunnerName("heart_runner")
 FIRST, SECOND = (NodeId(f"spiffe://org{index}.example/heart/swop/swop1") for index in (0, 1))
+ASKING = (
+    "awaiting approval: swop1@org1.example "
+    "(an operator of org1.example decides, by APPROVE TASK build or DENY TASK build)"
+)
 LOST = "the SN at 10.0.0.1:30304 does not answer: connection lost; trying again"
 
 
@@ -144,7 +148,7 @@ def test_ci59_who_is_waited_for_is_said_whenever_it_changes() -> None:
     assert told == [
         "# build: 0 of 2 agents complete; has not taken it: swop1@org0.example, swop1@org1.example",
         "# build: 0 of 2 agents complete; running: swop1@org0.example; has not taken it: swop1@org1.example",
-        "# build: 1 of 2 agents complete; awaiting approval: swop1@org1.example",
+        f"# build: 1 of 2 agents complete; {ASKING}",
     ]
 
 
@@ -234,9 +238,7 @@ def test_ci59_a_wait_begins_also_at_an_sn_that_is_just_away(monkeypatch: pytest.
 def test_ci59_a_wait_ends_at_its_limit_and_says_who_was_waited_for() -> None:
     ended, _ = wait(ScriptedSn([ASKED]), limit_s=0.05)
     assert isinstance(ended, WaitExpired)
-    assert str(ended) == (
-        "heart_runner is not done after 0 s: build: 1 of 2 agents complete; awaiting approval: swop1@org1.example"
-    )
+    assert str(ended) == f"heart_runner is not done after 0 s: build: 1 of 2 agents complete; {ASKING}"
     ended, _ = wait(ScriptedSn([ASKED], []), limit_s=0.05)
     assert str(ended).endswith("; its SN does not answer: connection lost")
 

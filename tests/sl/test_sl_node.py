@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from sl_world import CONTRACT, SETTINGS, address, model, name, peer, training
@@ -19,10 +20,11 @@ from swarmlearning.errors import ConfigurationError, Refused, SwarmError, WaitEx
 from swarmlearning.identity.authority import create_ca, issue_certificate
 from swarmlearning.identity.signing import SigningKey
 from swarmlearning.identity.source import PemSource
+from swarmlearning.parameters.manifest import lay_out
 from swarmlearning.sl import participation as participation_module
 from swarmlearning.sl.control import CONTROL_VERSION, Open
 from swarmlearning.sl.journal import Journals
-from swarmlearning.sl.node import SlConfig, SlNode, map_program_file, run_small
+from swarmlearning.sl.node import SlConfig, SlNode, keep_manifest, map_program_file, run_small
 from swarmlearning.sl.offering import promise
 from swarmlearning.sl.participation import Participation
 from swarmlearning.sl.store import ResultStore
@@ -480,3 +482,21 @@ def test_what_a_small_model_needs_is_computed_at_once_and_what_waits_for_the_dis
 
     asyncio.run(work())
     assert threads == [True, False, False]
+
+
+def test_the_manifest_is_not_written_through_a_link_that_a_program_has_put_in_its_place(tmp_path: Path) -> None:
+    """The exchange directory is a sandboxed program's, too: by a link it would write wherever this SL may."""
+    manifest = lay_out({"w": np.zeros(4, np.float32)})
+    encoded = encode(manifest)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    exchange = tmp_path / "exchange"
+    exchange.mkdir()
+    part = exchange / f"manifest-{manifest.hash.hex()[:24]}.part"
+    part.symlink_to(victim)
+    with pytest.raises(ConfigurationError, match="cannot be written: Too many levels of symbolic links"):
+        keep_manifest(exchange, encoded, manifest)
+    assert victim.read_text() == "precious"
+    part.unlink()
+    keep_manifest(exchange, encoded, manifest)
+    assert part.with_suffix(".bin").read_bytes() == encoded

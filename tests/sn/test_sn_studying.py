@@ -13,6 +13,7 @@ from test_sn_access import HERE, SN, OneNodeLedger
 from swarmlearning.contracts.messages import (
     AnyMessage,
     AppendTask,
+    ApproveTask,
     CreateContract,
     CreateTask,
     CreateTaskrunner,
@@ -128,6 +129,27 @@ def test_a14_tasks_and_runners_are_told_as_they_stand() -> None:
         assert runner is not None
         assert runner.listeners == (SWOP.id,)
         assert await client.runner(RunnerName("none")) is None
+
+    run(story())
+
+
+def test_a14_a_task_comes_with_what_the_members_said_of_it_by_trust_domain() -> None:
+    async def story() -> None:
+        office, other = Office(3), member(2, Role.OPERATOR)
+        office.chain.register(other)
+        task = TaskName("heart/run")
+        office.do(creation(task), AppendTask(task=task, first=1, lines=("a",)))
+        draft = await office.client().task(task)
+        assert draft is not None
+        assert draft.approvals == ()
+        digest = hash_task(draft.task, draft.body)
+        office.do(FinalizeTask(task=task, hash=digest))
+        office.do(ApproveTask(task=task, hash=digest, granted=False), by=other)
+        office.do(ApproveTask(task=task, hash=digest, granted=True))
+        whole = await office.client().task(task)
+        assert whole is not None
+        said = [(found.domain, found.by, found.granted, found.hash) for found in whole.approvals]
+        assert said == [(OP.domain, OP.id, True, digest), (other.domain, other.id, False, digest)]
 
     run(story())
 
@@ -353,6 +375,23 @@ def test_a16_the_first_notice_says_everything_and_each_block_what_it_changed() -
         evidence = Misbehaviour(kind="duplicate_vote", address=validator_of(1).address, height=1, time_ms=1)
         office.chain.apply(misbehaviour=(evidence,))
         assert await reading.next() == Changes(height=8, proposals=True)
+
+    run(story())
+
+
+def test_a16_an_approval_is_told_by_the_name_of_its_task() -> None:
+    async def story() -> None:
+        office = Office()
+        task = TaskName("heart/run/2")
+        office.do(creation(task), AppendTask(task=task, first=1, lines=("a",)))
+        whole = await office.client().task(task)
+        assert whole is not None
+        digest = hash_task(whole.task, whole.body)
+        office.do(FinalizeTask(task=task, hash=digest))
+        reading = office.changes()
+        await reading.next()
+        office.do(ApproveTask(task=task, hash=digest, granted=True))
+        assert await reading.next() == Changes(height=office.chain.height, tasks=(task,))
 
     run(story())
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from swci_world import A, Swarm, text_of
 
 from swarmlearning.contracts.messages import ListenToRunner, ReportTask, TakeTask
-from swarmlearning.contracts.task_records import Unit, WorkState
+from swarmlearning.contracts.task_records import Evidence, Unit, WorkState
 from swarmlearning.local.network import NETWORK
 from swarmlearning.sn.client import Submitter
 from swarmlearning.swci.running import Done, run_line
@@ -62,10 +62,23 @@ class PlayedAgent:
         await self._submitter.require(TakeTask(runner=self._runner, number=number, planned=planned))
 
     async def report(
-        self, state: WorkState, description: str = "", units: Sequence[Unit] = (), number: int = 1
+        self,
+        state: WorkState,
+        description: str = "",
+        units: Sequence[Unit] = (),
+        number: int = 1,
+        *,
+        approved_by: str = "",
+        evidence: Evidence | None = None,
     ) -> None:
         report = ReportTask(
-            runner=self._runner, number=number, state=state, description=description, units=tuple(units)
+            runner=self._runner,
+            number=number,
+            state=state,
+            description=description,
+            units=tuple(units),
+            approved_by=approved_by,
+            evidence=evidence,
         )
         await self._submitter.require(report)
 

@@ -12,8 +12,9 @@ from task_agents import PlayedAgent, build_file, lines_of, play_agent, run_file,
 
 from swarmlearning.contracts.task_records import RunnerState, WorkState
 from swarmlearning.errors import ExitCode
+from swarmlearning.reports.agents import AgentReport
 from swarmlearning.reports.nodes import node_uuid
-from swarmlearning.reports.runners import AgentReport, RunnerInfo, RunnerStatus
+from swarmlearning.reports.runners import RunnerInfo, RunnerStatus
 from swarmlearning.swci.running import Done
 from swarmlearning.swci.session import Collected, Session
 from swarmlearning.types import DEFAULT_RUNNER, NodeId, TrustDomain
@@ -247,6 +248,8 @@ def test_ci58_a_taskrunner_without_a_task_is_empty(swarm: Swarm, tmp_path: Path)
 
 def test_ci58_a_build_task_is_told_from_its_beginning_to_its_end(swarm: Swarm, tmp_path: Path) -> None:
     async def work(world: World) -> None:
+        to_do = f"an operator of b.example decides, by APPROVE TASK {world.build} or DENY TASK {world.build}"
+        asked = f"awaiting approval: swop2@b.example (for Dr. B) ({to_do})"
         async with play(world) as first, play(world, "swop2", B) as second:
             await first.listen()
             await world.lines("ASSIGN TASK {build} TO {runner} WITH 2 PEERS")
@@ -264,7 +267,7 @@ def test_ci58_a_build_task_is_told_from_its_beginning_to_its_end(swarm: Swarm, t
                 f"TASK_NAME : {world.build}",
                 "PEER_TYPE : SWOP",
                 "TASK_STATE : RUNNING",
-                f"PROGRESS : {world.build}: 1 of 2 agents complete; awaiting approval: swop2@b.example (for Dr. B)",
+                f"PROGRESS : {world.build}: 1 of 2 agents complete; {asked}",
                 "WANTED : 2 SWOP",
                 "ACTIVE_PEERS : 1",
                 "COMPLETED_PEERS : 1",
@@ -395,6 +398,7 @@ async def waited(world: World, *steps: Callable[[], Awaitable[None]]) -> Done:
 
 def test_ci59_a_wait_says_the_limit_and_who_is_waited_for_until_it_is_done(swarm: Swarm, tmp_path: Path) -> None:
     async def work(world: World) -> None:
+        asked = f"(an operator of a.example decides, by APPROVE TASK {world.build} or DENY TASK {world.build})"
         async with play(world) as first:
             await first.listen()
             await world.lines("ASSIGN TASK {build} TO {runner} WITH 1 PEERS")
@@ -409,7 +413,7 @@ def test_ci59_a_wait_says_the_limit_and_who_is_waited_for_until_it_is_done(swarm
                 "WAITING FOR TASKRUNNER TO COMPLETE - Maximum wait time is : 2 h 00 min",
                 f"# {world.build}: 0 of 1 agents complete; has not taken it: swop1@a.example",
                 f"# {world.build}: 0 of 1 agents complete; has taken it: swop1@a.example",
-                f"# {world.build}: 0 of 1 agents complete; awaiting approval: swop1@a.example",
+                f"# {world.build}: 0 of 1 agents complete; awaiting approval: swop1@a.example {asked}",
                 f"# {world.build}: 0 of 1 agents complete; running: swop1@a.example",
             ]
             assert lines_of(done) == ["TASK_STATE : COMPLETE"]

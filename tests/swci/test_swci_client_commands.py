@@ -86,6 +86,8 @@ SENT: dict[str, list[tuple[Call, str]]] = {
         (lambda s: s.appendTaskBody("t_1", 1, '  Command: "x" # y'), 'APPEND TASK BODY t_1 1   Command: "x" # y')
     ],
     "finalizeTask": [(lambda s: s.finalizeTask("t_1"), "FINALIZE TASK t_1")],
+    "approveTask": [(lambda s: s.approveTask("t_1"), "APPROVE TASK t_1")],
+    "denyTask": [(lambda s: s.denyTask("t_1"), "DENY TASK t_1")],
     "deleteTask": [(lambda s: s.deleteTask("t_1"), "DELETE TASK t_1")],
     "listTasks": [(lambda s: s.listTasks(), "LIST TASKS")],
     "getTaskInfo": [(lambda s: s.getTaskInfo("t_1"), "GET TASK INFO t_1")],
@@ -566,9 +568,20 @@ def test_ci65_a_final_task_is_asked_for_once(world: World) -> None:
     assert again == ["said GET TASK BODY t_1"]
     again.append("changed by the caller")
     assert swci.getTaskBody("t_1") == ["said GET TASK BODY t_1"]
-    swci.getTaskInfo("t_1")
-    swci.getTaskInfo("t_1")
-    assert count(service, "GET TASK BODY t_1") == count(service, "GET TASK INFO t_1") == 1
+    assert count(service, "GET TASK BODY t_1") == 1
+
+
+@pytest.mark.parametrize("decide", [Swci.approveTask, Swci.denyTask])
+def test_ci65_who_approved_a_final_task_is_asked_for_each_time(
+    world: World, decide: Callable[[Swci, str], list[str]]
+) -> None:
+    service = world.service(echo)
+    swci = world.swci(service)
+    decide(swci, "t_1")  # only a final task is approved or denied
+    for _ in range(2):
+        swci.getTaskBody("t_1")
+        swci.getTaskInfo("t_1")
+    assert (count(service, "GET TASK BODY t_1"), count(service, "GET TASK INFO t_1")) == (1, 2)
 
 
 def test_ci65_what_may_change_is_asked_for_each_time(world: World) -> None:
@@ -598,7 +611,7 @@ def test_ci65_a_task_that_is_said_to_be_final_is_remembered(world: World) -> Non
     swci.getTaskInfo("t_1")
     swci.getTaskBody("t_1")
     swci.getTaskBody("t_1")
-    assert service.commands[4:] == ["GET TASK INFO t_1", "GET TASK BODY t_1"]
+    assert service.commands[4:] == ["GET TASK INFO t_1", "GET TASK INFO t_1", "GET TASK BODY t_1"]
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,17 @@ COMMANDS: Final = {
     "demo": Entry("swarmlearning.cli.demo:demo", "See hospitals train one model together, on this machine."),
     "doctor": Entry("swarmlearning.cli.doctor:doctor", "Look for what does not work, and say what to do."),
     "ledger": Entry("swarmlearning.cli.ledger:ledger", "Export the ledger's history; prove and verify what is in it."),
+    "logs": Entry("swarmlearning.cli.logs:logs", "See what programs and SLs print that this host's agent started."),
     "network": Entry("swarmlearning.cli.network:network", "Found a network, join it, and look at it."),
+    "policy": Entry("swarmlearning.cli.policy:policy", "Check what an institution lets others do on its hosts."),
+    "profile": Entry("swarmlearning.cli.profile:profile", "Check an agent's profile, and what it names on this host."),
     "rehearse": Entry("swarmlearning.cli.rehearse:rehearse", "Rehearse a training, with faults, before it begins."),
     "run": Entry("swarmlearning.cli.run:run", "Try your own training script in a throw-away swarm."),
     "sl": Entry("swarmlearning.cli.nodes:sl", "Run a Swarm Learning node, beside one ML program."),
     "sn": Entry("swarmlearning.cli.nodes:sn", "Run a Swarm Network node, which holds the ledger."),
     "status": Entry("swarmlearning.cli.status:status", "See where the network and its trainings stand, live."),
+    "swop": Entry("swarmlearning.cli.swop:swop", "Run the agent of a host, which carries out tasks."),
+    "task": Entry("swarmlearning.cli.task:task", "Check task definition files."),
 }
 
 

@@ -139,6 +139,11 @@ def sn(
 )
 @click.option("--host-ip", required=True, metavar="IP", help="Address to listen on and be reached at.")
 @click.option("--sl-fs-port", type=PORT, default=SL_PORT, show_default=True, help="For other SLs.")
+@click.option(
+    "--sl-fs-service",
+    metavar="HOST[:PORT]",
+    help="Where other SLs reach it, if not there: a reverse proxy, a container's published port.",
+)
 @click.option("--sn", required=True, envvar="SWARM_SN", show_envvar=True, metavar="HOST:PORT", help="Own SN's API.")
 @click.option(
     "--max-wait",
@@ -181,6 +186,7 @@ def sl(
     exchange_dir: str | None,
     host_ip: str,
     sl_fs_port: int,
+    sl_fs_service: str | None,
     sn: str,
     max_wait: str,
     leader_failure_timeout: str | None,
@@ -205,6 +211,7 @@ def sl(
         lease_ms=_milliseconds("--leader-failure-timeout", leader_failure_timeout, 100),
         grace_ms=_milliseconds("--full-quorum-wait", full_quorum_wait, 0),
         leads=lead,
+        reached=Endpoint.parse(sl_fs_service, SL_PORT) if sl_fs_service else None,
     )
 
     async def main() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from swarmlearning.contracts.context import Context, Rejected
-from swarmlearning.contracts.limits import clean_text, has_controls
+from swarmlearning.contracts.limits import HASH_BYTES, clean_bytes, has_controls
 from swarmlearning.contracts.messages import ListenToRunner, ReportTask, TakeTask
 from swarmlearning.contracts.outcome import planned_peers
 from swarmlearning.contracts.task_records import (
@@ -16,11 +16,17 @@ from swarmlearning.contracts.task_records import (
     ENDED,
     FAILED,
     MAX_AGENTS,
+    MAX_APPROVED_BY,
+    MAX_DESCRIPTION,
+    MAX_EXIT_STATUS,
+    MAX_IMAGE,
+    MAX_MANAGER,
     MAX_PLANNED,
     MAX_UID,
     MAX_UNITS,
     Agent,
     Assignment,
+    Evidence,
     Taskrunner,
     TaskType,
     Unit,
@@ -109,8 +115,10 @@ def report(runner: Taskrunner, context: Context, message: ReportTask) -> Taskrun
     after = replace(
         before,
         state=message.state,
-        description=clean_text(message.description),
+        description=_describe(message.description),
         units=_read_units(assignment, before, message),
+        approved_by=clean_bytes(message.approved_by, MAX_APPROVED_BY),
+        evidence=_read_evidence(message.evidence),
         reported_ms=context.time_ms,
     )
     return _replace_agents(runner, lambda agent: after if agent is before else agent)
@@ -118,8 +126,13 @@ def report(runner: Taskrunner, context: Context, message: ReportTask) -> Taskrun
 
 def _read_units(assignment: Assignment, before: Agent, message: ReportTask) -> tuple[Unit, ...]:
     """W-12: an agent's peers as they are to be remembered."""
-    units = tuple(replace(unit, description=clean_text(unit.description)) for unit in message.units)
+    units = tuple(
+        replace(unit, description=_describe(unit.description), evidence=_read_evidence(unit.evidence))
+        for unit in message.units
+    )
     uids = [unit.uid for unit in units]
+    if assignment.kind is TaskType.RUN_SWARM and message.evidence is not None:
+        raise Rejected(Code.MALFORMED, f"{assignment.kind.value} is run by peers: expected evidence with each of them")
     if assignment.kind is not TaskType.RUN_SWARM:
         if units:
             raise Rejected(Code.MALFORMED, f"{assignment.kind.value} has no peers: expected a report without")
@@ -143,6 +156,26 @@ def _read_units(assignment: Assignment, before: Agent, message: ReportTask) -> t
     return _end_units(units, message.state) if message.state in FAILED else units
 
 
+def _describe(text: str) -> str:
+    """W-12: a description as it is to be remembered."""
+    return clean_bytes(text, MAX_DESCRIPTION)
+
+
+def _read_evidence(said: Evidence | None) -> Evidence | None:
+    """W-17: what ran, as it is to be remembered."""
+    if said is None:
+        return None
+    if said.exit_status is not None and not 0 <= said.exit_status <= MAX_EXIT_STATUS:
+        raise Rejected(
+            Code.MALFORMED, f"exit status {said.exit_status}: expected 0 to {MAX_EXIT_STATUS}, or none where none was"
+        )
+    if len(said.log_hash) not in (0, HASH_BYTES):
+        raise Rejected(
+            Code.MALFORMED, f"hash of a log of {len(said.log_hash)} bytes: expected {HASH_BYTES}, or none without a log"
+        )
+    return replace(said, manager=clean_bytes(said.manager, MAX_MANAGER), image=clean_bytes(said.image, MAX_IMAGE))
+
+
 def _end_units(units: tuple[Unit, ...], how: WorkState) -> tuple[Unit, ...]:
     """What an agent that has failed had not ended ends as it did."""
     return tuple(unit if unit.state in ENDED else replace(unit, state=how) for unit in units)
@@ -162,7 +195,7 @@ def leave_out(runner: Taskrunner, context: Context, domain: TrustDomain, reason:
         if not leaves(agent.node) or agent.state in ENDED:
             return agent
         units = _end_units(agent.units, WorkState.ERROR)
-        description = clean_text(reason)
+        description = _describe(reason)
         return replace(agent, state=WorkState.ERROR, description=description, units=units, reported_ms=context.time_ms)
 
     kept = replace(runner, listeners=tuple(node for node in runner.listeners if not leaves(node)))
@@ -175,7 +208,7 @@ def leave_out(runner: Taskrunner, context: Context, domain: TrustDomain, reason:
         Agent(
             node=node,
             state=WorkState.ERROR,
-            description=clean_text(reason),
+            description=_describe(reason),
             planned=1,
             since_ms=context.time_ms,
             reported_ms=context.time_ms,

@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from msgspec.structs import replace
 
-from swarmlearning.contracts import membership, taskrunners, training
+from swarmlearning.contracts import approvals, membership, taskrunners, training
 from swarmlearning.contracts.context import Context, Rejected, State
 from swarmlearning.contracts.proposals import (
     MAX_ISSUER_BYTES,
@@ -251,6 +251,7 @@ def remove_member(state: State, context: Context, domain: TrustDomain, *, expell
             state.delete(membership.signer_key(node.key))
         state.delete(key)
     state.delete(f"count/nodes/{domain}")
+    approvals.forget_approvals(state, domain)
     how = "was expelled" if expelled else "left the network"
     _go_on_without(state, context, domain, f"{domain} {how}")
     taskrunners.go_on_without(state, context, domain, f"{domain} {how}")

@@ -31,6 +31,13 @@ def clean_text(text: str) -> str:
     return "".join("?" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text[:MAX_TEXT])
 
 
+def clean_bytes(text: str, most: int) -> str:
+    """W-12: the beginning of `text` of at most `most` bytes as UTF-8, control characters replaced."""
+    # Cut first: what is replaced has one byte or two, and its replacement one.
+    cut = text[:most].encode()[:most].decode(errors="ignore")
+    return "".join("?" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in cut)
+
+
 def has_controls(text: str) -> bool:
     """Whether `text` holds control characters; by numbers, not by what a version of Python calls so."""
     return any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text)

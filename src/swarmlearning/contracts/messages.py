@@ -325,8 +325,8 @@ class ReportTask(Message, frozen=True, kw_only=True):
     """Of a task other than RUN_SWARM."""
 
 
-TaskMessage = CreateTask | AppendTask | FinalizeTask | DeleteTask | ApproveTask
-"""What is said of tasks."""
+TaskMessage = CreateTask | AppendTask | FinalizeTask | DeleteTask
+"""What makes a task, or removes it."""
 
 RunnerMessage = CreateTaskrunner | AssignTask | ResetTaskrunner | ListenToRunner | TakeTask | ReportTask
 """What is said of taskrunners."""
@@ -357,6 +357,7 @@ AnyMessage = (
     | CreateContract
     | TrainingMessage
     | TaskMessage
+    | ApproveTask
     | RunnerMessage
 )
 

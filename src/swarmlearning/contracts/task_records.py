@@ -32,6 +32,9 @@ MAX_BODIES_BYTES: Final = 8 << 20
 MAX_TASKS: Final = 1000
 """Most finalized tasks of one organisation, and as many that are not."""
 
+MAX_APPROVALS: Final = 10_000
+"""Most tasks of which one organisation says that its agents may carry them out, or may not."""
+
 MAX_RUNNERS: Final = 100
 """Most taskrunners that one organisation creates."""
 
@@ -46,6 +49,22 @@ MAX_PLANNED: Final = 256
 
 MAX_UID: Final = 256
 """Longest uid of a peer, characters."""
+
+# So that the largest record of a taskrunner stays under 1 MiB, these count bytes: a character may have four.
+
+MAX_DESCRIPTION: Final = 480
+"""Longest description of an agent or a peer, bytes as UTF-8."""
+
+MAX_APPROVED_BY: Final = 256
+"""Longest name of who agreed on an institution's behalf, bytes as UTF-8; a node id has at most 212."""
+
+MAX_MANAGER: Final = 100
+"""Longest name of what ran a program, bytes as UTF-8."""
+
+MAX_IMAGE: Final = 160
+"""Longest name of what a program ran in, bytes as UTF-8."""
+
+MAX_EXIT_STATUS: Final = 255
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------

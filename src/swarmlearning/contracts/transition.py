@@ -6,6 +6,7 @@ from typing import Final, assert_never
 import msgspec
 
 from swarmlearning.contracts import (
+    approvals,
     closing,
     disputes,
     governance,
@@ -219,8 +220,10 @@ def transition(version: int, state: State, context: Context, signed: Signed, net
         case Propose() | Vote() | Withdraw() | LeaveNetwork() | RotateValidator():
             governance.govern(state, context, message)
             return None
-        case CreateTask() | AppendTask() | FinalizeTask() | DeleteTask() | ApproveTask():
+        case CreateTask() | AppendTask() | FinalizeTask() | DeleteTask():
             return tasks.change_task(state, context, message)
+        case ApproveTask():
+            return approvals.approve_task(state, context, message)
         case CreateTaskrunner() | AssignTask() | ResetTaskrunner() | ListenToRunner() | TakeTask() | ReportTask():
             return taskrunners.change_runner(state, context, message)
         case CreateContract():

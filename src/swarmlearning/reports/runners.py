@@ -1,6 +1,6 @@
 """What people are told of taskrunners: records for programs, and their lines. Spec: swci-tasks.md, CI-56, CI-58.
 
-Texts that others set are made printable here, once.
+What their agents are told of is in `agents`. Texts that others set are made printable here, once.
 """
 
 import re
@@ -16,22 +16,20 @@ from swarmlearning.contracts.task_records import (
     RunnerState,
     Taskrunner,
     TaskType,
-    Unit,
     WorkState,
     count_towards_wanted,
     count_work,
 )
 from swarmlearning.errors import NotFound
-from swarmlearning.reports.nodes import explain_missing, find_agent, node_uuid
+from swarmlearning.reports.approvals import explain_approval
+from swarmlearning.reports.nodes import explain_missing
 from swarmlearning.reports.status import make_printable
 from swarmlearning.reports.view import UNKNOWN, show_time
 from swarmlearning.sn.client import SnClient
-from swarmlearning.types import NodeId, RunnerName, TaskName, TrustDomain, short_name
+from swarmlearning.types import NodeId, NodeName, RunnerName, TaskName, TrustDomain, short_name
 
 EMPTY: Final = "Empty"
 """The task's name where a taskrunner has none: as in the product we re-create."""
-
-PEER_COLUMNS: Final = ("Index", "Name", "UUID", "Listens", "Status", "Peers", "Description")
 
 _MAX_NAMES: Final = 10
 
@@ -88,34 +86,6 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is in ERROR; else empty."""
     progress: str
     """What it waits for and of whom, or how it ended, for people."""
-
-
-class UnitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer that an agent started: an SL with its ML program."""
-
-    uid: str
-    state: WorkState
-    description: str
-
-
-class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent (SWOP) of a taskrunner."""
-
-    index: int | None
-    """Its number among those that have taken the task, from 0; None: it has not."""
-    node: NodeId
-    name: str
-    uuid: str
-    listens: bool
-    state: WorkState | None
-    """None: it has not taken the task."""
-    description: str
-    peer_type: Literal["SL", "SWOP"]
-    planned: int | None
-    """Peers that it starts."""
-    units: tuple[UnitReport, ...]
-    taken_ms: int | None
-    reported_ms: int | None
 
 
 async def find_runner(client: SnClient, name: RunnerName) -> Taskrunner:
@@ -256,6 +226,9 @@ def explain_runner(runner: Taskrunner) -> str:
     for state, label in _LABELS.items():
         if state in by_state:
             parts.append(f"{label}: {_limit(by_state[state])}")
+        if state in by_state and state is WorkState.AWAITING_APPROVAL:
+            asked = [NodeName.parse(agent.node).domain for agent in runner.agents if agent.state is state]
+            parts[-1] += f" ({explain_approval(assignment.task, asked)})"
     taken = {agent.node for agent in runner.agents}
     missing = sorted({*(assignment.chosen or runner.listeners), *assignment.targets} - taken)
     if runner.state in (RunnerState.WAITING, RunnerState.RUNNING):
@@ -292,105 +265,3 @@ def _name_agent(agent: Agent) -> str:
 def _limit(names: list[str]) -> str:
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return ", ".join(names[:_MAX_NAMES]) + more
-
-
-# --- its agents -----------------------------------------------------------------------------------------------------
-
-
-def report_agents(runner: Taskrunner) -> tuple[AgentReport, ...]:
-    """Who has taken the task, in that order; then who may, and who listens."""
-    reports = [_report_agent(runner, agent, index) for index, agent in enumerate(runner.agents)]
-    named = (*runner.assignment.chosen, *runner.assignment.targets) if runner.assignment else ()
-    others = sorted({*named, *runner.listeners} - {agent.node for agent in runner.agents})
-    return (*reports, *(_report_idle(runner, node) for node in others))
-
-
-def find_peer(runner: Taskrunner, name: str) -> AgentReport:
-    """The agent that a person means: its number among those that have taken the task, or one of its names.
-
-    Raises:
-        NotFound: there is none.
-    """
-    reports = report_agents(runner)
-    taken = sum(report.index is not None for report in reports)
-    # A name is never a plain number that could be meant as one: numbers come first.
-    if name.isascii() and name.isdigit():
-        if len(name) < 10 and int(name) < taken:
-            return reports[int(name)]
-        raise NotFound(f"there is no agent {name[:20]} of {runner.name}: {taken} have taken its task, numbered from 0")
-    node = find_agent(name, [report.node for report in reports])
-    return next(report for report in reports if report.node == node)
-
-
-def _report_agent(runner: Taskrunner, agent: Agent, index: int) -> AgentReport:
-    is_run = runner.assignment is not None and runner.assignment.kind is TaskType.RUN_SWARM
-    return AgentReport(
-        index=index,
-        node=agent.node,
-        name=short_name(agent.node),
-        uuid=node_uuid(agent.node),
-        listens=agent.node in runner.listeners,
-        state=agent.state,
-        description=tell_text(agent.description),
-        peer_type="SL" if is_run else "SWOP",
-        planned=agent.planned,
-        units=tuple(map(_report_unit, agent.units)),
-        taken_ms=agent.since_ms,
-        reported_ms=agent.reported_ms,
-    )
-
-
-def _report_unit(unit: Unit) -> UnitReport:
-    return UnitReport(uid=tell_text(unit.uid), state=unit.state, description=tell_text(unit.description))
-
-
-def _report_idle(runner: Taskrunner, node: NodeId) -> AgentReport:
-    is_run = runner.assignment is not None and runner.assignment.kind is TaskType.RUN_SWARM
-    return AgentReport(
-        index=None,
-        node=node,
-        name=short_name(node),
-        uuid=node_uuid(node),
-        listens=node in runner.listeners,
-        state=None,
-        description="",
-        peer_type="SL" if is_run else "SWOP",
-        planned=None,
-        units=(),
-        taken_ms=None,
-        reported_ms=None,
-    )
-
-
-def describe_agent(agent: AgentReport) -> list[tuple[str, str]]:
-    """An agent as labels and texts, its peers after it."""
-    pairs = [
-        ("SWOP_UID", agent.uuid),
-        ("SWOP_NAME", agent.name),
-        ("STATUS", _show_state(agent)),
-        ("DESCRIPTION", agent.description or UNKNOWN),
-    ]
-    if agent.peer_type == "SL":
-        pairs.append(("PEER_TYPE", agent.peer_type))
-        pairs.append(("PEERS", UNKNOWN if agent.planned is None else str(agent.planned)))
-        for unit in agent.units:
-            described = f" , DESCRIPTION : {unit.description}" if unit.description else ""
-            pairs.append(("PEER_UID", f"{unit.uid} , STATUS : {unit.state.value}{described}"))
-    return pairs
-
-
-def _show_state(agent: AgentReport) -> str:
-    return "NOT TAKEN" if agent.state is None else agent.state.value
-
-
-def agent_cells(agent: AgentReport) -> tuple[str, ...]:
-    """An agent as a row of `PEER_COLUMNS`."""
-    return (
-        UNKNOWN if agent.index is None else str(agent.index),
-        agent.name,
-        agent.uuid,
-        "yes" if agent.listens else "no",
-        _show_state(agent),
-        UNKNOWN if agent.planned is None else str(agent.planned),
-        agent.description,
-    )

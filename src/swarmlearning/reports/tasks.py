@@ -7,6 +7,7 @@ import msgspec
 
 from swarmlearning.contracts.task_records import Task, TaskType, hash_task
 from swarmlearning.errors import NotFound
+from swarmlearning.reports.approvals import ApprovalReport, describe_approval, report_approval
 from swarmlearning.reports.nodes import explain_missing
 from swarmlearning.reports.status import make_printable
 from swarmlearning.reports.view import UNKNOWN
@@ -37,6 +38,13 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256, hexadecimal, over all that a host carries out; empty while it is not final."""
     created_height: int
     finalized_height: int | None
+
+
+class TaskInfo(TaskReport, frozen=True, kw_only=True):
+    """A task without its body, and what the members said of it."""
+
+    approvals: tuple[ApprovalReport, ...]
+    """By organisation; who is missing has neither approved nor denied it."""
 
 
 class TaskBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +78,12 @@ def report_task(task: Task) -> TaskReport:
     )
 
 
+def report_whole(whole: WholeTask) -> TaskInfo:
+    """A task without its body, and what the members said of it."""
+    task = msgspec.structs.asdict(report_task(whole.task))
+    return TaskInfo(**task, approvals=tuple(map(report_approval, whole.approvals)))
+
+
 def report_body(whole: WholeTask) -> TaskBody:
     """A task's body."""
     return TaskBody(
@@ -93,12 +107,18 @@ def describe_task(report: TaskReport) -> list[tuple[str, str]]:
         ("FINALIZED", state),
         ("HASH", report.hash or UNKNOWN),
         ("BODY_LINES", str(report.lines)),
-        ("CREATED_BY", _describe_creator(report)),
+        ("CREATED_BY", describe_creator(report)),
         ("CREATED_AT_BLOCK", str(report.created_height)),
     ]
 
 
-def _describe_creator(report: TaskReport) -> str:
+def describe_whole(info: TaskInfo) -> list[tuple[str, str]]:
+    """The same, and then who approved or denied it."""
+    return [*describe_task(info), *map(describe_approval, info.approvals)]
+
+
+def describe_creator(report: TaskReport) -> str:
+    """Who signed a task's creation, and for whom."""
     if not report.creator:
         return "the network"
     return short_name(report.creator) + (f" for {short_name(report.caller)}" if report.caller else "")

@@ -69,7 +69,7 @@ class SlConfig(msgspec.Struct, frozen=True, kw_only=True):
     control: Path
     exchange: Path
     host: str
-    """Address other SLs reach us at, and the one we listen on."""
+    """Address we listen on and, without `reached`, the one that other SLs reach us at."""
     port: int
     sn: Endpoint
     wait_max_s: float
@@ -80,6 +80,8 @@ class SlConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long it wants rounds to wait for the others; None: as the training's settings say."""
     leads: bool = True
     """Whether it may be in charge of merging."""
+    reached: Endpoint | None = None
+    """Where other SLs reach us: behind a reverse proxy, or a container's published port."""
 
 
 async def to_thread(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # forwarded as is
@@ -142,7 +144,7 @@ class SlNode:
             Refused: the ledger refused our registration.
         """
         port = await self._server.start(self.config.host, self.config.port)
-        self._endpoint = Endpoint(host=self.config.host, port=port)
+        self._endpoint = self.config.reached or Endpoint(host=self.config.host, port=port)
         directory = await self._find_sn()
         self._learn(directory)
         await self._register(directory)
@@ -274,7 +276,10 @@ def keep_manifest(directory: Path, encoded: bytes, manifest: Manifest) -> None:
     path = directory / f"manifest-{manifest.hash.hex()[:24]}.bin"
     partial = path.with_suffix(".part")
     try:
-        partial.write_bytes(encoded)
+        # The directory is the program's, too: a link in the file's place must not be followed, nor a pipe waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
+            file.write(encoded)
         partial.replace(path)
     except OSError as error:
         raise ConfigurationError(f"exchange directory {directory} cannot be written: {error.strerror}") from error

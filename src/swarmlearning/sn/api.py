@@ -148,12 +148,12 @@ class PresenceRequest(Record, frozen=True, kw_only=True):
 
 
 class WholeTask(Record, frozen=True, kw_only=True):
-    """A task with its body, and what the organisations said of it."""
+    """A task with its body, and what the members said of it."""
 
     task: Task
     body: tuple[str, ...]
     approvals: tuple[Approval, ...] = ()
-    """By trust domain, one of each organisation that said something."""
+    """By trust domain, one of each member that said something."""
 
 
 class Presence(Record, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ MAX_NAMED: Final = 1000
 _CONTRACT: Final = "training"
 _TASKS: Final = ("task", "body")
 _RUNNER: Final = "runner"
+_APPROVAL: Final = "approval"
 _MEMBERS: Final = ("org", "node")
 _GOVERNANCE: Final = ("proposal", "meta/proposals", "offence")
 
@@ -106,6 +107,9 @@ class Feed:
             if what in (_CONTRACT, _RUNNER, *_TASKS):
                 # A body is its task's: one name for both.
                 named.add((_TASKS[0] if what in _TASKS else what, key.partition("/")[2]))
+            elif what == _APPROVAL:
+                # approval/<organisation>/<task>: the task's name may have more `/`.
+                named.add((_TASKS[0], key.split("/", 2)[2]))
             members |= what in _MEMBERS
             proposals |= what in _GOVERNANCE
         if named or members or proposals:

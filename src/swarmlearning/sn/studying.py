@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
 from swarmlearning.clock import WallClock
-from swarmlearning.contracts import membership, taskrunners, tasks
+from swarmlearning.contracts import approvals, membership, taskrunners, tasks
 from swarmlearning.encoding import Record, decode, encode
 from swarmlearning.ledger.boundary import LedgerView
 from swarmlearning.sn.api import (
@@ -109,7 +109,10 @@ class Studying:
         self._admit(caller, *Role)
         name, state = TaskName(decode(body, str)), Overlay(self._app.store)
         task = tasks.load_task(state, name)
-        return b"" if task is None else encode(WholeTask(task=task, body=tasks.load_body(state, name)))
+        if task is None:
+            return b""
+        said = tuple(approvals.list_approvals(state, name))
+        return encode(WholeTask(task=task, body=tasks.load_body(state, name), approvals=said))
 
     async def _runners(self, caller: Caller, body: bytes) -> bytes:
         """A-14."""

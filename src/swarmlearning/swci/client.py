@@ -274,7 +274,7 @@ class Swci:
             name = said.partition(":")[2].strip()
             if not finalize or not name:
                 return lines
-            self._finalize(name)
+            self._about_final("FINALIZE TASK {}", name)
             return [f"Registered Task : {name}"]
 
         return self._commander.attempt(register, [])
@@ -289,26 +289,35 @@ class Swci:
 
     def finalizeTask(self, taskName: str) -> list[str]:
         """`FINALIZE TASK`: it can be assigned from now on, and never changed."""
-        return self._commander.attempt(lambda: self._finalize(taskName), [])
+        return self._commander.attempt(lambda: self._about_final("FINALIZE TASK {}", taskName), [])
 
     def deleteTask(self, taskName: str) -> list[str]:
         """`DELETE TASK`: forget a task that is not final."""
         return self._do("DELETE TASK {}", taskName)
+
+    def approveTask(self, taskName: str) -> list[str]:
+        """`APPROVE TASK`: let all agents (SWOP) of the own organisation carry out a task, from now on."""
+        return self._commander.attempt(lambda: self._about_final("APPROVE TASK {}", taskName), [])
+
+    def denyTask(self, taskName: str) -> list[str]:
+        """`DENY TASK`: forbid all agents (SWOP) of the own organisation to carry out a task, from now on."""
+        return self._commander.attempt(lambda: self._about_final("DENY TASK {}", taskName), [])
 
     def listTasks(self) -> list[str]:
         """`LIST TASKS`: all tasks."""
         return self._do("LIST TASKS")
 
     def getTaskInfo(self, taskName: str) -> list[str]:
-        """`GET TASK INFO`: a task without its body."""
-        return self._commander.recall("GET TASK INFO {}", taskName)
+        """`GET TASK INFO`: a task without its body, and which organisations approved or denied it."""
+        return self._commander.look("GET TASK INFO {}", taskName)
 
     def getTaskBody(self, taskName: str) -> list[str]:
         """`GET TASK BODY`: a task's body."""
-        return self._commander.recall("GET TASK BODY {}", taskName, verbatim=True)
+        return self._commander.recall("GET TASK BODY {}", taskName)
 
-    def _finalize(self, task: str) -> list[str]:
-        lines = self._ask("FINALIZE TASK {}", task)
+    def _about_final(self, template: str, task: str) -> list[str]:
+        """A command that makes a task final, or is refused of one that is not."""
+        lines = self._ask(template, task)
         self._commander.note_final(task)
         return lines
 

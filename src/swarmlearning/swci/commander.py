@@ -172,23 +172,32 @@ class Commander:
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
-    def recall(self, template: str, task: object, *, verbatim: bool = False) -> list[str]:
-        """CI-65: as `do`, about a task; remembered if the task is known to be final.
+    def look(self, template: str, task: object) -> list[str]:
+        """CI-65: as `do`, about a task that may be said to be final.
 
         Raises:
             SwarmError: it failed, and errors are to be raised.
         """
-        return self.attempt(lambda: self._recall(template, task, verbatim=verbatim), [])
+        lines = self.do(template, task)
+        if any(_FINAL.match(said) for said in lines):
+            self.note_final(task)
+        return lines
 
-    def _recall(self, template: str, task: object, *, verbatim: bool) -> list[str]:
+    def recall(self, template: str, task: object) -> list[str]:
+        """CI-65: as `do`, for what never changes of a task that is final: remembered if it is known to be; verbatim.
+
+        Raises:
+            SwarmError: it failed, and errors are to be raised.
+        """
+        return self.attempt(lambda: self._recall(template, task), [])
+
+    def _recall(self, template: str, task: object) -> list[str]:
         line = write_line(template, task)
         with self._lock:
             known = self._memory.get(line)
         if known is not None:
             return list(known)
-        lines = self.ask(template, task, verbatim=verbatim)
-        if not verbatim and any(_FINAL.match(said) for said in lines):
-            self.note_final(task)
+        lines = self.ask(template, task, verbatim=True)
         with self._lock:
             if self._remembers and str(task) in self._final:
                 self._memory[line] = list(lines)

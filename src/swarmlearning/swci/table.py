@@ -3,6 +3,7 @@
 from typing import Final
 
 from swarmlearning.swci.commands import (
+    approvals,
     contexts,
     contracts,
     files,
@@ -20,6 +21,7 @@ COMMANDS: Final[tuple[Entry, ...]] = (
     *contexts.COMMANDS,
     *contracts.COMMANDS,
     *tasks.COMMANDS,
+    *approvals.COMMANDS,
     *runners.COMMANDS,
     *runner_progress.COMMANDS,
     *nodes.COMMANDS,

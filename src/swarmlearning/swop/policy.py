@@ -50,7 +50,11 @@ class Hours(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """One reason to allow a task. What a rule does not name it does not ask for, but for private data."""
+    """One reason to allow a task: all that it names holds.
+
+    What it does not name it does not ask for, but for private data; and mounts and URLs, of which it allows none then,
+    unless it names the task's hash.
+    """
 
     name: str
     organisations: tuple[TrustDomain, ...] = ()
@@ -62,7 +66,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     hashes: tuple[bytes, ...] = ()
     types: tuple[TaskType, ...] = ()
     images: tuple[str, ...] = ()
-    """What it runs in, is built from, or pulls, with `*`."""
+    """What it runs in, is built from, or pulls, with `*` for any characters but `/`."""
     entrypoints: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
     """Directories and volumes, whose insides are allowed, too."""
@@ -103,8 +107,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     body: Body
     images: tuple[str, ...]
     """What it runs in and is built from: the outcome of its prerequisite, the FROM lines, or the name to pull."""
+    mounts: tuple[str, ...] = ("./",)
+    """What it would see of this host: directories, as paths without links, and volumes. What cannot be told begins with
+    `./`, which no rule covers; so does what nobody looked for."""
     private_data: bool
-    """Whether its programs would read private data of the profile."""
+    """Whether its programs would read private data of the profile, or keys."""
+    exposed: tuple[str, ...] = ()
+    """Of its mounts, as the task names them, those through which it would do so without saying so."""
     isolated: bool
     """Whether what runs here cannot reach the host but for what it is given."""
     own: TrustDomain
@@ -130,4 +139,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     approved_by: str = ""
     """For the ledger: the node that approved, or `policy <rule> <first 16 hex digits of the digest>`."""
     network: bool = False
+    urls: tuple[str, ...] | None = None
+    """What it may be redirected to in a download must be covered by these, too; None: whatever the task names."""
     limits: Limits = Limits()

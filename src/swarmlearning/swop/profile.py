@@ -73,6 +73,7 @@ class PeerNode(msgspec.Struct, frozen=True, kw_only=True):
     sl_host_ip: str | None = None
     """Where other SLs reach it; None: this host's address on the way to its SN."""
     sl_port: int = SL_PORT
+    """0: any that is free."""
     sl_fs_service: str | None = None
     private_data: PrivateData | None = None
     sl_environment: Variables = ()

@@ -8,9 +8,10 @@ import yaml
 
 from swarmlearning.contracts.task_records import TaskType
 from swarmlearning.errors import ConfigurationError
-from swarmlearning.tasks.faults import NULL, Fault, Faulty, Stopped, name_field, show_node, show_text
+from swarmlearning.tasks.documents import read_document
+from swarmlearning.tasks.faults import NULL, Fault, Faulty, show_text
 from swarmlearning.tasks.fields import Fields, read_text, tell
-from swarmlearning.tasks.trees import compose
+from swarmlearning.tasks.variables import read_variables
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -90,16 +91,10 @@ Body = RunSwarm | MakeUserContainer | PullImage | MakeContent
 
 def read_body(kind: TaskType, lines: tuple[str, ...], source: str) -> Body | Faulty:
     """What a body's lines say, or all that is wrong in them; `source` is what people call it."""
-    try:
-        root, faults = compose("\n".join(lines).encode(errors="surrogatepass"), "Body")
-    except Stopped as stop:
-        return Faulty(source=source, faults=(stop.fault,))
-    if root is None:
-        return Faulty(source=source, faults=(Fault(line=1, field="Body", text="the body is empty"),))
-    body = read_tree(kind, root, faults)
-    if body is None:
-        return Faulty(source=source, faults=tuple(sorted(faults, key=lambda fault: fault.line)))
-    return body
+    data = "\n".join(lines).encode(errors="surrogatepass")
+    return read_document(
+        data, source, lambda root, faults: read_tree(kind, root, faults), empty="the body is empty", path="Body"
+    )
 
 
 def parse_body(kind: TaskType, lines: tuple[str, ...], source: str = "body") -> Body:
@@ -141,7 +136,7 @@ def _read_run(node: yaml.Node, faults: list[Fault]) -> RunSwarm:
         command=fields.text("Command", one_line=False),
         entrypoint=fields.text("Entrypoint"),
         working_dir=fields.text("WorkingDir"),
-        environment=_read_environment(fields, faults),
+        environment=read_variables(faults, fields.find("Envvars"), fields.path("Envvars")),
         private_content=fields.optional("PrivateContent"),
         shared_content=tuple(_read_mount(item, path, faults) for path, item in mounts),
     )
@@ -151,49 +146,6 @@ def _read_mount(node: yaml.Node, path: str, faults: list[Fault]) -> Mount:
     fields = Fields(faults, node, path, ("Src", "Tgt", "MType"))
     volume = fields.choice("MType", ("BIND", "VOLUME")) == "VOLUME"
     return Mount(source=fields.text("Src"), target=fields.text("Tgt"), kind="VOLUME" if volume else "BIND")
-
-
-def _read_environment(fields: Fields, faults: list[Fault]) -> tuple[tuple[str, str | None], ...]:
-    """Variables as a list of mappings, which is how the product writes them, or as one mapping."""
-    node = fields.find("Envvars")
-    path = fields.path("Envvars")
-    if node is None:
-        return ()
-    if isinstance(node, yaml.MappingNode):
-        pairs = [(path, key, value) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        pairs = _read_pairs(node, path, faults)
-    else:
-        tell(faults, node, path, f"expected a list of NAME: value, got {show_node(node)}")
-        return ()
-    found: dict[str, str | None] = {}
-    for where, key, value in pairs:
-        inner = name_field(where, key.value)
-        if not _is_variable(key.value):
-            tell(faults, key, where, f"the variable {show_text(key.value)}; expected a name without blanks and =")
-        elif key.value in found:
-            tell(faults, key, inner, "set twice; expected it once")
-        elif not isinstance(value, yaml.ScalarNode):
-            tell(faults, value, inner, f"expected a text or number, got {show_node(value)}")
-        else:
-            found[key.value] = None if value.tag == NULL else str(value.value)
-    return tuple(found.items())
-
-
-def _read_pairs(node: yaml.Node, path: str, faults: list[Fault]) -> list[tuple[str, yaml.Node, yaml.Node]]:
-    """The path, key and value of all entries of a list of mappings."""
-    pairs = []
-    for number, item in enumerate(node.value, 1):
-        where = f"{path}[{number}]"
-        if isinstance(item, yaml.MappingNode):
-            pairs += [(where, key, value) for key, value in item.value]
-        else:
-            tell(faults, item, where, f"expected NAME: value, got {show_node(item)}")
-    return pairs
-
-
-def _is_variable(name: str) -> bool:
-    return bool(name) and "=" not in name and not any(char.isspace() for char in name)
 
 
 def _read_container(node: yaml.Node, faults: list[Fault]) -> MakeUserContainer:

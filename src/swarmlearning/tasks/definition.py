@@ -10,9 +10,10 @@ import yaml
 
 from swarmlearning.contracts.task_records import MAX_FIELD, MAX_LINE, MAX_LINES, MAX_TASK_BYTES, ROOT_TASK, TaskType
 from swarmlearning.tasks.bodies import Body, Credentials, PullImage, read_body, read_tree
-from swarmlearning.tasks.faults import Fault, Faulty, Stopped
+from swarmlearning.tasks.documents import read_document
+from swarmlearning.tasks.faults import Fault, Faulty
 from swarmlearning.tasks.fields import Fields, tell
-from swarmlearning.tasks.trees import compose, walk_texts, write_lines
+from swarmlearning.tasks.trees import walk_texts, write_lines
 from swarmlearning.types import TaskName, check_task_name
 
 KIND_NAMES: Final[dict[str, TaskType]] = {
@@ -49,17 +50,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_definition(data: bytes, source: str) -> Definition | Faulty:
     """What a file defines, or all that is wrong in it; `source` is what people call the file."""
-    try:
-        root, faults = compose(data)
-    except Stopped as stop:
-        return Faulty(source=source, faults=(stop.fault,))
-    if root is None:
-        text = f"the file is empty; expected {', '.join(_KNOWN)}"
-        return Faulty(source=source, faults=(Fault(line=1, text=text),))
-    definition = _read_fields(root, faults)
-    if definition is None:
-        return Faulty(source=source, faults=tuple(sorted(faults, key=lambda fault: fault.line)))
-    return definition
+    return read_document(data, source, _read_fields, empty=f"the file is empty; expected {', '.join(_KNOWN)}")
 
 
 def _read_fields(root: yaml.Node, faults: list[Fault]) -> Definition | None:

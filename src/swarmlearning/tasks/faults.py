@@ -42,7 +42,7 @@ class Faulty(msgspec.Struct, frozen=True, kw_only=True):
         return (*told, f"{self.source}: {more} more faults") if more > 0 else tuple(told)
 
 
-class Stopped(Exception):  # it never leaves this room
+class Stopped(Exception):  # it never leaves `tasks.documents` and `tasks.trees`
     """Reading cannot go on after a fault."""
 
     def __init__(self, fault: Fault) -> None:

@@ -89,8 +89,8 @@ class Fields:
             tell(self._faults, node, self.path(key), str(error))
             return None
 
-    def items(self, key: str, *, required: bool = True) -> list[tuple[str, yaml.Node]]:
-        """The paths and nodes of a field that is a list; empty where it is left out or `~`."""
+    def items(self, key: str, *, required: bool = True, empty: bool = False) -> list[tuple[str, yaml.Node]]:
+        """The paths and nodes of a field that is a list; none where it is left out or `~`, or `empty` and so."""
         node = self.find(key, required=required)
         if node is None:
             return []
@@ -98,7 +98,7 @@ class Fields:
         if not isinstance(node, yaml.SequenceNode):
             tell(self._faults, node, path, f"expected a list, got {show_node(node)}")
             return []
-        if not node.value:
+        if not node.value and not empty:
             tell(self._faults, node, path, "expected at least one entry, got an empty list")
         return [(f"{path}[{number}]", item) for number, item in enumerate(node.value, 1)]
 

@@ -17,7 +17,7 @@ MAX_FILE_BYTES: Final = 2 * MAX_TASK_BYTES
 """Largest file, bytes: comments are not counted in a body."""
 
 MAX_DEPTH: Final = 12
-"""Deepest nesting of lists and mappings; a task has 5."""
+"""Deepest nesting of lists and mappings; a task has 5, an agent's profile 8."""
 
 MAX_NODES: Final = 20_000
 """Most texts, lists and mappings in a file, counted after aliases are written out."""
@@ -45,10 +45,11 @@ _WIDTH: Final = MAX_LINE // 4
 """Where long texts are folded when they are written, characters."""
 
 
-def compose(data: bytes, path: str = "") -> tuple[yaml.Node | None, list[Fault]]:
+def compose(data: bytes, path: str = "", *, repeats: bool = False) -> tuple[yaml.Node | None, list[Fault]]:
     """CI-50: the tree of a file with its aliases written out, None if there is nothing in it; and what is wrong in it.
 
-    `path` is what fields are called that are not in any other.
+    `path` is what fields are called that are not in any other; with `repeats` a key may be given twice with the same
+    value.
 
     Raises:
         Stopped: it is no YAML in UTF-8, or beyond the limits.
@@ -74,7 +75,7 @@ def compose(data: bytes, path: str = "") -> tuple[yaml.Node | None, list[Fault]]
         # PyYAML converts numbers of escapes and directives without looking.
         raise Stopped(Fault(line=1, text=f"no YAML: {_one_line(str(error))}")) from error
     faults: list[Fault] = []
-    return (None if root is None else _Copier(faults).copy(root, path, 0)), faults
+    return (None if root is None else _Copier(faults, repeats=repeats).copy(root, path, 0)), faults
 
 
 def _one_line(text: str) -> str:
@@ -95,7 +96,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stub leaves it out
         if self._depth > MAX_DEPTH:
-            raise Stopped(Fault(line=mark.line + 1, text=f"nested deeper than {MAX_DEPTH}; a task needs 5"))
+            raise Stopped(Fault(line=mark.line + 1, text=f"nested deeper than {MAX_DEPTH}"))
         if self._nodes > MAX_NODES:
             raise Stopped(Fault(line=mark.line + 1, text=f"more than {MAX_NODES} entries"))
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -106,9 +107,10 @@ class _Loader(yaml.SafeLoader):
 class _Copier:
     """Writes out aliases, so that each node stands for itself, and tells what a task's text must not hold."""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[Fault], *, repeats: bool) -> None:
         """Put into `faults` what can be passed over."""
         self._faults = faults
+        self._repeats = repeats
         self._nodes = 0
         self._size = 0
 
@@ -140,7 +142,7 @@ class _Copier:
 
     def _copy_entries(self, node: yaml.MappingNode, path: str, depth: int) -> list[tuple[yaml.Node, yaml.Node]]:
         entries: list[tuple[yaml.Node, yaml.Node]] = []
-        seen: dict[str, int] = {}
+        seen: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self._tell(key, path, "a list or mapping as a key; expected a text")
@@ -149,10 +151,12 @@ class _Copier:
             if key.tag == _MERGE:
                 self._tell(key, path, "a merge key (<<); expected its entries written out")
             elif key.value in seen:
-                self._tell(key, inner, f"given twice, first on line {seen[key.value]}; expected it once")
+                first, same = seen[key.value]
+                if not (self._repeats and _same(self.copy(value, inner, depth + 1), same)):
+                    self._tell(key, inner, f"given twice, first on line {line_of(first)}; expected it once")
             else:
-                seen[key.value] = line_of(key)
                 entries.append((self.copy(key, inner, depth + 1), self.copy(value, inner, depth + 1)))
+                seen[key.value] = entries[-1]
         return entries
 
     def _copy_text(self, node: yaml.ScalarNode, path: str) -> yaml.ScalarNode:

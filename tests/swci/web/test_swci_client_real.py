@@ -1,6 +1,7 @@
 """`Swci` against the real REST service, a real SN and agents that sign what real ones will."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +116,16 @@ def test_a_program_for_the_product_runs_from_context_to_reset(service: Service, 
     assert "TASK_STATE : IDLE" in swci.getTaskRunnerStatus(runner)
     assert swci.getTaskBody(task)[-1] == "- RUN pip3 install 'numpy<3'"
     assert swci.getErrors() is None
+
+
+def test_ci70_who_approves_through_the_service_is_named_beside_it(service: Service, swci: Swci, tmp_path: Path) -> None:
+    task = service.swarm.fresh("build")
+    swci.registerTask(upload(swci, tmp_path, task))
+    assert swci.approveTask(task)[0] == f"Task Approved : {task}", swci.getErrors()
+    assert any(line.startswith("APPROVED_BY : a.example , ") for line in swci.getTaskInfo(task))
+    assert swci.denyTask(task)[0] == f"Task Denied : {task}"
+    (denied,) = [line for line in swci.getTaskInfo(task) if line.startswith("DENIED_BY : ")]
+    assert re.fullmatch(r"DENIED_BY : a\.example , SIGNED_BY : \S+@a\.example for \S+@a\.example , AT : .*", denied)
 
 
 def test_a_task_is_registered_and_executed_in_two_calls(service: Service, swci: Swci, tmp_path: Path) -> None:

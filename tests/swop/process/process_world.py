@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +117,20 @@ def log_of(pair: Pair) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+def sl_log_of(pair: Pair) -> str:
+    return Path(pair.sl_log).read_text(errors="replace")
+
+
+async def wait_ready(manager: ProcessManager, pair: Pair) -> bool:
+    """Wait until an SL is ready; whether it was seen starting."""
+    starting = False
+    while (state := (await manager.look(pair)).sl.state) is not PartState.RUNNING:
+        assert state is PartState.STARTING, sl_log_of(pair)
+        starting = True
+        await asyncio.sleep(0.02)
+    return starting
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -129,7 +145,11 @@ def open_manager(data: Path, *, sandbox: bool) -> ProcessManager:
         return plain_manager(data)
     manager = asyncio.run(ProcessManager.open(settings(data)))
     if not manager.isolates:
-        pytest.skip(manager.describe())
+        # A sandbox that we have broken must not pass for a host that has none.
+        trying = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc"]
+        if shutil.which("bwrap") is None or subprocess.run([*trying, "true"], check=False).returncode:
+            pytest.skip(manager.describe())
+        pytest.fail(manager.describe())
     return manager
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -156,13 +157,14 @@ if os.fork() == 0:
     os._exit(0)
 while not os.path.exists(sys.argv[1] + '/pid'): time.sleep(0.01)
 """
-    pair = make_pair(tmp_path / "D", program, body_shared_content=(shared(tmp_path / "shared"),))
-    body = msgspec.structs.replace(pair.body, command=pair.body.command + " /platform/shared")
+    place = f"/platform/shared-{secrets.token_hex(8)}"
+    pair = make_pair(tmp_path / "D", program, body_shared_content=(shared(tmp_path / "shared", place),))
+    body = msgspec.structs.replace(pair.body, command=f"{pair.body.command} {place}")
     pair = msgspec.structs.replace(pair, body=body)
     status = asyncio.run(run_program(manager, pair))
     assert status.exit_status == 0
     assert (tmp_path / "shared" / "pid").exists()
-    assert list(find_named(b"/platform/shared")) == []
+    assert list(find_named(place.encode())) == []
 
 
 def find_named(text: bytes) -> Iterator[int]:

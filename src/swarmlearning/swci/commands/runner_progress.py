@@ -4,19 +4,16 @@ from typing import Final
 
 from swarmlearning.contracts.task_records import ACTIVE, RunnerState, TaskType
 from swarmlearning.errors import Refused, WaitExpired
-from swarmlearning.reports.runner_wait import begin_wait
-from swarmlearning.reports.runners import (
+from swarmlearning.reports.agents import (
     PEER_COLUMNS,
     AgentReport,
-    RunnerStatus,
     agent_cells,
     describe_agent,
-    describe_status,
     find_peer,
-    find_runner,
     report_agents,
-    report_status,
 )
+from swarmlearning.reports.runner_wait import begin_wait
+from swarmlearning.reports.runners import RunnerStatus, describe_status, find_runner, report_status
 from swarmlearning.reports.view import show_seconds
 from swarmlearning.swci.commands.runners import tell_state
 from swarmlearning.swci.entries import Entry, Grid, Route, Shown, label_lines, make_entry

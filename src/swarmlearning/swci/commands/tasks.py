@@ -8,11 +8,13 @@ from swarmlearning.contracts.task_records import MAX_LINE, ROOT_TASK, hash_task
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.reports.tasks import (
     TaskBody,
+    TaskInfo,
     TaskReport,
-    describe_task,
+    describe_whole,
     find_task,
     report_body,
     report_task,
+    report_whole,
 )
 from swarmlearning.swci.entries import Entry, Route, Shown, label_lines, make_entry
 from swarmlearning.swci.running import ERROR
@@ -184,14 +186,14 @@ def _refuse(session: Session, faulty: Faulty) -> ConfigurationError:
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-async def get_task_info(session: Session, command: GetTaskInfo) -> TaskReport:
-    """A task without its body.
+async def get_task_info(session: Session, command: GetTaskInfo) -> TaskInfo:
+    """A task without its body, and which members approved or denied it.
 
     Raises:
         NotFound: there is none of that name; the message has the nearest.
         SwarmError: see `Session.sn`.
     """
-    return report_task((await find_task(await session.sn(), command.task)).task)
+    return report_whole(await find_task(await session.sn(), command.task))
 
 
 async def get_task_body(session: Session, command: GetTaskBody) -> TaskBody:
@@ -236,8 +238,8 @@ def _show_finalized(report: TaskReport) -> Shown:
     return Shown((f"Task Finalized : {report.task}", f"Task Hash : {report.hash}"))
 
 
-def _show_task(report: TaskReport) -> Shown:
-    return Shown(label_lines(describe_task(report)))
+def _show_task(info: TaskInfo) -> Shown:
+    return Shown(label_lines(describe_whole(info)))
 
 
 COMMANDS: Final[tuple[Entry, ...]] = (
@@ -302,7 +304,7 @@ COMMANDS: Final[tuple[Entry, ...]] = (
         get_task_info,
         _show_task,
         topic="Tasks",
-        help="Tell a task's type, author, prerequisite, outcome, whose it is, and its hash once it is final.",
+        help="Tell a task's type, author, prerequisite, outcome, whose it is, its hash, and who approved or denied it.",
         example="GET TASK INFO swarm_heart_task",
         route=Route("GET", "/tasks/{task}"),
     ),

@@ -102,6 +102,9 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """PROCESS: what a recipe may be built FROM, with `*`, and the Python of this host that stands for it."""
     sl_image: str = ""
     """Containers: the image of our own components."""
+    secrets: tuple[str, ...] = ()
+    """Containers: files and directories of this host of which no program is given anything: all peers' identities and
+    the agent's own."""
     keep: bool = False
     """`SWOP_KEEP_CONTAINERS`: `remove` leaves everything in place, and says so."""
 

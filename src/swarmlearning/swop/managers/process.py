@@ -8,7 +8,6 @@ import asyncio
 import logging
 import re
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,7 +16,7 @@ from swarmlearning.swop.managers.boundary import ManagerSettings, Pair, PairStat
 from swarmlearning.swop.managers.build_context import remove_tree
 from swarmlearning.swop.managers.process_images import Image, ProcessImages
 from swarmlearning.swop.managers.process_ml import check_interpreters, ml_launch
-from swarmlearning.swop.managers.process_parts import Place
+from swarmlearning.swop.managers.process_parts import Launch, Place
 from swarmlearning.swop.managers.process_sl import find_control, make_control, sl_launch
 from swarmlearning.swop.managers.sandbox import Sandbox, probe
 from swarmlearning.swop.policy import Limits
@@ -41,7 +40,6 @@ class ProcessManager:
         self._data = _make_data(settings.data)
         self._images = images
         self._sandbox = sandbox
-        self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @classmethod
     async def open(cls, settings: ManagerSettings) -> Self:
@@ -53,10 +51,9 @@ class ProcessManager:
         if not sys.platform.startswith("linux"):
             raise ConfigurationError(f"the resource manager PROCESS needs Linux, this is {sys.platform}: use DOCKER")
         data = _make_data(settings.data)
-        images = ProcessImages(settings)
-        own = await asyncio.to_thread(images.describe_image, "")
+        own = await asyncio.to_thread(ProcessImages(settings).describe_image, "")
         sandbox = await probe(data / "process", check_interpreters(own.paths), str(data))
-        return cls(settings, images, sandbox)
+        return cls(settings, ProcessImages(settings, sandbox), sandbox)
 
     def describe(self) -> str:
         """What it is and what keeps programs apart from the host."""
@@ -106,19 +103,15 @@ class ProcessManager:
         Raises:
             ConfigurationError: the profile's identity or this host is at fault.
         """
-        async with self._busy[pair.id]:
-            place, ready = _place(pair, Part.SL), _ready_file(pair)
-            if place.look().alive:
-                return
-            try:
-                control = make_control(Path(pair.directory))
-                ready.unlink(missing_ok=True)
-                own = await asyncio.to_thread(self._images.describe_image, "")
-                python_path = dict(own.environment).get("PYTHONPATH", "")
-                launch = sl_launch(pair, control, ready, self._data, python_path)
-            except OSError as error:
-                raise ConfigurationError(f"{pair.directory} cannot be used: {error.strerror}") from error
-            await place.start(launch)
+
+        def prepare() -> Launch:
+            control = make_control(Path(pair.directory))
+            ready = _ready_file(pair)
+            ready.unlink(missing_ok=True)
+            python_path = dict(self._images.describe_image("").environment).get("PYTHONPATH", "")
+            return sl_launch(pair, control, ready, self._data, python_path)
+
+        await _place(pair, Part.SL).start(prepare)
 
     async def start_ml(self, pair: Pair) -> None:
         """Start a pair's program, whose SL is ready; nothing if it runs.
@@ -127,20 +120,16 @@ class ProcessManager:
             ConfigurationError: it has to be kept apart and cannot be; its image is another one than was expected; or
                 what it is to see or to run is not there.
         """
-        async with self._busy[pair.id]:
-            place = _place(pair, Part.ML)
-            if place.look().alive:
-                return
+
+        def prepare() -> Launch:
             sandbox = self._require_sandbox(pair)
-            image = await self._find_image(pair)
-            try:
-                control = find_control(Path(pair.directory))
-                if control is None:
-                    raise ConfigurationError(f"pair {pair.id}: its SL was not started, so there is nothing to meet")
-                launch = await asyncio.to_thread(ml_launch, pair, control, image, sandbox, self._data)
-            except OSError as error:
-                raise ConfigurationError(f"{pair.directory} cannot be used: {error.strerror}") from error
-            await place.start(launch)
+            image = self._find_image(pair)
+            control = find_control(Path(pair.directory))
+            if control is None:
+                raise ConfigurationError(f"pair {pair.id}: its SL was not started, so there is nothing to meet")
+            return ml_launch(pair, control, image, sandbox, self._data)
+
+        await _place(pair, Part.ML).start(prepare)
 
     def _require_sandbox(self, pair: Pair) -> Sandbox | None:
         """Wherever there is one it is used, also for programs that need not be kept apart: they all see the same."""
@@ -153,8 +142,8 @@ class ProcessManager:
             )
         return None
 
-    async def _find_image(self, pair: Pair) -> Image:
-        image = await asyncio.to_thread(self._images.describe_image, pair.image)
+    def _find_image(self, pair: Pair) -> Image:
+        image = self._images.describe_image(pair.image)
         if pair.image and image.digest != pair.image_id:
             raise ConfigurationError(
                 f"image {pair.image!r} is {image.digest[:16]}, expected {pair.image_id[:16]}: it was built anew since "
@@ -186,9 +175,7 @@ class ProcessManager:
         Raises:
             WaitExpired: something of it still ran, and does not end.
         """
-        async with self._busy[pair.id]:
-            await self._remove(Path(pair.directory), grace_s=0)
-        self._busy.pop(pair.id, None)
+        await self._remove(Path(pair.directory), grace_s=0)
 
     async def find_pairs(self) -> tuple[str, ...]:
         """Ids of pairs of which there is anything on this host."""
@@ -207,9 +194,7 @@ class ProcessManager:
         """
         if not _PAIR_ID.fullmatch(pair_id):
             raise ConfigurationError(f"pair {pair_id[:100]!r}: expected letters, digits, _ . -, at most 100")
-        async with self._busy[pair_id]:
-            await self._remove(self._data / "pairs" / pair_id, grace_s=FORGOTTEN_GRACE_S)
-        self._busy.pop(pair_id, None)
+        await self._remove(self._data / "pairs" / pair_id, grace_s=FORGOTTEN_GRACE_S)
 
     async def _remove(self, directory: Path, grace_s: float) -> None:
         for part in (Part.ML, Part.SL):

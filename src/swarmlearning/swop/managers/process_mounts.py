@@ -11,7 +11,7 @@ import msgspec
 
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import Pair
-from swarmlearning.swop.managers.process_volumes import find_volume
+from swarmlearning.swop.managers.process_volumes import find_volume, make_volume
 
 VOLUMES: Final = "volumes"
 """Directory of the agent's data in which each volume is one."""
@@ -79,6 +79,8 @@ def _mount(
     what: str, kind: Literal["BIND", "VOLUME"], source: str, target: str, volumes: Path, *, writable: bool
 ) -> Mounted:
     place = check_target("the target", target)
+    if kind == "VOLUME" and writable:
+        make_volume(volumes, source)
     real = find_source(what, kind, source, volumes)
     return Mounted(source=str(real), target=place, writable=writable)
 

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ import msgspec
 
 from swarmlearning.errors import ConfigurationError, WaitExpired
 from swarmlearning.swop.managers import process_shim
+from swarmlearning.swop.managers.process_building import in_thread
 from swarmlearning.swop.managers.process_kernel import read_boot_id, read_start, read_stat
 
 START_S: Final = 60.0
@@ -150,11 +152,14 @@ class Place:
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
-    async def start(self, launch: Launch) -> None:
+    async def start(self, prepare: Callable[[], Launch]) -> None:
         """Start it; nothing if it lives, or somebody is starting it.
 
+        Args:
+            prepare: makes what it needs and says what is to be run; called in a thread, by one that starts it alone.
+
         Raises:
-            ConfigurationError: its files cannot be written, or the shim cannot be started.
+            ConfigurationError: its files cannot be written, or the shim cannot be started; or `prepare` raises it.
         """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -166,6 +171,7 @@ class Place:
                 return
             await self._end_leftovers()
             self._status.unlink(missing_ok=True)
+            launch = await in_thread(prepare)
             token = secrets.token_hex(16)
             spec = ShimSpec(
                 **{
@@ -178,7 +184,7 @@ class Place:
             )
             _write(self._spec, msgspec.json.encode(spec))
             _write(self._stop, f"{process_shim.DEFAULT_GRACE_S}".encode())
-            said = await asyncio.to_thread(_spawn, self._spec, lock)
+            said = await in_thread(_spawn, self._spec, lock)
         except OSError as error:
             raise ConfigurationError(f"{self.directory} cannot be used: {error.strerror}") from error
         finally:

@@ -41,6 +41,21 @@ def find_volume(volumes: Path, name: str) -> Path:
     return path
 
 
+def make_volume(volumes: Path, name: str) -> Path:
+    """The directory that is a volume; an empty one if there was none, as container engines do.
+
+    Raises:
+        ConfigurationError: the name cannot be used, or the directory cannot be made.
+    """
+    path = volumes / check_volume(name)
+    if not path.exists() and not path.is_symlink():
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"the volume {path} cannot be made: {error.strerror}") from error
+    return find_volume(volumes, name)
+
+
 def replace_volume(volumes: Path, name: str, content: Path) -> None:
     """Let the directory `content` become the volume `name`; what that was is removed.
 

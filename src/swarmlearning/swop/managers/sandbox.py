@@ -201,7 +201,8 @@ def _show_system(view: View) -> list[str]:
     return words
 
 
-def _show_devices(sandbox: Sandbox, view: View) -> list[str]:
+def cover_proc() -> list[str]:
+    """Arguments for a /proc of its own, of which what belongs to the whole kernel cannot be changed, or not be seen."""
     words = ["--proc", "/proc"]
     for path in _READ_ONLY:
         if Path(path).exists():
@@ -212,6 +213,11 @@ def _show_devices(sandbox: Sandbox, view: View) -> list[str]:
     for path in _UNREADABLE:
         if Path(path).exists():
             words += ["--ro-bind", "/dev/null", path]
+    return words
+
+
+def _show_devices(sandbox: Sandbox, view: View) -> list[str]:
+    words = cover_proc()
     words += ["--dev", "/dev"]
     if view.memory is not None and "--size" in sandbox.options:
         words += ["--size", str(view.memory)]

@@ -1,0 +1,282 @@
+"""One assignment from its taking to its end: permission, work, report; and its cleaning up.
+
+What a RUN_SWARM does is in `swarm_run`, what the other types do in `making`. Spec: docs/spec/swop.md, SW-4 to SW-11.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from swarmlearning.contracts.records import Training
+from swarmlearning.contracts.task_records import ENDED, FAILED, Taskrunner, TaskType, WorkState
+from swarmlearning.errors import Broken, ConfigurationError, SwarmError, Unreachable
+from swarmlearning.reports.status import make_printable
+from swarmlearning.swop.host import Host
+from swarmlearning.swop.journal import Entry, Stage
+from swarmlearning.swop.life import remove_pair
+from swarmlearning.swop.making import Made, make
+from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, read_task
+from swarmlearning.swop.policy import Verdict
+from swarmlearning.swop.reporting import Reporter
+from swarmlearning.swop.swarm_run import SwarmRun
+from swarmlearning.types import TaskName
+
+log = logging.getLogger("swarmlearning.swop")
+
+REMOVE_TRIES: Final = 5
+"""How often the removal of a pair is tried before it is left to the next start of the agent."""
+
+_TRY_AGAIN_S: Final = 2.0
+
+
+class Denied(Exception):
+    """Our institution does not let the task run; says why."""
+
+
+class Work:
+    """One assignment that this agent has taken."""
+
+    def __init__(self, host: Host, entry: Entry) -> None:
+        """Go on with an entry of the journal; nothing is done yet."""
+        self.host = host
+        self.entry_id = entry.id
+        self._entry = entry
+        self._news = asyncio.Event()
+        self._reporter = Reporter(host.link, lambda: self._entry)
+        self._run: SwarmRun | None = None
+
+    # --- what is known of it ----------------------------------------------------------------------------------------
+
+    @property
+    def entry(self) -> Entry:
+        """The newest."""
+        return self._entry
+
+    def update(self, *, durable: bool = True, **changes: Any) -> None:  # noqa: ANN401  # fields of Entry
+        """Change the entry; only words change where it need not be durable."""
+        self._entry = replace(self._entry, **changes)
+        if durable:
+            self.host.journal.save(self._entry)
+        self._reporter.changed()
+
+    def tell(self, text: str, state: WorkState | None = None) -> None:
+        """Say something new of the assignment as a whole."""
+        state = self._entry.state if state is None else state
+        if (text, state) != (self._entry.description, self._entry.state):
+            self._log(f"{state.value}: {text}")
+            self.update(durable=state is not self._entry.state, description=text, state=state)
+
+    def _log(self, text: str) -> None:
+        log.info("%s %d %s: %s", self._entry.runner, self._entry.number, self._entry.task, make_printable(text))
+
+    def note_runner(self, runner: Taskrunner) -> None:
+        """The ledger's newest record of the runner, in which the assignment is ours."""
+        mine = next((agent for agent in runner.agents if agent.node == self.host.link.name.id), None)
+        if mine is not None and (self._entry.since_ms, self._entry.version) != (mine.since_ms, runner.version):
+            durable = self._entry.since_ms != mine.since_ms
+            self._entry = replace(self._entry, since_ms=mine.since_ms, version=runner.version)
+            if durable:
+                self.host.journal.save(self._entry)
+
+    def note_task(self, name: TaskName) -> None:
+        """Something was said of a task: perhaps that it is approved."""
+        if name == self._entry.task:
+            self._news.set()
+
+    def note_policy(self) -> None:
+        """The policy was changed, or anything may have been."""
+        self._news.set()
+
+    def note_training(self, training: Training) -> None:
+        """A training changed."""
+        if self._run is not None:
+            self._run.note_training(training)
+
+    async def adopt(self) -> None:
+        """After the agent was restarted: what runs has its nodes, and its logs go on."""
+        if self._entry.cleaned:
+            return
+        for item in self._entry.pairs:
+            if item.pair is not None:
+                await self.host.manager.adopt(item.pair)
+        if not self._entry.is_over:
+            busy = [item.idx for item in self._entry.pairs if item.pair is not None]
+            self.host.nodes.claim(busy, self._entry.id, self._entry.runner)
+
+    # --- its life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Carry it out, and report until the ledger has how it ended.
+
+        Raises:
+            Broken: the journal cannot be written.
+        """
+        reporting = asyncio.create_task(self._reporter.run())
+        try:
+            if not self._entry.is_over:
+                await self._work()
+            await reporting
+            self.update(reported=True)
+        finally:
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+
+    async def _work(self) -> None:
+        """Carry it out; a task's boundary."""
+        try:
+            state, text = await (self._run_swarm() if self._entry.kind is TaskType.RUN_SWARM else self._make())
+        except Denied as denied:
+            state, text = WorkState.DENIED, str(denied)
+        except Broken:
+            raise
+        except SwarmError as error:
+            state, text = WorkState.ERROR, str(error)
+        except Exception as error:  # others' work goes on, and the swarm is told
+            log.exception("%s %d: a fault of ours", self._entry.runner, self._entry.number)
+            state, text = WorkState.ERROR, f"a fault of the agent: {type(error).__name__}"
+        if state in FAILED:
+            await self._stop_pairs(remove=False)
+        self._end(state, text)
+        await self.host.nodes.free_of(self._entry.id)
+
+    async def _make(self) -> tuple[WorkState, str]:
+        """Carry out a task that leaves something for later ones."""
+        assigned = await self._wait_for_permission(await read_task(self.host, self._entry))
+        self.tell("begins", WorkState.RUNNING)
+        made: Made = await self._unless_denied(make(self, assigned))
+        self._entry = replace(self._entry, evidence=made.evidence)
+        return WorkState.ERROR if made.failed else WorkState.COMPLETE, made.text
+
+    async def _run_swarm(self) -> tuple[WorkState, str]:
+        """Run the pairs; those that an earlier process of the agent has planned it had been allowed to."""
+        run = self._run = SwarmRun(self)
+        if not self._entry.pairs:
+            await self._begin_swarm(run)
+        result: tuple[WorkState, str] = await self._unless_denied(run.perform())
+        return result
+
+    async def _begin_swarm(self, run: SwarmRun) -> None:
+        """Wait until it may run here, its nodes are free, and it still may."""
+        assigned = await read_task(self.host, self._entry)
+        await run.require_image(assigned)
+        while True:
+            assigned = await self._wait_for_permission(assigned)
+            await run.take_nodes()
+            try:
+                # Decided again right before anything is started: it may have been long.
+                assigned = await read_task(self.host, self._entry)
+                if judge(self.host, assigned).verdict is Verdict.ALLOW:
+                    await run.prepare(assigned)
+                    return
+            except BaseException:
+                await run.free_nodes()
+                raise
+            await run.free_nodes()
+
+    async def _wait_for_permission(self, assigned: Assigned) -> Assigned:
+        """The task, as soon as it may run here.
+
+        Raises:
+            Denied: it may not.
+        """
+        while True:
+            self._news.clear()
+            decision = judge(self.host, assigned)
+            match decision.verdict:
+                case Verdict.DENY:
+                    raise Denied(decision.reason)
+                case Verdict.ALLOW:
+                    self._log(f"allowed by {decision.approved_by}: {decision.reason}")
+                    self.update(
+                        approved_by=decision.approved_by,
+                        limits=decision.limits,
+                        network=decision.network,
+                        urls=decision.urls,
+                    )
+                    return assigned
+                case Verdict.ASK:
+                    self.tell(f"{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.host.paces.reconsider_s):
+                    await self._news.wait()
+            assigned = await read_task(self.host, self._entry)
+
+    async def _unless_denied(self, work: Awaitable[Any]) -> Any:  # noqa: ANN401  # what `work` gives
+        """What `work` gives, unless our institution denies the task meanwhile: then it is cancelled.
+
+        Raises:
+            Denied: it does.
+        """
+        working = asyncio.ensure_future(work)
+        watching = asyncio.create_task(self._watch_for_denial())
+        try:
+            done, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if working in done:
+                return working.result()
+            watching.result()
+        finally:
+            for task in (working, watching):
+                task.cancel()
+            await asyncio.gather(working, watching, return_exceptions=True)
+        raise Denied("its institution denied it while it ran")
+
+    async def _watch_for_denial(self) -> None:
+        """Until our organisation has said on the ledger that the task may not run."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if is_denied(await read_task(self.host, self._entry)):
+                return
+
+    def _end(self, state: WorkState, text: str) -> None:
+        """All that we did has ended."""
+        text = make_printable(text)
+        self._log(f"{state.value}: {text}")
+        pairs = self._entry.pairs
+        if state in FAILED:
+            pairs = tuple(
+                item if item.unit.state in ENDED else replace(item, unit=replace(item.unit, state=state))
+                for item in pairs
+            )
+        self.update(state=state, description=text, pairs=pairs, ended_ms=self.host.clock())
+
+    # --- its cleaning up --------------------------------------------------------------------------------------------
+
+    async def abandon(self, why: str) -> None:
+        """Stop and remove all that is left of it on this host, after `run` was cancelled; its logs stay."""
+        if not self._entry.since_ms and not self._entry.pairs:
+            # It was never taken, so nothing was done.
+            self.host.journal.remove(self._entry)
+            return
+        self._log(f"is cleaned up: {why}")
+        self.update(leaving=why)
+        await self._stop_pairs(remove=True)
+        await self.host.nodes.free_of(self._entry.id)
+        changes: dict[str, Any] = {"cleaned": True}
+        if not self._entry.is_over:
+            changes |= {"ended_ms": self.host.clock(), "state": WorkState.ERROR, "description": why}
+        self.update(**changes)
+        self.host.journal.prune()
+
+    async def _stop_pairs(self, *, remove: bool) -> None:
+        """Stop all pairs at once, and remove them."""
+        await asyncio.gather(*(self._stop_pair(item.idx, remove) for item in self._entry.pairs))
+
+    async def _stop_pair(self, idx: int, remove: bool) -> None:
+        item = next(item for item in self._entry.pairs if item.idx == idx)
+        if item.pair is None or (item.stage is Stage.ENDED and not remove):
+            return
+        for number in range(1, REMOVE_TRIES + 1):
+            try:
+                await remove_pair(self.host.manager, item.pair, remove=remove)
+                break
+            except (ConfigurationError, Unreachable) as error:
+                again = "tried again" if number < REMOVE_TRIES else "left to the agent's next start"
+                log.warning("%s cannot be removed, %s: %s", item.pair.id, again, make_printable(str(error)))
+            await asyncio.sleep(_TRY_AGAIN_S)
+        items = (replace(other, stage=Stage.ENDED) if other.idx == idx else other for other in self._entry.pairs)
+        self.update(pairs=tuple(items))

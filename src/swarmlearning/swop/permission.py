@@ -1,0 +1,106 @@
+"""Whether a task may run here: asks until it is allowed or denied, and says meanwhile what is waited for.
+
+The rules are `deciding`'s; here a task is read from the ledger, checked against the assignment, and asked about again
+whenever something changed. Spec: docs/spec/swop.md, SW-4.
+"""
+
+import datetime as dt
+from typing import assert_never
+
+import msgspec
+
+from swarmlearning.contracts.task_records import ROOT_TASK, Task, hash_task
+from swarmlearning.errors import ConfigurationError, TaskFailed
+from swarmlearning.reports.status import make_printable
+from swarmlearning.swop.deciding import decide, find_approval
+from swarmlearning.swop.host import Host
+from swarmlearning.swop.journal import Entry
+from swarmlearning.swop.policy import Decision, Request, Verdict
+from swarmlearning.swop.requesting import make_request
+from swarmlearning.tasks.bodies import Body, MakeContent, MakeUserContainer, PullImage, RunSwarm, parse_body
+from swarmlearning.types import TaskName
+
+
+class Assigned(msgspec.Struct, frozen=True, kw_only=True):
+    """The task of an assignment, verified and read."""
+
+    task: Task
+    body: Body
+    request: Request
+    """What is to be decided about."""
+
+
+async def read_task(host: Host, entry: Entry) -> Assigned:
+    """The task that an assignment names, as soon as the SN tells it; what is carried out is what has that hash.
+
+    Raises:
+        TaskFailed: it is another one, or cannot be read.
+        PeerError: the SN refuses.
+    """
+    whole = await host.link.insist(lambda client: client.task(entry.task))
+    if whole is None:
+        raise TaskFailed(f"there is no task {entry.task} on the ledger, which the taskrunner has")
+    digest = hash_task(whole.task, whole.body)
+    if digest != entry.hash or whole.task.hash != entry.hash or whole.task.kind is not entry.kind:
+        raise TaskFailed(
+            f"the SN tells a task {entry.task} with the hash {digest.hex()[:16]}…, the assignment names "
+            f"{entry.hash.hex()[:16]}…"
+        )
+    try:
+        body = parse_body(whole.task.kind, whole.body, entry.task)
+    except ConfigurationError as error:
+        raise TaskFailed(f"the task cannot be carried out: {error}") from error
+    request = make_request(
+        whole.task,
+        body,
+        prerequisite=await _find_prerequisite(host, whole.task.prereq),
+        profile=host.profile,
+        isolated=host.manager.isolates,
+        own=host.link.name.domain,
+        approvals=whole.approvals,
+        hidden=(str(host.data), *host.link.secrets),
+    )
+    return Assigned(task=whole.task, body=body, request=request)
+
+
+async def _find_prerequisite(host: Host, prereq: TaskName) -> Task | None:
+    if prereq == ROOT_TASK:
+        return None
+    whole = await host.link.insist(lambda client: client.task(prereq))
+    if whole is None:
+        raise TaskFailed(f"the prerequisite {prereq} is not on the ledger")
+    return whole.task
+
+
+def judge(host: Host, assigned: Assigned) -> Decision:
+    """Whether it may run here now."""
+    try:
+        policy = host.policy.current()
+    except ConfigurationError as error:
+        return Decision(verdict=Verdict.ASK, reason=f"the policy of this host cannot be read: {error}")
+    now = dt.datetime.fromtimestamp(host.clock() / 1000).astimezone()
+    return decide(policy, assigned.request, now)
+
+
+def is_denied(assigned: Assigned) -> bool:
+    """Whether our own organisation said last on the ledger that this task may not run on its hosts."""
+    said = find_approval(assigned.request)
+    return said is not None and not said.granted
+
+
+def describe_work(assigned: Assigned) -> str:
+    """What a task would do on a host, for whoever is to agree."""
+    body, images = assigned.body, ", ".join(assigned.request.images)
+    match body:
+        case RunSwarm():
+            data = f", private data at {body.private_content}" if body.private_content else ""
+            text = f"it runs {body.entrypoint} {body.command}{f' in {images}' if images else ''}{data}"
+        case MakeUserContainer():
+            text = f"it builds {assigned.task.outcome} from {images or 'nothing'}"
+        case PullImage():
+            text = f"it pulls {images}"
+        case MakeContent():
+            text = f"it fills the volume {assigned.task.outcome}"
+        case _:
+            assert_never(body)
+    return make_printable(text)
