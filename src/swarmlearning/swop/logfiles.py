@@ -89,6 +89,11 @@ def hide_paths(text: str, shown: Iterable[str] = ()) -> str:
     return _PATH.sub(replace, text)
 
 
+def find_paths(text: str) -> tuple[str, ...]:
+    """All paths in a text that begin at the root, each once."""
+    return tuple(sorted(set(_PATH.findall(text))))
+
+
 def last_lines(path: Path, secrets: Iterable[str] = (), *, lines: int = TAIL_LINES, most: int = MAX_TAIL) -> str:
     """The last lines of a log in one, for the ledger; empty where there are none."""
     found = [make_printable(clean_line(line)).strip() for line in read_end(path)]
