@@ -32,6 +32,7 @@ KNOWN: Final = frozenset(
         "SWARM_SL_FS_PORT",
         "SWARM_SL_HOST_IP",
         "SWARM_SN",
+        "SWARM_SWOP_PART",
     }
 )
 

@@ -30,6 +30,9 @@ from swarmlearning.types import ContractName, NodeName, RunnerName
 
 log = logging.getLogger("swarmlearning.swop")
 
+TRAININGS_S: Final = 1.0
+"""How often trainings are looked at that change all the time, seconds."""
+
 LOST: Final = (
     "this agent has no record of having taken it: its data directory was lost or replaced; name it as TARGET to have "
     "it take the task anew"
@@ -75,6 +78,13 @@ class Agent:
         """What is cleaned up."""
         self._again: set[RunnerName] = set()
         """Runners that are to be looked at again, since something could not be asked or said."""
+        self._contracts: set[ContractName] = set()
+        """Trainings that have changed."""
+        self._changed_all = False
+        """Whether all may have."""
+        self._changed = asyncio.Event()
+        self._unseen = set(host.profile.runners)
+        """Runners that have not been looked at yet."""
         self._told: dict[RunnerName, str] = {}
         self._group: asyncio.TaskGroup
         self._ready: Callable[[], None] = lambda: None
@@ -94,8 +104,10 @@ class Agent:
         async with asyncio.TaskGroup() as self._group:
             await self._resume()
             self._group.create_task(self._tick())
-            async for notice in self._host.link.follow():
-                await self._heed(notice)
+            self._group.create_task(self._follow_trainings())
+            async with contextlib.aclosing(self._host.link.follow()) as notices:
+                async for notice in notices:
+                    await self._heed(notice)
 
     # --- what an earlier process left -------------------------------------------------------------------------------
 
@@ -123,7 +135,10 @@ class Agent:
         for pair_id in await self._host.manager.find_pairs():
             if pair_id not in known:
                 log.warning("removes the pair %s, of which the journal knows nothing", make_printable(pair_id))
-                await self._host.manager.remove_forgotten(pair_id)
+                try:
+                    await self._host.manager.remove_forgotten(pair_id)
+                except (ConfigurationError, Unreachable) as error:
+                    log.warning("%s cannot be removed: %s", make_printable(pair_id), make_printable(str(error)))
 
     # --- what it hears ----------------------------------------------------------------------------------------------
 
@@ -152,9 +167,10 @@ class Agent:
             for work in self._works.values():
                 for task in notice.tasks:
                     work.note_task(task)
-        await self._look_at_trainings(notice)
-        if notice.everything and not self._again:
-            self._ready()
+        if notice.everything or notice.contracts:
+            self._contracts.update(notice.contracts)
+            self._changed_all |= notice.everything
+            self._changed.set()
 
     def _followed(self) -> set[RunnerName]:
         """Runners that we listen to, or have something of."""
@@ -175,16 +191,23 @@ class Agent:
             await self._host.link.ask(ask)
         return found
 
-    async def _look_at_trainings(self, notice: Changes) -> None:
-        """Tell those that run a swarm of trainings that changed."""
-        running = [work for work in self._works.values() if work.entry.kind is TaskType.RUN_SWARM]
-        running = [work for work in running if not work.entry.is_over]
-        if not running or not (notice.everything or notice.contracts):
-            return
+    async def _follow_trainings(self) -> None:
+        """Tell those that run a swarm of trainings that changed, each at most once a second."""
+        while True:
+            await self._changed.wait()
+            everything, names = self._changed_all, tuple(self._contracts)
+            self._changed.clear()
+            self._changed_all = False
+            self._contracts.clear()
+            running = [work for work in self._works.values() if work.entry.kind is TaskType.RUN_SWARM]
+            running = [work for work in running if not work.entry.is_over]
+            if running:
+                await self._tell_trainings(running, None if everything else names)
+                await asyncio.sleep(TRAININGS_S)
 
+    async def _tell_trainings(self, running: Iterable[Work], names: Iterable[ContractName] | None) -> None:
         async def ask(client: SnClient) -> list[Training | None]:
-            names: Iterable[ContractName] = await client.contracts() if notice.everything else notice.contracts
-            return [await client.training(name) for name in names]
+            return [await client.training(name) for name in (await client.contracts() if names is None else names)]
 
         with contextlib.suppress(Unreachable, PeerError):
             for training in await self._host.link.ask(ask):
@@ -200,11 +223,14 @@ class Agent:
             self._again.discard(name)
             try:
                 await self._look_at(name)
+                self._unseen.discard(name)
             except SwarmError as error:
                 if not isinstance(error, Unreachable | PeerError):
                     raise
                 self._again.add(name)
                 self._say_once(name, str(error))
+        if not self._unseen:
+            self._ready()
 
     def _say_once(self, name: RunnerName, text: str) -> None:
         if self._told.get(name) != text:

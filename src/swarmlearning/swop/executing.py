@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts.records import Training
 from swarmlearning.contracts.task_records import ENDED, FAILED, Taskrunner, TaskType, WorkState
-from swarmlearning.errors import Broken, ConfigurationError, SwarmError, Unreachable
+from swarmlearning.errors import Broken, ConfigurationError, PeerError, SwarmError, Unreachable
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, Stage
@@ -229,8 +229,12 @@ class Work:
         while True:
             await self._news.wait()
             self._news.clear()
-            if is_denied(await read_task(self.host, self._entry)):
-                return
+            try:
+                if is_denied(await read_task(self.host, self._entry)):
+                    return
+            except PeerError as error:
+                # What was allowed goes on: nobody has denied it.
+                self._log(f"cannot be read again: {error}")
 
     def _end(self, state: WorkState, text: str) -> None:
         """All that we did has ended."""

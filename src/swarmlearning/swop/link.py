@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from swarmlearning.clock import system_clock
 from swarmlearning.errors import ConfigurationError, PeerError, Refused, SwarmError, Unreachable
@@ -26,13 +26,18 @@ T = TypeVar("T")
 AGAIN_S: Final = 1.0
 """How long after a failure the SN is tried again, seconds."""
 
+GOODBYE_S: Final = 2.0
+"""How long the SN may take to answer what was said before we end, seconds."""
+
 PASSING: Final = frozenset({"busy", "Closed", "Unreachable", "WaitExpired"})
 """Codes of refusals that come from the SN's own troubles: the same may be said again later."""
 
 
 def is_passing(error: SwarmError) -> bool:
-    """Whether the same request may succeed a little later."""
-    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.code in PASSING)
+    """Whether the same may succeed a little later; what cannot be verified or read now may be, from another SN."""
+    if isinstance(error, Refused):
+        return error.code in PASSING
+    return isinstance(error, Unreachable | PeerError)
 
 
 class Link:
@@ -64,6 +69,7 @@ class Link:
         self._submitter: Submitter | None = None
         self._up = asyncio.Event()
         self._told = ""
+        self._calls: set[asyncio.Task[Any]] = set()
 
     @property
     def is_up(self) -> bool:
@@ -71,8 +77,25 @@ class Link:
         return self._up.is_set()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Let what was said be answered, for a moment, and close the connections."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=GOODBYE_S)
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
         await self._http.close()
+
+    async def _carry(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call that goes on where its caller is cancelled: what was said is known to have been said."""
+        task = asyncio.ensure_future(call)
+        self._calls.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen
 
     async def _connect(self) -> None:
         """Find out who answers, and register our key.
@@ -85,10 +108,10 @@ class Link:
         if name.role is not Role.SN or name.domain != self.name.domain:
             raise ConfigurationError(f"{self.endpoint} is {name.id}, not the SN of {self.name.domain}")
         client = SnClient(self._http, Address(node=name.id, endpoint=self.endpoint))
-        self._submitter = await open_submitter(client, self._identity, self._sign_key)
+        self._submitter = await self._carry(open_submitter(client, self._identity, self._sign_key))
         self._client = client
 
-    async def follow(self) -> AsyncIterator[Changes]:
+    async def follow(self) -> AsyncGenerator[Changes, None]:
         """What changes on the ledger, for ever: whenever the SN was away, the next notice says everything."""
         while True:
             try:
@@ -123,9 +146,9 @@ class Link:
         """Ask something, so that the SN knows that we are here; whether it answers `follow` finds out."""
         if self._client is not None and self.is_up:
             with contextlib.suppress(Unreachable, PeerError):
-                await self._client.status()
+                await self._carry(self._client.status())
 
-    async def ask(self, question: Callable[[SnClient], Awaitable[T]]) -> T:
+    async def ask(self, question: Callable[[SnClient], Coroutine[Any, Any, T]]) -> T:
         """What the SN answers.
 
         Raises:
@@ -134,9 +157,9 @@ class Link:
         """
         if self._client is None:
             raise Unreachable(f"the SN at {self.endpoint} is away")
-        return await question(self._client)
+        return await self._carry(question(self._client))
 
-    async def say(self, speech: Callable[[Submitter], Awaitable[T]]) -> T:
+    async def say(self, speech: Callable[[Submitter], Coroutine[Any, Any, T]]) -> T:
         """What becomes of something said on the ledger.
 
         Raises:
@@ -145,13 +168,13 @@ class Link:
         """
         if self._submitter is None or self._client is None:
             raise Unreachable(f"the SN at {self.endpoint} is away")
-        return await speech(self._submitter)
+        return await self._carry(speech(self._submitter))
 
-    async def insist(self, question: Callable[[SnClient], Awaitable[T]]) -> T:
+    async def insist(self, question: Callable[[SnClient], Coroutine[Any, Any, T]]) -> T:
         """What the SN answers, as soon as it does.
 
         Raises:
-            PeerError: it refuses for good, or what it says cannot be read.
+            Refused: it refuses for good.
         """
         while True:
             await self._up.wait()

@@ -17,11 +17,12 @@ from swarmlearning.swop.journal import Journal
 from swarmlearning.swop.link import Link
 from swarmlearning.swop.managers.boundary import Manager, ManagerSettings
 from swarmlearning.swop.managers.opening import open_manager
-from swarmlearning.swop.pairs import own_address
+from swarmlearning.swop.pairs import own_address, place_of
 from swarmlearning.swop.policy_file import load_policy
-from swarmlearning.swop.profile import ManagerKind, Profile
+from swarmlearning.swop.profile import IdentityPart, ManagerKind, Profile
 from swarmlearning.swop.profile_check import check_profile
 from swarmlearning.swop.profile_file import load_profile
+from swarmlearning.swop.swarm_run import VOLUMES
 from swarmlearning.types import SN_API_PORT, Endpoint
 
 log = logging.getLogger("swarmlearning.swop")
@@ -120,6 +121,13 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
         await agent.run(lambda: ready(agent))
 
 
+def _find_secrets(config: AgentConfig, profile: Profile, link: Link) -> tuple[str, ...]:
+    """Keys of all peers and of the agent: no program sees any of them."""
+    keys = (a for node in profile.nodes for a in node.identity if a.part is IdentityPart.KEY and a.kind == "BIND")
+    own = (config.sign_key,) if config.sign_key is not None else ()
+    return (*(str(place_of(key, config.data / VOLUMES)) for key in keys), *link.secrets, *own)
+
+
 async def _open(config: AgentConfig, profile: Profile, link: Link) -> Manager:
     settings = ManagerSettings(
         data=str(config.data),
@@ -127,6 +135,7 @@ async def _open(config: AgentConfig, profile: Profile, link: Link) -> Manager:
         group=profile.group,
         bases=config.bases,
         sl_image=config.sl_image,
+        secrets=_find_secrets(config, profile, link),
         keep=config.keep,
     )
     named = config.manager is not None

@@ -179,7 +179,7 @@ class HostFiles:
         environment: Sequence[str] = (),
         identities: Sequence[int] = (),
     ) -> None:
-        """A profile of so many nodes; `environment` are usrenvvars of all, `identities` whose certificates they have."""
+        """A profile of so many nodes; `environment` are usrenvvars of all, `identities` whose certificates."""
         lines = ["groupname: tests", f"taskrunner: {json.dumps(list(runners))}"]
         lines += [f"policyuri: {self.policy if policy else '~'}"]
         lines += ["resourcemgr:", "    mgrtype: DOCKER", "    accessinfo: ~", "network: ~", "envvars: ~"]
@@ -192,7 +192,9 @@ class HostFiles:
             lines += ["  - slnodedef:", f"      idx: {idx}", "      identity:"]
             for part, path in (("KEY", paths.key), ("CERT", paths.cert), ("CACERT", paths.cacert)):
                 assert path is not None
-                lines += [f"        - attribute: {{aType: {part}, mType: BIND, src: {path}, tgt: /swarm/{part.lower()}}}"]
+                lines += [
+                    f"        - attribute: {{aType: {part}, mType: BIND, src: {path}, tgt: /swarm/{part.lower()}}}"
+                ]
             lines += ["      slhostname: ~", "      slhostip: 127.0.0.1", "      slport: 0", "      usrhostname: ~"]
             lines += [f"      privatedata: {{src: {data}, mType: BIND}}", "      slenvvars: ~"]
             variables = "".join(f"\n        - {line}" for line in environment) or " ~"
@@ -246,6 +248,12 @@ class HostFiles:
         )
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Until something is so that nobody tells."""
+    while not condition():  # noqa: ASYNC110  # another process's files
+        await asyncio.sleep(0.05)
+
+
 def kill(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGKILL) -> None:
     """End an agent, and nothing else."""
     if process.poll() is None:
@@ -259,7 +267,7 @@ def running_agents(*hosts: HostFiles) -> Iterator[list["subprocess.Popen[bytes]"
     started: list[subprocess.Popen[bytes]] = []
     try:
         for host in hosts:
-            started.append(host.start())
+            started.append(host.start())  # noqa: PERF401  # those before are ended if one does not start
         yield started
     finally:
         for process in started:
@@ -280,7 +288,8 @@ def end_pairs(host: HostFiles) -> None:
 
 
 def run_lines(
-    programs: Path, program: str, *, command: str = "", environment: Sequence[str] = (), private: bool = False) -> list[str]:
+    programs: Path, program: str, *, command: str = "", environment: Sequence[str] = (), private: bool = False
+) -> list[str]:
     """The body of a RUN_SWARM that runs one of `programs`."""
     lines = [f"Command: /programs/{program} {command}".rstrip(), "Entrypoint: python3", "WorkingDir: /programs"]
     lines += [f"Envvars: [{', '.join(environment)}]" if environment else "Envvars: ~"]

@@ -228,7 +228,6 @@ def test_a_network_founded_anew_counts_from_one_again_and_nothing_is_mistaken() 
     ward, agent = ward_with(0), ModelAgent()
     ward.must(op(0), ward.assigning(PULL))
     agent.settle(ward)
-    (entry,) = agent.journal
     anew = ward_with(0)
     anew.now_ms += 1_000_000
     anew.must(op(0), anew.assigning(PULL))
@@ -244,5 +243,3 @@ def test_no_more_peers_are_planned_than_the_ledger_takes(planned: int, others: i
         ward.take(index, planned=60)
     accepted = ward.fork().say(ME, ward.taking(planned)) is Code.OK
     assert accepted == may_take(ward.runner, ME.id, planned)
-
-

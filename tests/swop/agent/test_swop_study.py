@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_world import ALLOW_ALL, HostFiles, copy_programs, kill, operating, run_lines, running_agents
+from agent_world import ALLOW_ALL, HostFiles, copy_programs, kill, operating, run_lines, running_agents, until
 from swci_world import A, B, Swarm
 
 from swarmlearning.contracts.records import Phase
@@ -28,17 +28,18 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 async def until_cleaned(host: HostFiles) -> None:
     """Until nothing of any pair is left on a host."""
-    while any((host.data / "pairs").iterdir()):
-        await asyncio.sleep(0.05)
+    await until(lambda: not any((host.data / "pairs").iterdir()))
 
 
 async def until_printed(host: HostFiles, idx: int, text: str) -> str:
     """Until a program has printed this; all that it printed."""
-    while True:
-        for path in (host.data / "logs").glob(f"*/ml-{idx}.log"):
-            if text in path.read_text():
-                return path.read_text()
-        await asyncio.sleep(0.05)
+
+    def find() -> list[str]:
+        logs = (path.read_text() for path in (host.data / "logs").glob(f"*/ml-{idx}.log"))
+        return [log for log in logs if text in log]
+
+    await until(lambda: bool(find()))
+    return find()[0]
 
 
 @pytest.fixture

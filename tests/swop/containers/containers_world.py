@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -16,6 +16,8 @@ from swarmlearning.swop.policy import Limits
 from swarmlearning.swop.profile import Attribute, IdentityPart, ManagerKind, PeerNode
 from swarmlearning.tasks.bodies import RunSwarm
 from swarmlearning.types import Endpoint, NodeId
+
+T = TypeVar("T")
 
 AGENT = NodeId("spiffe://a.example/net/swop/agent")
 SL = NodeId("spiffe://a.example/net/sl/sl1")
@@ -83,6 +85,27 @@ def make_pair(tmp: Path, script: str = "true", *, node: dict[str, Any] | None = 
         ml_log=str(logs / "ml.log"),
     )
     return replace(pair, **changes)
+
+
+def run(manager: ContainerManager, main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, and close the manager."""
+
+    async def whole() -> T:
+        try:
+            return await main
+        finally:
+            await manager.close()
+
+    return asyncio.run(whole())
+
+
+def read(path: str) -> str:
+    """A file's text; empty if there is none."""
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 async def until(what: str, condition: Callable[[], Awaitable[bool]], limit_s: float = 30.0) -> None:

@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tarfile
@@ -14,7 +13,7 @@ import docker
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "cat", "echo", "sleep", "ls", "id", "mkdir", "touch", "env", "grep", "mv", "rm", "seq", "hostname")
-APPLETS += ("tail", "ip", "stat", "test", "true", "false", "kill", "yes", "head", "dd", "nproc")
+APPLETS += ("tail", "ip", "stat", "test", "true", "false", "kill", "yes", "head", "dd", "nproc", "pwd")
 
 SL_PROGRAM = """#!/bin/sh
 # Stands in for `swarm sl`: keeps a key, gets ready, and answers whoever says something in the control directory.
@@ -30,7 +29,8 @@ while [ $# -gt 0 ]; do
 done
 trap 'echo sl ends; exit 0' TERM
 echo "sl runs as $(id -u):$(id -g)"
-if [ -f "$data/signing.key" ]; then echo "found key $(cat "$data/signing.key")"; else echo first > "$data/signing.key"; fi
+key="$data/signing.key"
+if [ -f "$key" ]; then echo "found key $(cat "$key")"; else echo first > "$key"; fi
 cat "$cert"
 if [ -n "$SL_FAILS" ]; then echo no luck >&2; exit 9; fi
 echo '{"pid":1}' > "$ready.part"
@@ -50,6 +50,11 @@ class PodmanEngine:
         self.socket = directory / "podman.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        # By CONTAINER_HOST, which tests set, podman would become a client of another service.
+        return {name: value for name, value in os.environ.items() if name != "CONTAINER_HOST"}
+
     def _command(self) -> list[str]:
         where = ["--root", str(self.directory / "root"), "--runroot", str(self.directory / "run")]
         # crun needs cgroups that are not everywhere; cgroupfs needs no systemd.
@@ -62,6 +67,7 @@ class PodmanEngine:
                 [*self._command(), "system", "service", "--time", "0", f"unix://{self.socket}"],
                 stdout=log,
                 stderr=log,
+                env=self._environment,
                 start_new_session=True,
             )
         deadline = time.monotonic() + 30
@@ -83,7 +89,7 @@ class PodmanEngine:
     def stop(self) -> None:
         """End the service; containers go on."""
         if self._process is not None:
-            os.kill(self._process.pid, signal.SIGTERM)
+            self._process.terminate()
             try:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
@@ -95,7 +101,9 @@ class PodmanEngine:
         """End the service, its containers and its storage."""
         self.stop()
         for words in (["rm", "--all", "--force", "--time", "0"], ["volume", "rm", "--all", "--force"]):
-            subprocess.run([*self._command(), *words], check=False, capture_output=True, timeout=60)
+            subprocess.run(
+                [*self._command(), *words], check=False, capture_output=True, timeout=60, env=self._environment
+            )
         mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         for mount in sorted((m for m in mounts if m.startswith(f"{self.directory}/")), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True, timeout=60)
@@ -127,6 +135,7 @@ class PodmanEngine:
             capture_output=True,
             text=True,
             timeout=60,
+            env=self._environment,
         )
         return "sha256:" + done.stdout.strip().removeprefix("sha256:")
 

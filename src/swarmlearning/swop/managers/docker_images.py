@@ -36,23 +36,26 @@ async def find_image(engine: Engine, tag: str) -> str | None:
     return await engine.call(f"look for the image {tag}", lambda: engine.find_image(tag))
 
 
+_CUT: Final = b"\n(the log's limit is reached: what follows is left out)\n"
+
+
 class BoundedLog:
     """A log that others' programs fill: what goes beyond its limit is left out."""
 
     def __init__(self, path: str, limit: int) -> None:
         """Append to `path`."""
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._room = limit - os.fstat(self._file).st_size
+        self._room = max(limit - os.fstat(self._file).st_size, 0)
 
     def write(self, text: str) -> None:
         """Append, if there is room."""
         data = text.encode("utf-8", "replace")
-        if 0 < self._room < len(data):
-            data = data[: self._room] + b"\n(the log's limit is reached: what follows is left out)\n"
-            self._room = 0
-        if self._room or data.endswith(b"left out)\n"):
+        if len(data) <= self._room:
             os.write(self._file, data)
-            self._room = max(self._room - len(data), 0)
+            self._room -= len(data)
+        elif self._room >= 0:
+            os.write(self._file, data[: self._room] + _CUT)
+            self._room = -1  # and nothing more, be it ever so short
 
     def close(self) -> None:
         """Close the file."""

@@ -144,6 +144,8 @@ class Copier:
             with _open(self._log) as file:
                 if os.fstat(file).st_size > note.size:  # written after the last note, and about to come once more
                     os.ftruncate(file, note.size)
+                if self._closing.is_set():  # before there was a stream that could be closed
+                    return
                 for piece in stream:
                     stamp = _STAMP.match(piece)
                     if stamp is not None:
@@ -164,13 +166,13 @@ class Copier:
 
     def _add(self, file: int, text: bytes) -> bool:
         """Append; whether more may follow."""
-        room = self._limit - self._tail - self._note.size
         note = self._note
+        notice = f"\n(more than {self._limit} bytes: what follows is left out, but for the end)\n".encode()
+        room = max(self._limit - self._tail - len(notice) - note.size, 0)
         if len(text) <= room:
             self._note = replace(note, size=note.size + _write(file, text))
             return True
-        notice = f"\n(more than {self._limit} bytes: what follows is left out, but for the end)\n".encode()
-        written = _write(file, text[: max(room - len(notice), 0)] + notice)
+        written = _write(file, text[:room] + notice)
         self._note = replace(note, size=note.size + written, full=True)
         return False
 

@@ -158,7 +158,7 @@ class ContainerManager:
         """As `Manager`."""
         found = await self._watcher.find(pair.id)
         for container in found.values():
-            await self._watcher.forget(container.id)
+            await self._watcher.forget(container)
         if await self._clear(pair.id, found.values()):
             shutil.rmtree(pair.directory, ignore_errors=True)
 

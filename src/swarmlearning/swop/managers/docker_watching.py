@@ -211,9 +211,11 @@ class Watcher:
 
         await self._engine.call(f"stop {what}", stop, limit_s=seconds + CALL_S)
 
-    async def forget(self, container: str) -> None:
-        """Before a stopped container is removed: have the end of its log, and stop looking after it."""
-        await self._log_end(container)
+    async def forget(self, found: Found) -> None:
+        """Before a container is removed: have the end of its log, if it has ended, and stop looking after it."""
+        container = found.id
+        if found.state not in RUNNING:
+            await self._log_end(container)
         if copier := self._copiers.pop(container, None):
             copier.close()
         if timer := self._timers.pop(container, None):

@@ -1,4 +1,4 @@
-"""A small training in numpy: `CONTRACT`, `ROUNDS`, `MIN_PEERS`, and `PACE`, a file that holds it back while it is there."""
+"""A small training in numpy: `CONTRACT`, `ROUNDS`, `MIN_PEERS`; `PACE` is a file that holds it back."""
 
 import os
 import time
