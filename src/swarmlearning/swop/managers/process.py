@@ -199,7 +199,10 @@ class ProcessManager:
     async def _remove(self, directory: Path, grace_s: float) -> None:
         for part in (Part.ML, Part.SL):
             await Place(directory / "parts" / part.value).stop(grace_s)
-        await asyncio.to_thread(_remove_files, directory, keep=self._settings.keep)
+        try:
+            await asyncio.to_thread(_remove_files, directory, keep=self._settings.keep)
+        except OSError as error:
+            raise ConfigurationError(f"{directory} cannot be removed: {error.strerror or error}") from error
 
 
 def _place(pair: Pair, part: Part) -> Place:
