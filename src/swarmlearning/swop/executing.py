@@ -46,7 +46,7 @@ class Work:
         self.entry_id = entry.id
         self._entry = entry
         self._news = asyncio.Event()
-        self._reporter = Reporter(host.link, lambda: self._entry)
+        self._reporter = Reporter(host.link, lambda: self._entry, host.private)
         self._run: SwarmRun | None = None
 
     # --- what is known of it ----------------------------------------------------------------------------------------
