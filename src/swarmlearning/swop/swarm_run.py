@@ -100,6 +100,7 @@ class SwarmRun:
             number=entry.number,
             task=entry.task,
             body=body,
+            places=assigned.request.mounts,
             image=assigned.request.images[0] if assigned.request.images else "",
             image_id=self._image_id,
             sn=host.sn,

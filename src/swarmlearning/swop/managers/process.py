@@ -127,7 +127,7 @@ class ProcessManager:
             control = find_control(Path(pair.directory))
             if control is None:
                 raise ConfigurationError(f"pair {pair.id}: its SL was not started, so there is nothing to meet")
-            return ml_launch(pair, control, image, sandbox, self._data)
+            return ml_launch(pair, control, image, sandbox, self._data, self._settings.secrets)
 
         await _place(pair, Part.ML).start(prepare)
 
