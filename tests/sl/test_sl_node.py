@@ -199,6 +199,27 @@ def own_of(participation: Participation) -> memoryview:
     return participation.program.own
 
 
+def test_sw72_an_sl_tells_others_of_the_service_by_which_it_is_reached_and_listens_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_sn(node: SlNode) -> None:
+        raise WaitExpired("waited for the SN")
+
+    monkeypatch.setattr(SlNode, "_find_sn", no_sn)
+
+    async def work(node: SlNode, sn: OneSn) -> None:
+        service = Endpoint(host="proxy.example", port=443)
+        for reached in (None, service):
+            one = SlNode(replace(node.config, reached=reached), node._identity)
+            with pytest.raises(WaitExpired):
+                await one.start()
+            listens = Endpoint(host="127.0.0.1", port=one._server._sockets[0].getsockname()[1])
+            assert one._endpoint == (reached or listens)
+            await one.stop()
+
+    with_node(tmp_path, work)
+
+
 def test_one_program_at_a_time_takes_part_in_a_contract(tmp_path: Path) -> None:
     """C-3."""
 

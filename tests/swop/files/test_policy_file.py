@@ -163,6 +163,13 @@ def test_sw25_what_is_wrong_is_told_by_line(text: str, expected: str) -> None:
     assert any(expected in line for line in told), told
 
 
+def test_sw25_at_most_500_rules_of_60_characters() -> None:
+    rules = [f"- name: {number:060}" for number in range(501)]
+    assert len(read("version: 1\nrules:\n" + "\n".join(rules[:500])).rules) == 500
+    (told,) = faults("version: 1\nrules:\n" + "\n".join(rules))
+    assert told == "line 503, rules[501]: 501 rules; a policy has at most 500"
+
+
 def test_sw26_a_text_may_stand_for_a_list_of_one() -> None:
     found = read(rule("organisations: a.example", "hours: Mon", "mounts: /opt")).rules[0]
     assert (found.organisations, found.hours[0].days, found.mounts) == (("a.example",), (0,), ("/opt",))

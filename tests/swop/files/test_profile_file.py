@@ -123,6 +123,7 @@ def test_sw21_nothing_in_a_node_means_left_out(key: str) -> None:
 
 
 def test_sw21_what_may_be_written_in_more_than_one_way() -> None:
+    assert read(least("taskrunner: other")).runners == ("other",)
     assert read(least("taskrunner: [a, b]")).runners == ("a", "b")
     assert read(least("envvars: {A: 1, B: on}")).environment == (("A", "1"), ("B", "on"))
     assert read(least("envvars: [A: 1, {B: on}]")).environment == (("A", "1"), ("B", "on"))
@@ -181,6 +182,13 @@ def test_sw22_a_placeholder_that_is_left_is_one_fault_that_names_the_option() ->
     why = "(4 times) has no value; give it with --set CURRENT-PATH=VALUE, or write it out"
     where = "line 31, nodes[1].slnodedef.identity[1].attribute.src"
     assert told == [f"{where}: the placeholder <CURRENT-PATH> {why}"]
+
+
+def test_sw22_a_placeholder_that_is_left_once_is_not_counted() -> None:
+    (told,) = faults(node("slhostip: <IP>"))
+    assert told.startswith(
+        "line 9, nodes[1].slnodedef.slhostip: the placeholder <IP> has no value; give it with --set IP"
+    )
 
 
 def test_sw22_what_has_no_effect_may_keep_its_placeholders_and_a_value_for_nothing_is_told() -> None:
@@ -281,10 +289,28 @@ IDENTITY = [
 ]
 
 
+def test_sw21_what_a_node_needs_is_told_where_it_is_missing() -> None:
+    assert faults("groupname: demo\nnodes: [{}]\n") == ["line 2, nodes[1].slnodedef: expected a value, it is missing"]
+    (told,) = faults(profile_files.LEAST.replace("idx: 0", "slport: 1"))
+    assert told == "line 4, nodes[1].slnodedef.idx: expected a value, it is missing"
+    (told,) = faults(profile_files.LEAST.replace("attribute: " + KEY, "attribute: ~"))
+    where = "nodes[1].slnodedef.identity[1].attribute"
+    assert told == f"line 6, {where}: expected a value, got nothing (~)"
+
+
+def test_sw21_at_most_32_taskrunners() -> None:
+    names = [f"r{number}" for number in range(33)]
+    assert len(read(least(f"taskrunner: [{', '.join(names[:32])}]")).runners) == 32
+    (told,) = faults(least(f"taskrunner: [{', '.join(names)}]"))
+    assert told == "line 2, taskrunner: 33 taskrunners; expected at most 32"
+
+
 @pytest.mark.parametrize(("old", "new", "expected"), IDENTITY)
 def test_sw23_a_wrong_identity_is_told(old: str, new: str, expected: str) -> None:
     told = faults(profile_files.LEAST.replace(old, new))
-    assert any(expected in line for line in told), told
+    assert expected in told[0]
+    # A second certificate is one too many, and there is no key then.
+    assert len(told) == (2 if "aType: CERT" in new else 1)
 
 
 def test_sw23_an_identity_has_a_key_a_certificate_and_authorities() -> None:
@@ -355,8 +381,9 @@ def test_sw20_all_faults_are_told_in_the_order_of_the_file() -> None:
 
 def test_sw20_at_most_64_nodes() -> None:
     body = profile_files.LEAST.split("nodes:\n")[1]
-    nodes = "".join(body.replace("idx: 0", f"idx: {n}\n    slport: {n + 1}") for n in range(65))
-    (told,) = faults("groupname: demo\nnodes:\n" + nodes)
+    nodes = [body.replace("idx: 0", f"idx: {n}\n    slport: {n + 1}") for n in range(65)]
+    assert len(read("groupname: demo\nnodes:\n" + "".join(nodes[:64])).nodes) == 64
+    (told,) = faults("groupname: demo\nnodes:\n" + "".join(nodes))
     assert told.endswith("nodes[65]: 65 nodes; an agent has at most 64")
 
 

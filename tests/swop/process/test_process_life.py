@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,61 @@ while True: time.sleep(100)
     asyncio.run(main())
 
 
+def test_sw48_a_shim_whose_pair_was_removed_ends_with_its_program(tmp_path: Path) -> None:
+    manager = plain_manager(tmp_path / "D")
+    pair = patient_pair(tmp_path)
+
+    async def main() -> None:
+        prepare(pair)
+        await manager.start_ml(pair)
+        status = ml_status(pair)
+        assert status.program is not None
+        shutil.rmtree(pair.directory)
+        os.kill(status.program.pid, signal.SIGKILL)
+        await wait_for(lambda: not is_running(status.shim.pid), 20)
+
+    asyncio.run(main())
+
+
+def test_sw48_a_shim_that_cannot_write_the_exit_status_tries_again_until_it_is_asked_to_end(tmp_path: Path) -> None:
+    """A directory in the file's place stands for a disk that takes nothing."""
+    manager = plain_manager(tmp_path / "D")
+    pair = patient_pair(tmp_path)
+
+    async def main() -> None:
+        prepare(pair)
+        await manager.start_ml(pair)
+        status = ml_status(pair)
+        place = Path(pair.directory) / "parts" / "ml"
+        (place / "status.json").rename(place / "before")
+        (place / "status.json").mkdir()
+        (tmp_path / "shared" / "go").touch()
+        await wait_for(lambda: (place / "status.json.end").read_bytes().startswith(b"{"))
+        assert is_running(status.shim.pid)
+        assert signal_process(status.shim, signal.SIGTERM)
+        await wait_for(lambda: not is_running(status.shim.pid), 20)
+
+    asyncio.run(main())
+
+
+def test_sw48_an_exit_status_that_the_disk_did_not_take_is_written_later(tmp_path: Path) -> None:
+    manager = plain_manager(tmp_path / "D")
+    pair = patient_pair(tmp_path)
+
+    async def main() -> None:
+        prepare(pair)
+        await manager.start_ml(pair)
+        place = Path(pair.directory) / "parts" / "ml"
+        (place / "status.json").rename(place / "before")
+        (place / "status.json").mkdir()
+        (tmp_path / "shared" / "go").touch()
+        await wait_for(lambda: (place / "status.json.end").read_bytes().startswith(b"{"))
+        (place / "status.json").rmdir()
+        assert (await wait_ended(manager, pair, Part.ML)).exit_status == 7
+
+    asyncio.run(main())
+
+
 def test_sw42_a_program_that_cannot_be_started_says_why(tmp_path: Path) -> None:
     manager = plain_manager(tmp_path / "D")
     pair = make_pair(tmp_path / "D", body_entrypoint="no-such-program")
@@ -301,6 +357,7 @@ def test_sw53_removing_leaves_the_logs_and_nothing_else(tmp_path: Path, sandbox:
     manager = open_manager(tmp_path / "D", sandbox=sandbox)
     program = """
 import os
+import shutil
 os.makedirs(os.environ['HOME'] + '/a/b')
 os.chmod(os.environ['HOME'] + '/a', 0)
 os.symlink('/', os.environ['HOME'] + '/link')

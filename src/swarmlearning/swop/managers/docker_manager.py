@@ -171,7 +171,7 @@ class ContainerManager:
     async def remove_forgotten(self, pair_id: str) -> None:
         """As `Manager`."""
         found = await self._watcher.find(pair_id)
-        for part, container in sorted(found.items(), reverse=True):  # the SL outlives its program
+        for part, container in sorted(found.items()):  # `ml` first: the SL outlives its program
             if container.state in RUNNING:
                 await self._watcher.stop(container.id, f"the forgotten pair {pair_id}, {part.value}", STOP_S)
         await self._clear(pair_id, found.values())

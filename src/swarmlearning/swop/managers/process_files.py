@@ -112,6 +112,8 @@ class Status:
                 _write_durably(self._path + ".end", data)
                 Path(self._path + ".end").replace(self._path)
                 return
+            except FileNotFoundError:
+                return  # the pair was removed: nobody is left to read it
             except OSError:
                 if stopped() or time.monotonic() > deadline:
                     return

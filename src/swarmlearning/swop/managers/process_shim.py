@@ -176,7 +176,13 @@ class Shim:
         code, detail = self._judge(refused, told, killed=count_oom_kills() > kills)
         if detail:
             self._log.write(f"\n[{detail}]\n".encode()[: self._log.chunk])
-        self._status.end(lambda: self._asked > 1, exit_status=code, detail=detail, log_lost=self._log.lost)
+        asked = self._asked
+
+        def is_stopped() -> bool:
+            self._listen()
+            return self._asked > asked
+
+        self._status.end(is_stopped, exit_status=code, detail=detail, log_lost=self._log.lost)
 
     def _follow(self, out: int) -> None:
         """Copy its output, look at its limits and listen to signals until it has ended."""
@@ -229,6 +235,8 @@ class Shim:
             return
         for _ in range(numbers.count(signal.SIGTERM)):
             self._asked += 1
+            if self._code is not None:
+                continue
             if self._asked > 1:
                 self._make()
             else:
