@@ -18,6 +18,7 @@ from swarmlearning.swop.journal import Journal
 from swarmlearning.swop.link import Link
 from swarmlearning.swop.managers.boundary import Manager
 from swarmlearning.swop.nodes import Nodes
+from swarmlearning.swop.outcomes import Outcomes
 from swarmlearning.swop.policy import NO_POLICY, Policy, ShareLog
 from swarmlearning.swop.profile import Profile
 from swarmlearning.swop.telling import find_private
@@ -112,6 +113,7 @@ class Host:
         data: Path,
         link: Link,
         journal: Journal,
+        outcomes: Outcomes,
         manager: Manager,
         profile: Profile,
         policy: PolicyBook,
@@ -125,6 +127,7 @@ class Host:
         self.data = data
         self.link = link
         self.journal = journal
+        self.outcomes = outcomes
         self.manager = manager
         self.profile = profile
         self.policy = policy

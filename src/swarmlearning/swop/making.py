@@ -7,7 +7,7 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
-from swarmlearning.contracts.task_records import MAX_EXIT_STATUS, Evidence, WorkState
+from swarmlearning.contracts.task_records import MAX_EXIT_STATUS, Evidence, Task, WorkState
 from swarmlearning.errors import Broken, TaskFailed
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.content.names import volume_names
@@ -83,24 +83,33 @@ async def make(work: Assignment, assigned: Assigned) -> Made:
 
 async def _make(host: Host, entry: Entry, assigned: Assigned, path: str, tell: Tell) -> str:
     """Digest of the image, where it makes one."""
-    outcome = assigned.task.outcome
+    task = assigned.task
     match assigned.body:
-        case MakeUserContainer() as body:
-            return await host.manager.build_image(outcome, body, path, entry.limits, tell)
-        case PullImage() as body:
-            return await host.manager.pull_image(outcome, body, path, tell)
         case MakeContent() as body:
-            await _fill(host, entry, outcome, body, Path(path), tell)
+            await _fill(host, entry, task, body, Path(path), tell)
             return ""
+        case MakeUserContainer() | PullImage() as body:
+            there = await host.manager.find_image(task.outcome) is not None
+            host.outcomes.claim("image", task.outcome, task, there=there)
+            if isinstance(body, PullImage):
+                digest = await host.manager.pull_image(task.outcome, body, path, tell)
+            else:
+                context = [body.build_context] if body.build_context is not None else []
+                host.outcomes.check_volumes(context, task, host.link.name.domain)
+                digest = await host.manager.build_image(task.outcome, body, path, entry.limits, tell)
+            host.outcomes.made("image", task.outcome, task, digest)
+            return digest
         case RunSwarm():
             raise Broken(f"{assigned.task.name} makes nothing, it runs")
         case _:
             assert_never(assigned.body)
 
 
-async def _fill(host: Host, entry: Entry, outcome: str, body: MakeContent, log: Path, tell: Tell) -> None:
+async def _fill(host: Host, entry: Entry, task: Task, body: MakeContent, log: Path, tell: Tell) -> None:
     """Download and unpack once, for one volume or for one of each node."""
-    volumes = volume_names(body, outcome, [node.idx for node in host.profile.nodes])
+    volumes = volume_names(body, task.outcome, [node.idx for node in host.profile.nodes])
+    for volume in volumes:
+        host.outcomes.claim("volume", volume, task, there=await host.manager.has_volume(volume))
     urls = entry.urls
 
     def allow(url: str) -> bool:
@@ -120,6 +129,7 @@ async def _fill(host: Host, entry: Entry, outcome: str, body: MakeContent, log: 
                 await asyncio.to_thread(shutil.copytree, content, source, symlinks=True)
             tell(f"fills the volume {volume}")
             await host.manager.fill_volume(volume, str(source))
+            host.outcomes.made("volume", volume, task)
     except OSError as error:
         raise TaskFailed(f"{scratch} cannot be used: {error.strerror}") from error
     finally:

@@ -28,6 +28,8 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     body: Body
     request: Request
     """What is to be decided about."""
+    prerequisite: Task | None = None
+    """What makes the image that it runs in; None: it needs none."""
 
 
 async def read_task(host: Host, entry: Entry) -> Assigned:
@@ -50,17 +52,18 @@ async def read_task(host: Host, entry: Entry) -> Assigned:
         body = parse_body(whole.task.kind, whole.body, entry.task)
     except ConfigurationError as error:
         raise TaskFailed(f"the task cannot be carried out: {error}") from error
+    prerequisite = await _find_prerequisite(host, whole.task.prereq)
     request = make_request(
         whole.task,
         body,
-        prerequisite=await _find_prerequisite(host, whole.task.prereq),
+        prerequisite=prerequisite,
         profile=host.profile,
         isolated=host.manager.isolates,
         own=host.link.name.domain,
         approvals=whole.approvals,
         hidden=(str(host.data), *host.link.secrets),
     )
-    return Assigned(task=whole.task, body=body, request=request)
+    return Assigned(task=whole.task, body=body, request=request, prerequisite=prerequisite)
 
 
 async def _find_prerequisite(host: Host, prereq: TaskName) -> Task | None:

@@ -16,12 +16,13 @@ from swarmlearning.swop.host import Host, PolicyBook
 from swarmlearning.swop.journal import Journal
 from swarmlearning.swop.link import Link
 from swarmlearning.swop.managers.boundary import Manager, ManagerSettings
-from swarmlearning.swop.managers.opening import open_manager
+from swarmlearning.swop.outcomes import Outcomes
 from swarmlearning.swop.pairs import own_address, place_of
 from swarmlearning.swop.policy_file import load_policy
 from swarmlearning.swop.profile import IdentityPart, ManagerKind, Profile
 from swarmlearning.swop.profile_check import check_profile
 from swarmlearning.swop.profile_file import load_profile
+from swarmlearning.swop.reopening import open_again
 from swarmlearning.swop.swarm_run import VOLUMES
 from swarmlearning.types import SN_API_PORT, Endpoint
 
@@ -103,13 +104,15 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
         _check(config, profile)
         for warning in policy.current().warnings:
             log.warning("%s", make_printable(warning))
-        manager = await _open(config, profile, link)
+        journal = Journal(data)
+        manager = await _open(config, profile, link, has_pairs=bool(journal.pair_ids()))
         stack.push_async_callback(manager.close)
         log.info("%s: %d nodes, %s", profile.group, len(profile.nodes), manager.describe())
         host = Host(
             data=data,
             link=link,
-            journal=Journal(data),
+            journal=journal,
+            outcomes=Outcomes(data, (config.sl_image,)),
             manager=manager,
             profile=profile,
             policy=policy,
@@ -128,7 +131,7 @@ def _find_secrets(config: AgentConfig, profile: Profile, link: Link) -> tuple[st
     return (*(str(place_of(key, config.data / VOLUMES)) for key in keys), *link.secrets, *own)
 
 
-async def _open(config: AgentConfig, profile: Profile, link: Link) -> Manager:
+async def _open(config: AgentConfig, profile: Profile, link: Link, *, has_pairs: bool) -> Manager:
     settings = ManagerSettings(
         data=str(config.data),
         agent=link.name.id,
@@ -139,4 +142,4 @@ async def _open(config: AgentConfig, profile: Profile, link: Link) -> Manager:
         keep=config.keep,
     )
     named = config.manager is not None
-    return await open_manager(config.manager or profile.manager, settings, insist=named)
+    return await open_again(config.manager or profile.manager, settings, named=named, has_pairs=has_pairs)

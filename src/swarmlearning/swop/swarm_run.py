@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from swarmlearning.clock import WallClock
 from swarmlearning.contracts.records import Training
 from swarmlearning.contracts.task_records import Unit, WorkState
-from swarmlearning.errors import Broken, ConfigurationError, TaskFailed
+from swarmlearning.errors import Broken, ConfigurationError
 from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.client import SnClient
 from swarmlearning.swop.host import Host
@@ -60,19 +60,19 @@ class SwarmRun:
     # --- before -----------------------------------------------------------------------------------------------------
 
     async def require_image(self, assigned: Assigned) -> None:
-        """Find what the programs run in.
+        """SW-13: find what the programs run in: what the task's prerequisite made here.
 
         Raises:
-            TaskFailed: it is not on this host.
+            TaskFailed: it did not, or a third organisation's task filled a volume that the programs would see.
         """
-        tag = assigned.request.images[0] if assigned.request.images else ""
-        if not tag:
-            return
-        found = await self.manager.find_image(tag)
-        if found is None:
-            prereq = assigned.task.prereq
-            raise TaskFailed(f"the image {tag} is not on this host; task {prereq} makes it: assign that first")
-        self._image_id = found
+        body, prerequisite = assigned.body, assigned.prerequisite
+        if isinstance(body, RunSwarm):
+            shared = [mount.source for mount in body.shared_content if mount.kind == "VOLUME"]
+            numbered = [f"{name}-{node.idx}" for name in shared for node in self._host.profile.nodes]
+            self._host.outcomes.check_volumes((*shared, *numbered), assigned.task, self._host.link.name.domain)
+        if prerequisite is not None:
+            digest = await self.manager.find_image(prerequisite.outcome)
+            self._image_id = self._host.outcomes.require_image(prerequisite.outcome, prerequisite, digest)
 
     async def take_nodes(self) -> None:
         """Wait until the profile's nodes are free, and use them."""
@@ -101,7 +101,7 @@ class SwarmRun:
             task=entry.task,
             body=body,
             places=assigned.request.mounts,
-            image=assigned.request.images[0] if assigned.request.images else "",
+            image=assigned.prerequisite.outcome if assigned.prerequisite is not None else "",
             image_id=self._image_id,
             sn=host.sn,
             host_ip=host.host_ip,

@@ -13,6 +13,7 @@ from swarmlearning.swop.agent import Agent, lock_data
 from swarmlearning.swop.host import Host, Paces, PolicyBook
 from swarmlearning.swop.journal import Entry, Journal
 from swarmlearning.swop.link import Link
+from swarmlearning.swop.outcomes import Outcomes
 from swarmlearning.swop.policy_file import load_policy
 from swarmlearning.swop.profile_file import load_profile
 from swarmlearning.types import Endpoint, Role
@@ -43,6 +44,7 @@ async def acting(
             data=files.data,
             link=link,
             journal=Journal(files.data),
+            outcomes=Outcomes(files.data),
             manager=manager,
             profile=profile,
             policy=PolicyBook(Path(profile.policy) if profile.policy else None, load_policy),

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from swarmlearning.errors import TaskFailed, Unreachable
 from swarmlearning.swop.managers.boundary import Manager, Pair, PairStatus, Part, PartState, PartStatus, Tell
 from swarmlearning.swop.policy import Limits
+from swarmlearning.swop.profile import ManagerKind
 from swarmlearning.tasks.bodies import MakeUserContainer, PullImage
 
 
@@ -48,6 +49,10 @@ class FakeManager:
         return "a fake without programs"
 
     @property
+    def kind(self) -> ManagerKind:
+        return ManagerKind.PROCESS
+
+    @property
     def isolates(self) -> bool:
         return self.isolates_programs
 
@@ -74,6 +79,9 @@ class FakeManager:
         tell(f"pulls {body.repository}")
         self.images[tag] = f"digest of {tag}"
         return self.images[tag]
+
+    async def has_volume(self, name: str) -> bool:
+        return name in self.volumes
 
     async def fill_volume(self, name: str, content: str) -> None:
         self.volumes[name] = sorted(entry.name for entry in os.scandir(content))

@@ -122,7 +122,7 @@ def test_a_swarm_whose_image_is_missing_says_which_task_makes_it(files: HostFile
             await operator.assign(runner, task)
             agent = await operator.until_over(runner)
             assert agent.state is WorkState.ERROR
-            assert agent.description == f"the image heart is not on this host; task {build} makes it: assign that first"
+            assert agent.description == f"the image heart is not on this host: assign {build} first, which makes it"
 
     run(story())
 

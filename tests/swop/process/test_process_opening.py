@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from process_world import plain_manager, settings
 
@@ -41,10 +42,9 @@ class Host:
         self._data = data
         self.said: list[str] = []
 
-    def open(self, kind: ManagerKind | None, *, insist: bool = False) -> ManagerKind:
-        manager = asyncio.run(
-            open_manager(kind, settings(self._data), insist=insist, warn=self.said.append, openers=self._openers)
-        )
+    def open(self, kind: ManagerKind | None, *, insist: bool = False, sl_image: str = "swarm:1") -> ManagerKind:
+        given = msgspec.structs.replace(settings(self._data), sl_image=sl_image)
+        manager = asyncio.run(open_manager(kind, given, insist=insist, warn=self.said.append, openers=self._openers))
         return next(kind for kind, known in self.managers.items() if known is manager)
 
 
@@ -84,6 +84,12 @@ def test_sw59_without_a_kind_it_is_what_the_host_has(tmp_path: Path) -> None:
     host = Host(tmp_path, DOCKER=GONE, PODMAN=GONE)
     assert host.open(None) is PROCESS
     assert host.said[0].startswith("there is no container engine (no Docker engine")
+
+
+def test_sw59_without_an_image_for_sls_nobody_looks_for_an_engine(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    assert host.open(None, sl_image="") is PROCESS
+    assert host.said == []
 
 
 def test_sw59_faults_of_the_settings_are_no_missing_engine(tmp_path: Path) -> None:

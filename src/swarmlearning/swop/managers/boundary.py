@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from swarmlearning.swop.policy import Limits
-from swarmlearning.swop.profile import PeerNode, Variables
+from swarmlearning.swop.profile import ManagerKind, PeerNode, Variables
 from swarmlearning.tasks.bodies import MakeUserContainer, PullImage, RunSwarm
 from swarmlearning.types import Endpoint, NodeId
 
@@ -124,6 +124,11 @@ class Manager(Protocol):
         ...
 
     @property
+    def kind(self) -> ManagerKind:
+        """Which it is."""
+        ...
+
+    @property
     def isolates(self) -> bool:
         """Whether programs can be kept apart from the host; tried out when the manager was opened."""
         ...
@@ -152,6 +157,10 @@ class Manager(Protocol):
         Raises:
             TaskFailed: there is none, or it may not be pulled.
         """
+        ...
+
+    async def has_volume(self, name: str) -> bool:
+        """Whether there is a volume that tasks or the profile call `name`."""
         ...
 
     async def fill_volume(self, name: str, content: str) -> None:

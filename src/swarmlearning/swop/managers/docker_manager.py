@@ -71,6 +71,11 @@ class ContainerManager:
         return f"{engine.title} {engine.version[:20]}{mode}: containers without capabilities and network"
 
     @property
+    def kind(self) -> ManagerKind:
+        """As `Manager`."""
+        return self._engine.kind
+
+    @property
     def isolates(self) -> bool:
         """Containers do."""
         return True
@@ -99,6 +104,10 @@ class ContainerManager:
     async def pull_image(self, tag: str, body: PullImage, log: str, tell: Tell) -> str:
         """As `Manager`."""
         return await images.pull_image(self._engine, tag, body, log, tell)
+
+    async def has_volume(self, name: str) -> bool:
+        """As `Manager`."""
+        return await volumes.find_content(self._engine, self._settings.agent, name) is not None
 
     async def fill_volume(self, name: str, content: str) -> None:
         """As `Manager`."""

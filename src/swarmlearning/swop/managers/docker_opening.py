@@ -4,7 +4,7 @@ import os
 import types
 from typing import Final
 
-from swarmlearning.errors import ConfigurationError, SwarmError
+from swarmlearning.errors import ConfigurationError, SwarmError, Unreachable
 from swarmlearning.swop.managers.boundary import Manager, ManagerSettings
 from swarmlearning.swop.profile import ManagerKind
 
@@ -43,12 +43,13 @@ async def engine_answers(kind: ManagerKind) -> str:
 
 
 async def _open(kind: ManagerKind, settings: ManagerSettings) -> Manager:
-    if not settings.sl_image:
-        raise ConfigurationError(f"{kind.value} runs SLs in containers: expected their image (--sl-image)")
     module = _import_engine(kind)
     from swarmlearning.swop.managers.docker_manager import ContainerManager
 
     engine = await module.run_in_thread(lambda: module.connect(kind))
+    if not settings.sl_image:
+        engine.close()
+        raise ConfigurationError(f"{kind.value} runs SLs in containers: expected their image (--sl-image)")
     try:
         return ContainerManager(engine, settings, own_user(rootless=engine.rootless))
     except BaseException:
@@ -79,7 +80,8 @@ def _import_engine(kind: ManagerKind) -> types.ModuleType:
     except ImportError as error:
         if (error.name or "").split(".")[0] not in ("docker", "requests", "urllib3"):
             raise
-        raise ConfigurationError(
+        # To those who can do without, that is as good as no engine.
+        raise Unreachable(
             f"{kind.value} needs the Python package docker, which is not installed: "
             "pip install 'swarmlearning[containers]'"
         ) from error

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from swarmlearning.errors import NotYetAvailable, SwarmError, Unreachable
+from swarmlearning.errors import SwarmError, Unreachable
 from swarmlearning.swop.managers.boundary import Manager, ManagerSettings
+from swarmlearning.swop.managers.docker_opening import open_docker, open_podman
 from swarmlearning.swop.managers.process import ProcessManager
 from swarmlearning.swop.profile import ManagerKind
 
@@ -21,16 +22,6 @@ Opener = Callable[[ManagerSettings], Awaitable[Manager]]
 async def open_process(settings: ManagerSettings) -> Manager:
     """Pairs as processes of this host."""
     return await ProcessManager.open(settings)
-
-
-async def open_docker(settings: ManagerSettings) -> Manager:
-    """Pairs as containers of Docker."""
-    raise NotYetAvailable(f"the resource manager DOCKER arrives in a later release ({settings.group})")
-
-
-async def open_podman(settings: ManagerSettings) -> Manager:
-    """Pairs as containers of Podman."""
-    raise NotYetAvailable(f"the resource manager PODMAN arrives in a later release ({settings.group})")
 
 
 OPENERS: Final[Mapping[ManagerKind, Opener]] = {
@@ -51,8 +42,9 @@ async def open_manager(
     """Open a manager.
 
     Args:
-        kind: by profile or command line; None: containers where an engine answers, else processes. The product's
-            profiles all say DOCKER, so without an engine that means processes too, unless `insist`.
+        kind: by profile or command line; None: containers where an engine answers and `settings` have an image for
+            SLs, else processes. The product's profiles all say DOCKER, so without an engine that means processes too,
+            unless `insist`.
         settings: for it.
         insist: whether `kind` was named on the command line: no other one then.
         warn: is told in a line that another one was taken.
@@ -64,11 +56,13 @@ async def open_manager(
     """
     if kind is not None and (insist or kind is not ManagerKind.DOCKER):
         return await openers[kind](settings)
+    if kind is None and not settings.sl_image:
+        return await openers[ManagerKind.PROCESS](settings)
     reasons = []
     for tried in (ManagerKind.DOCKER, ManagerKind.PODMAN) if kind is None else (kind,):
         try:
             return await openers[tried](settings)
-        except (Unreachable, NotYetAvailable) as error:
+        except Unreachable as error:
             reasons.append(_say(error))
     manager = await openers[ManagerKind.PROCESS](settings)
     wanted = "the profile says DOCKER, but there is none" if kind is not None else "there is no container engine"

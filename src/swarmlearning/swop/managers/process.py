@@ -20,6 +20,7 @@ from swarmlearning.swop.managers.process_parts import Launch, Place
 from swarmlearning.swop.managers.process_sl import find_control, make_control, sl_launch
 from swarmlearning.swop.managers.sandbox import Sandbox, probe
 from swarmlearning.swop.policy import Limits
+from swarmlearning.swop.profile import ManagerKind
 from swarmlearning.tasks.bodies import MakeUserContainer, PullImage
 
 log = logging.getLogger("swarmlearning.swop")
@@ -62,6 +63,11 @@ class ProcessManager:
         return f"processes without a sandbox: {self._sandbox}"[:100]
 
     @property
+    def kind(self) -> ManagerKind:
+        """Which it is."""
+        return ManagerKind.PROCESS
+
+    @property
     def isolates(self) -> bool:
         """Whether programs can be kept apart from the host."""
         return isinstance(self._sandbox, Sandbox)
@@ -90,6 +96,10 @@ class ProcessManager:
             TaskFailed: there is none.
         """
         return await self._images.pull_image(tag, body, log, tell)
+
+    async def has_volume(self, name: str) -> bool:
+        """Whether there is a volume that tasks or the profile call `name`."""
+        return await self._images.has_volume(name)
 
     async def fill_volume(self, name: str, content: str) -> None:
         """Replace the volume `name` by what is in the directory `content`."""

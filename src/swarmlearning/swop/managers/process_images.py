@@ -20,7 +20,7 @@ from swarmlearning.swop.managers.build_context import Plan, plan_copy, remove_tr
 from swarmlearning.swop.managers.process_bases import Base, find_base, is_covered, own_base
 from swarmlearning.swop.managers.process_building import Builder, Job, in_thread
 from swarmlearning.swop.managers.process_mounts import VOLUMES, is_within
-from swarmlearning.swop.managers.process_volumes import find_volume, replace_volume
+from swarmlearning.swop.managers.process_volumes import check_volume, find_volume, replace_volume
 from swarmlearning.swop.managers.recipes import DEFAULT_PATH, AnyStep, Copy, MakeDirectories, Recipe, read_recipe
 from swarmlearning.swop.managers.sandbox import Sandbox, probe
 from swarmlearning.swop.policy import Limits
@@ -121,6 +121,14 @@ class ProcessImages:
         recipe = Recipe(base=name, steps=(), environment=(), workdir="/", total=0, notes=())
         tell(f"{make_printable(name)} is a Python of this host")
         return await self._build(tag, recipe, None, Path(log), Limits(), tell)
+
+    async def has_volume(self, name: str) -> bool:
+        """Whether there is anything under the name of a volume.
+
+        Raises:
+            ConfigurationError: the name cannot be used.
+        """
+        return await in_thread(os.path.lexists, self._volumes / check_volume(name))
 
     async def fill_volume(self, name: str, content: str) -> None:
         """Replace the volume `name` by what is in the directory `content`, which is moved.
