@@ -19,12 +19,12 @@ from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, Stage
 from swarmlearning.swop.life import remove_pair
-from swarmlearning.swop.logfiles import find_paths
 from swarmlearning.swop.making import Made, make
 from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, read_task
-from swarmlearning.swop.policy import Verdict
+from swarmlearning.swop.policy import Decision, Verdict
 from swarmlearning.swop.reporting import Reporter
 from swarmlearning.swop.swarm_run import SwarmRun
+from swarmlearning.swop.telling import find_paths
 from swarmlearning.types import TaskName
 
 log = logging.getLogger("swarmlearning.swop")
@@ -48,7 +48,7 @@ class Work:
         self.entry_id = entry.id
         self._entry = entry
         self._news = asyncio.Event()
-        self._reporter = Reporter(host.link, lambda: self._entry)
+        self._reporter = Reporter(host.link, lambda: self._entry, host.private)
         self._run: SwarmRun | None = None
 
     # --- what is known of it ----------------------------------------------------------------------------------------
@@ -174,7 +174,9 @@ class Work:
             try:
                 # Decided again right before anything is started: it may have been long.
                 assigned = await read_task(self.host, self._entry)
-                if judge(self.host, assigned).verdict is Verdict.ALLOW:
+                decision = judge(self.host, assigned)
+                if decision.verdict is Verdict.ALLOW:
+                    self._grant(decision)
                     await run.prepare(assigned)
                     return
             except BaseException:
@@ -202,12 +204,7 @@ class Work:
                     raise Denied(decision.reason)
                 case Verdict.ALLOW:
                     self._log(f"allowed by {decision.approved_by}: {decision.reason}")
-                    self.update(
-                        approved_by=decision.approved_by,
-                        limits=decision.limits,
-                        network=decision.network,
-                        urls=decision.urls,
-                    )
+                    self._grant(decision)
                     return assigned
                 case Verdict.ASK:
                     self.tell(f"{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)
@@ -215,6 +212,15 @@ class Work:
                 async with asyncio.timeout(self.host.paces.reconsider_s):
                     await self._news.wait()
             assigned = await read_task(self.host, self._entry)
+
+    def _grant(self, decision: Decision) -> None:
+        """Write down what it may, by the newest decision."""
+        self.update(
+            approved_by=decision.approved_by,
+            limits=decision.limits,
+            network=decision.network,
+            urls=decision.urls,
+        )
 
     async def _unless_denied(self, work: Awaitable[Any]) -> Any:  # noqa: ANN401  # what `work` gives
         """What `work` gives, unless our institution denies the task meanwhile: then it is cancelled.

@@ -80,8 +80,8 @@ def judge(host: Host, assigned: Assigned) -> Decision:
     try:
         policy = host.policy.current()
     except ConfigurationError:
-        # What is wrong with it, the agent's log says: this goes on the ledger.
-        return Decision(verdict=Verdict.ASK, reason="the policy of this host cannot be read; the agent's log says why")
+        # Why says the agent's log: it names this host's files and what stands in them.
+        return Decision(verdict=Verdict.ASK, reason="the policy of this host cannot be read, its agent's log says why")
     now = dt.datetime.fromtimestamp(host.clock() / 1000).astimezone()
     return decide(policy, assigned.request, now)
 

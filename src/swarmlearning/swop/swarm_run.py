@@ -101,6 +101,7 @@ class SwarmRun:
             number=entry.number,
             task=entry.task,
             body=body,
+            places=assigned.request.mounts,
             image=assigned.prerequisite.outcome if assigned.prerequisite is not None else "",
             image_id=self._image_id,
             sn=host.sn,
