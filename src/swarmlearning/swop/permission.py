@@ -79,8 +79,9 @@ def judge(host: Host, assigned: Assigned) -> Decision:
     """Whether it may run here now."""
     try:
         policy = host.policy.current()
-    except ConfigurationError as error:
-        return Decision(verdict=Verdict.ASK, reason=f"the policy of this host cannot be read: {error}")
+    except ConfigurationError:
+        # What is wrong with it, the agent's log says: this goes on the ledger.
+        return Decision(verdict=Verdict.ASK, reason="the policy of this host cannot be read; the agent's log says why")
     now = dt.datetime.fromtimestamp(host.clock() / 1000).astimezone()
     return decide(policy, assigned.request, now)
 
