@@ -19,7 +19,7 @@ from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, Stage
 from swarmlearning.swop.life import remove_pair
 from swarmlearning.swop.making import Made, make
-from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, read_task
+from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, places_of, read_task
 from swarmlearning.swop.policy import Verdict
 from swarmlearning.swop.reporting import Reporter
 from swarmlearning.swop.swarm_run import SwarmRun
@@ -162,6 +162,7 @@ class Work:
     async def _begin_swarm(self, run: SwarmRun) -> None:
         """Wait until it may run here, its nodes are free, and it still may."""
         assigned = await read_task(self.host, self._entry)
+        self.update(shown=places_of(assigned.body))
         await run.require_image(assigned)
         while True:
             assigned = await self._wait_for_permission(assigned)

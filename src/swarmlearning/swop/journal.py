@@ -105,6 +105,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Whether programs may use the network, by the decision."""
     urls: tuple[str, ...] | None = None
     """Beginnings of URLs from which it may download, by the decision; None: whatever the task names."""
+    shown: tuple[str, ...] = ()
+    """Places that the task names itself: descriptions on the ledger may."""
     evidence: Evidence | None = None
     pairs: tuple[PairEntry, ...] = ()
     """By idx."""

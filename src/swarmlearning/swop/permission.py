@@ -92,6 +92,14 @@ def is_denied(assigned: Assigned) -> bool:
     return said is not None and not said.granted
 
 
+def places_of(body: Body) -> tuple[str, ...]:
+    """Where a task says that its programs see things: everybody can read that (SW-15)."""
+    if not isinstance(body, RunSwarm):
+        return ()
+    private = () if body.private_content is None else (body.private_content,)
+    return (body.working_dir, *(mount.target for mount in body.shared_content), *private)
+
+
 def describe_work(assigned: Assigned) -> str:
     """What a task would do on a host, for whoever is to agree."""
     body, images = assigned.body, ", ".join(assigned.request.images)

@@ -6,7 +6,7 @@ Does not decide what is said: it reads the journal's entry. Spec: docs/spec/swop
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -18,7 +18,6 @@ from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.link import AGAIN_S, Link, is_passing
 from swarmlearning.swop.logfiles import hide_paths
-from swarmlearning.tasks.bodies import RunSwarm
 from swarmlearning.types import Code
 
 log = logging.getLogger("swarmlearning.swop")
@@ -31,7 +30,7 @@ _OVER: Final = frozenset({Code.STALE.name.lower(), Code.CONFLICT.name.lower(), C
 
 def make_report(entry: Entry) -> ReportTask:
     """What an entry says, for the ledger: W-12. Paths of this host are left out; the journal has them."""
-    shown = {place for item in entry.pairs if item.pair is not None for place in _places_of(item.pair.body)}
+    shown = entry.shown
     units = (
         msgspec.structs.replace(item.unit, description=hide_paths(item.unit.description, shown)) for item in entry.pairs
     )
@@ -44,14 +43,6 @@ def make_report(entry: Entry) -> ReportTask:
         approved_by=entry.approved_by,
         evidence=entry.evidence,
     )
-
-
-def _places_of(body: RunSwarm) -> Iterator[str]:
-    """Where a task says that its programs see things: everybody has read that."""
-    yield body.working_dir
-    yield from (mount.target for mount in body.shared_content)
-    if body.private_content is not None:
-        yield body.private_content
 
 
 def _states(report: ReportTask) -> tuple[object, ...]:
