@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from swarmlearning.contracts.records import Training
@@ -19,10 +20,11 @@ from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, Stage
 from swarmlearning.swop.life import remove_pair
 from swarmlearning.swop.making import Made, make
-from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, places_of, read_task
-from swarmlearning.swop.policy import Verdict
+from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, read_task
+from swarmlearning.swop.policy import Decision, Verdict
 from swarmlearning.swop.reporting import Reporter
 from swarmlearning.swop.swarm_run import SwarmRun
+from swarmlearning.swop.telling import find_paths
 from swarmlearning.types import TaskName
 
 log = logging.getLogger("swarmlearning.swop")
@@ -46,7 +48,7 @@ class Work:
         self.entry_id = entry.id
         self._entry = entry
         self._news = asyncio.Event()
-        self._reporter = Reporter(host.link, lambda: self._entry)
+        self._reporter = Reporter(host.link, lambda: self._entry, host.private)
         self._run: SwarmRun | None = None
 
     # --- what is known of it ----------------------------------------------------------------------------------------
@@ -103,9 +105,8 @@ class Work:
         for item in self._entry.pairs:
             if item.pair is not None:
                 await self.host.manager.adopt(item.pair)
-        if not self._entry.is_over:
-            busy = [item.idx for item in self._entry.pairs if item.pair is not None]
-            self.host.nodes.claim(busy, self._entry.id, self._entry.runner)
+        live = [item for item in self._entry.pairs if item.pair is not None and item.stage is not Stage.ENDED]
+        self.host.nodes.claim([item.idx for item in live], self._entry.id, self._entry.runner)
 
     # --- its life ---------------------------------------------------------------------------------------------------
 
@@ -119,8 +120,13 @@ class Work:
         try:
             if not self._entry.is_over:
                 await self._work()
-            await reporting
-            self.update(reported=True)
+            if not self._entry.reported:
+                await reporting
+                self.update(reported=True)
+            if self._entry.lingers:
+                self._run = self._run or SwarmRun(self)
+                await self._run.linger()
+            await self.host.nodes.free_of(self._entry.id)
         finally:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
@@ -141,11 +147,10 @@ class Work:
         if state in FAILED:
             await self._stop_pairs(remove=False)
         self._end(state, text)
-        await self.host.nodes.free_of(self._entry.id)
 
     async def _make(self) -> tuple[WorkState, str]:
         """Carry out a task that leaves something for later ones."""
-        assigned = await self._wait_for_permission(await read_task(self.host, self._entry))
+        assigned = await self._wait_for_permission(await self._read_first())
         self.tell("begins", WorkState.RUNNING)
         made: Made = await self._unless_denied(make(self, assigned))
         self._entry = replace(self._entry, evidence=made.evidence)
@@ -161,8 +166,7 @@ class Work:
 
     async def _begin_swarm(self, run: SwarmRun) -> None:
         """Wait until it may run here, its nodes are free, and it still may."""
-        assigned = await read_task(self.host, self._entry)
-        self.update(shown=places_of(assigned.body))
+        assigned = await self._read_first()
         await run.require_image(assigned)
         while True:
             assigned = await self._wait_for_permission(assigned)
@@ -170,13 +174,21 @@ class Work:
             try:
                 # Decided again right before anything is started: it may have been long.
                 assigned = await read_task(self.host, self._entry)
-                if judge(self.host, assigned).verdict is Verdict.ALLOW:
+                decision = judge(self.host, assigned)
+                if decision.verdict is Verdict.ALLOW:
+                    self._grant(decision)
                     await run.prepare(assigned)
                     return
             except BaseException:
                 await run.free_nodes()
                 raise
             await run.free_nodes()
+
+    async def _read_first(self) -> Assigned:
+        """The task, for the first time: what it names itself may be told."""
+        assigned = await read_task(self.host, self._entry)
+        self.update(places=find_paths(msgspec.json.encode(assigned.body).decode()))
+        return assigned
 
     async def _wait_for_permission(self, assigned: Assigned) -> Assigned:
         """The task, as soon as it may run here.
@@ -192,12 +204,7 @@ class Work:
                     raise Denied(decision.reason)
                 case Verdict.ALLOW:
                     self._log(f"allowed by {decision.approved_by}: {decision.reason}")
-                    self.update(
-                        approved_by=decision.approved_by,
-                        limits=decision.limits,
-                        network=decision.network,
-                        urls=decision.urls,
-                    )
+                    self._grant(decision)
                     return assigned
                 case Verdict.ASK:
                     self.tell(f"{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)
@@ -205,6 +212,15 @@ class Work:
                 async with asyncio.timeout(self.host.paces.reconsider_s):
                     await self._news.wait()
             assigned = await read_task(self.host, self._entry)
+
+    def _grant(self, decision: Decision) -> None:
+        """Write down what it may, by the newest decision."""
+        self.update(
+            approved_by=decision.approved_by,
+            limits=decision.limits,
+            network=decision.network,
+            urls=decision.urls,
+        )
 
     async def _unless_denied(self, work: Awaitable[Any]) -> Any:  # noqa: ANN401  # what `work` gives
         """What `work` gives, unless our institution denies the task meanwhile: then it is cancelled.
@@ -273,7 +289,7 @@ class Work:
 
     async def _stop_pair(self, idx: int, remove: bool) -> None:
         item = next(item for item in self._entry.pairs if item.idx == idx)
-        if item.pair is None or (item.stage is Stage.ENDED and not remove):
+        if item.pair is None or (item.stage in (Stage.LINGERING, Stage.ENDED) and not remove):
             return
         for number in range(1, REMOVE_TRIES + 1):
             try:

@@ -21,6 +21,7 @@ from swarmlearning.swop.nodes import Nodes
 from swarmlearning.swop.outcomes import Outcomes
 from swarmlearning.swop.policy import NO_POLICY, Policy, ShareLog
 from swarmlearning.swop.profile import Profile
+from swarmlearning.swop.telling import find_private
 from swarmlearning.types import Endpoint
 
 log = logging.getLogger("swarmlearning.swop")
@@ -136,5 +137,7 @@ class Host:
         self.paces = paces
         self.clock = clock
         self.nodes = Nodes()
+        self.private = find_private(profile, data, link.secrets)
+        """What of this host's paths is told to nobody."""
         self.slots = asyncio.Semaphore(4)
         """How many builds and downloads go on at once."""

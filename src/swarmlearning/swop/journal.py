@@ -43,6 +43,7 @@ class Stage(enum.StrEnum):
     SL = "SL"  # its SL is being started
     ML = "ML"  # its program is being started, or runs
     CLOSING = "CLOSING"  # its program has ended well; its SL goes on for the others
+    LINGERING = "LINGERING"  # it is complete; its SL may still give the last result to others
     ENDED = "ENDED"  # nothing of it runs any more; how it ended is in its unit
 
 
@@ -105,9 +106,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Whether programs may use the network, by the decision."""
     urls: tuple[str, ...] | None = None
     """Beginnings of URLs from which it may download, by the decision; None: whatever the task names."""
-    shown: tuple[str, ...] = ()
-    """Places that the task names itself: descriptions on the ledger may."""
     evidence: Evidence | None = None
+    places: tuple[str, ...] = ()
+    """Paths that the task itself names, so that whoever reads the ledger knows them."""
     pairs: tuple[PairEntry, ...] = ()
     """By idx."""
     ended_ms: int = 0
@@ -125,6 +126,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     def is_over(self) -> bool:
         """Whether nothing of it is to be done any more but to be cleaned up, or not even that."""
         return bool(self.ended_ms)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether an SL of it still serves others."""
+        return any(item.stage is Stage.LINGERING for item in self.pairs)
 
     def known(self) -> Known:
         """What `plan` needs of it."""

@@ -25,19 +25,10 @@ MAX_TAIL: Final = 300
 
 HIDDEN: Final = "***"
 
-PATH: Final = "[path]"
-"""Stands for a path of this host."""
-
 MIN_SECRET: Final = 4
 """A shorter value is not searched for: it would be found everywhere."""
 
 _HARMLESS: Final = re.compile(r"(?i)true|false|yes|no|none|null|[-+]?[0-9.]+|[./~].*")
-_PATH: Final = re.compile(r"(?:(?<![\w/.:])|(?<=:)(?!//))/[^\s'\"|,;:()<>\[\]]+")
-"""A path that begins at the root; not one within a URL, or within another path."""
-
-_OF_ALL: Final = ("/usr", "/lib", "/lib64", "/bin", "/home/swarm")
-"""What every host has, or every program for itself."""
-
 _CREDENTIALS: Final = re.compile(r"(://)[^/\s@]+@")
 
 
@@ -76,17 +67,6 @@ def hide(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return _CREDENTIALS.sub(rf"\1{HIDDEN}@", text)
-
-
-def hide_paths(text: str, shown: Iterable[str] = ()) -> str:
-    """`text` without paths of this host; those at and in `shown`, which a task names itself, and common ones stay."""
-    kept = tuple(place.rstrip("/") for place in (*_OF_ALL, *shown) if place.strip("/"))
-
-    def replace(found: re.Match[str]) -> str:
-        path = found[0]
-        return path if any(path == place or path.startswith(f"{place}/") for place in kept) else PATH
-
-    return _PATH.sub(replace, text)
 
 
 def last_lines(path: Path, secrets: Iterable[str] = (), *, lines: int = TAIL_LINES, most: int = MAX_TAIL) -> str:

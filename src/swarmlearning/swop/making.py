@@ -10,7 +10,8 @@ import msgspec
 from swarmlearning.contracts.task_records import MAX_EXIT_STATUS, Evidence, Task, WorkState
 from swarmlearning.errors import Broken, TaskFailed
 from swarmlearning.reports.status import make_printable
-from swarmlearning.swop.content.preparing import prepare_content, volume_names
+from swarmlearning.swop.content.names import volume_names
+from swarmlearning.swop.content.preparing import prepare_content
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.logfiles import hash_log, last_lines

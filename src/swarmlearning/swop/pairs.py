@@ -30,6 +30,8 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     task: TaskName
     body: RunSwarm
+    places: tuple[str, ...]
+    """Where its shared content led when it was decided."""
     image: str
     image_id: str
     sn: Endpoint
@@ -119,6 +121,7 @@ def make_pair(ground: Ground, profile: Profile, node: PeerNode, uid: NodeId) -> 
         image=ground.image,
         image_id=ground.image_id,
         body=ground.body,
+        places=ground.places,
         sn=ground.sn,
         host_ip=node.sl_host_ip or ground.host_ip,
         sl_environment=merge_variables(profile.environment, node.sl_environment),

@@ -80,8 +80,8 @@ def judge(host: Host, assigned: Assigned) -> Decision:
     try:
         policy = host.policy.current()
     except ConfigurationError:
-        # What is wrong with it, the agent's log says: this goes on the ledger.
-        return Decision(verdict=Verdict.ASK, reason="the policy of this host cannot be read; the agent's log says why")
+        # Why says the agent's log: it names this host's files and what stands in them.
+        return Decision(verdict=Verdict.ASK, reason="the policy of this host cannot be read, its agent's log says why")
     now = dt.datetime.fromtimestamp(host.clock() / 1000).astimezone()
     return decide(policy, assigned.request, now)
 
@@ -90,14 +90,6 @@ def is_denied(assigned: Assigned) -> bool:
     """Whether our own organisation said last on the ledger that this task may not run on its hosts."""
     said = find_approval(assigned.request)
     return said is not None and not said.granted
-
-
-def places_of(body: Body) -> tuple[str, ...]:
-    """Where a task says that its programs see things: everybody can read that (SW-15)."""
-    if not isinstance(body, RunSwarm):
-        return ()
-    private = () if body.private_content is None else (body.private_content,)
-    return (body.working_dir, *(mount.target for mount in body.shared_content), *private)
 
 
 def describe_work(assigned: Assigned) -> str:

@@ -242,6 +242,8 @@ def _find_doubts(rule: Rule) -> list[str]:
         )
     if rule.authors and not (rule.organisations or rule.hashes):
         doubts.append("trusts authors, which nobody verifies; name organisations or hashes, too")
+    if rule.tasks and not (rule.organisations or rule.hashes):
+        doubts.append("trusts tasks by their names, which any member may give; name organisations or hashes, too")
     if not any(getattr(rule, key) for key in _CONDITIONS):
         doubts.append("has no condition: it allows every task, of every member")
     return doubts

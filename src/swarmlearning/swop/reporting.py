@@ -17,7 +17,7 @@ from swarmlearning.errors import Refused, SwarmError
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.link import AGAIN_S, Link, is_passing
-from swarmlearning.swop.logfiles import hide_paths
+from swarmlearning.swop.telling import Private, tell_others
 from swarmlearning.types import Code
 
 log = logging.getLogger("swarmlearning.swop")
@@ -28,17 +28,17 @@ QUIET_S: Final = 2.0
 _OVER: Final = frozenset({Code.STALE.name.lower(), Code.CONFLICT.name.lower(), Code.NOT_FOUND.name.lower()})
 
 
-def make_report(entry: Entry) -> ReportTask:
-    """What an entry says, for the ledger: W-12. Paths of this host are left out; the journal has them."""
-    shown = entry.shown
+def make_report(entry: Entry, private: Private = ()) -> ReportTask:
+    """What an entry says, for the ledger: W-12; `private` is what it does not say of this host."""
     units = (
-        msgspec.structs.replace(item.unit, description=hide_paths(item.unit.description, shown)) for item in entry.pairs
+        msgspec.structs.replace(item.unit, description=tell_others(item.unit.description, private, entry.places))
+        for item in entry.pairs
     )
     return ReportTask(
         runner=entry.runner,
         number=entry.number,
         state=entry.state,
-        description=hide_paths(entry.description, shown),
+        description=tell_others(entry.description, private, entry.places),
         units=tuple(sorted(units, key=lambda unit: unit.uid)),
         approved_by=entry.approved_by,
         evidence=entry.evidence,
@@ -52,14 +52,18 @@ def _states(report: ReportTask) -> tuple[object, ...]:
 class Reporter:
     """Reports one assignment."""
 
-    def __init__(self, link: Link, read: Callable[[], Entry]) -> None:
-        """Report what `read` gives, whenever `changed` is called."""
+    def __init__(self, link: Link, read: Callable[[], Entry], private: Private = ()) -> None:
+        """Report what `read` gives, but for what is `private`, whenever `changed` is called."""
         self._link = link
-        self._read = read
+        self._entry = read
+        self._private = private
         self._news = asyncio.Event()
         self._sent: ReportTask | None = None
         self.refused = ""
         """Why the ledger takes no more reports of this assignment; empty while it may."""
+
+    def _read(self) -> ReportTask:
+        return make_report(self._entry(), self._private)
 
     def changed(self) -> None:
         """There is something new to say, perhaps."""
@@ -70,19 +74,19 @@ class Reporter:
         loop = asyncio.get_running_loop()
         last_s = float("-inf")
         while True:
-            report = make_report(self._read())
+            report = self._read()
             if report != self._sent:
                 before = self._sent
                 if before is not None and _states(before) == _states(report):
                     # Words only: wait, unless a state changes meanwhile.
                     await self._wait(last_s + QUIET_S - loop.time(), before)
-                    report = make_report(self._read())
+                    report = self._read()
                 last_s = loop.time()
                 if not await self._send(report):
                     continue
                 if self.refused:
                     return
-            if self._read().is_over and self._sent == make_report(self._read()):
+            if self._entry().is_over and self._sent == self._read():
                 return
             await self._news.wait()
             self._news.clear()
@@ -91,7 +95,7 @@ class Reporter:
         """For so long, or until a state differs from what was said before."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, limit_s)):
-                while _states(make_report(self._read())) == _states(before):
+                while _states(self._read()) == _states(before):
                     await self._news.wait()
                     self._news.clear()
 

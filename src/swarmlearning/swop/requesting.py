@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from swarmlearning.contracts.task_records import Approval, Task, TaskType
+from swarmlearning.swop.content.names import volume_names
 from swarmlearning.swop.matching import is_within, normalise_path
 from swarmlearning.swop.policy import Request
 from swarmlearning.swop.profile import IdentityPart, PeerNode, Profile
@@ -58,9 +59,12 @@ def make_request(
         approvals: what organisations said of the task.
         hidden: directories that programs are to see no more than keys, such as the agent's own.
     """
-    mounts = find_mounts(body)
     nodes = () if profile is None else profile.nodes
+    filled = find_filled(body, task.outcome, profile)
+    mounts = [*find_mounts(body), *filled]
     secret = [*_find_secrets(nodes), *map(os.path.realpath, hidden)]
+    if filled:
+        secret += [attribute.source for node in nodes for attribute in node.identity if attribute.kind == "VOLUME"]
     has_private = profile is None or any(node.private_data is not None for node in nodes)
     exposed = tuple(source for source, found in mounts if any(_overlap(found, other) for other in secret))
     private = isinstance(body, RunSwarm) and body.private_content is not None
@@ -87,6 +91,16 @@ def find_mounts(body: Body) -> list[tuple[str, str]]:
     if isinstance(body, MakeUserContainer) and body.build_context is not None:
         return [(body.build_context, resolve_mount(body.build_context, "VOLUME"))]
     return []
+
+
+def find_filled(body: Body, outcome: str, profile: Profile | None) -> list[tuple[str, str]]:
+    """The volumes whose content a task replaces, as `find_mounts`; what was in them is gone then."""
+    if not isinstance(body, MakeContent):
+        return []
+    if body.content_type != "BUILDCONTENT" and profile is None:
+        return [(outcome, f"./{outcome}")]
+    peers = [node.idx for node in profile.nodes] if profile is not None else []
+    return [(name, resolve_mount(name, "VOLUME")) for name in volume_names(body, outcome, peers)]
 
 
 def resolve_mount(source: str, kind: str) -> str:

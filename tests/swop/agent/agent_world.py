@@ -77,7 +77,8 @@ class Operator:
         await self.submitter.require(
             CreateTask(task=task, kind=kind, author="Anna", prereq=TaskName(prereq), outcome=outcome)
         )
-        await self.submitter.require(AppendTask(task=task, first=1, lines=tuple(lines)))
+        for first in range(0, len(lines), 10):  # a transaction has its limit
+            await self.submitter.require(AppendTask(task=task, first=first + 1, lines=tuple(lines[first : first + 10])))
         written = await self.client.task(task)
         assert written is not None
         await self.submitter.require(FinalizeTask(task=task, hash=hash_task(written.task, written.body)))

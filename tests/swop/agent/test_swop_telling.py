@@ -1,22 +1,104 @@
-"""SW-15: what goes on the ledger, where every member reads it for good, names no paths of the host."""
+"""What goes on the ledger of a host: SW-9. Attacks on the size of reports, and on what stays at home."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
 
 import pytest
+from acting_agents import acting, entries_of
+from agent_world import HostFiles, operating
+from fake_manager import FakeManager
+from swci_world import Swarm
 
-from swarmlearning.swop.logfiles import hide_paths
+from swarmlearning.contracts.task_records import MAX_DESCRIPTION, WorkState
+from swarmlearning.errors import ConfigurationError
+from swarmlearning.swop.managers.boundary import Pair
+from swarmlearning.swop.telling import tell_others
+
+pytestmark = pytest.mark.timeout(60)
+
+RUN = ("Command: train.py", "Entrypoint: python3", "WorkingDir: /work", "PrivateContent: /data")
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("privatedata '/data/onco-2024' of node 1: it is not there", "privatedata '[path]' of node 1: it is not there"),
-        ("cannot write /var/lib/swop/x.json: no space", "cannot write [path]: no space"),
-        ('File "/platform/model/train.py", line 3', 'File "/platform/model/train.py", line 3'),
-        ('File "/platform/modelling/x.py"', 'File "[path]"'),
-        ("src:/srv/a and (/srv/b), [/srv/c]", "src:[path] and ([path]), [[path]]"),
-        ("https://models.example/a/b of 3/4 and a/b", "https://models.example/a/b of 3/4 and a/b"),
-        ("ImportError: /usr/lib/libfoo.so.1", "ImportError: /usr/lib/libfoo.so.1"),
-        ("/", "/"),
-    ],
-)
-def test_sw15_paths_are_left_out_but_for_those_that_the_task_names(text: str, told: str) -> None:
-    assert hide_paths(text, ["/platform/model", "/platform/data/", "/"]) == told
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 50))
+
+
+@pytest.fixture
+def files(swarm: Swarm, tmp_path: Path) -> HostFiles:
+    made = HostFiles(swarm, tmp_path, swarm.fresh("host"))
+    made.write_policy()
+    made.write_profile([made.name], nodes=1)
+    return made
+
+
+def test_sw9_paths_of_this_host_stay_on_it(files: HostFiles) -> None:
+    """Errors name directories for whoever runs the host; every member reads the ledger."""
+    private = files.directory / "oncology-2024"
+    (files.directory / "data-0").rename(private)
+    (files.directory / "data-0").symlink_to(private)
+    manager = FakeManager()
+
+    def fail(pair: Pair) -> int | None:
+        data = pair.node.private_data
+        assert data is not None
+        raise ConfigurationError(f"{data.source}, which is {private}, lies beside {files.data}/x and /opt/task")
+
+    manager.on_start_ml = fail
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, manager) as host:
+            runner = await operator.make_runner(files.name)
+            await operator.assign(runner, await operator.write_task(files.name, RUN))
+            agent = await operator.until_over(runner)
+            (unit,) = agent.units
+            told = "(private data of node 0)"
+            assert unit.description == f"{told}, which is {told}, lies beside (the agent's data)/x and /opt/task"
+            assert str(files.directory) not in agent.description
+            (entry,) = entries_of(host)
+            assert str(private) in entry.pairs[0].unit.description, "its own people see where"
+
+    run(story())
+
+
+def test_sw9_a_policy_that_cannot_be_read_is_not_quoted(files: HostFiles) -> None:
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, FakeManager()):
+            files.write_policy("version: 1\nrules: [{name: secret-partner, hashes: [ward-7]}]\n")
+            runner = await operator.make_runner(files.name)
+            await operator.assign(runner, await operator.write_task(files.name, RUN))
+            found = await operator.until(
+                runner, lambda found: any(a.state is WorkState.AWAITING_APPROVAL for a in found.agents)
+            )
+            assert "cannot be read" in found.agents[0].description
+            for word in ("ward-7", "secret-partner", str(files.policy)):
+                assert word not in found.agents[0].description
+
+    run(story())
+
+
+def test_sw9_a_task_whose_command_is_very_long_is_told_all_the_same(files: HostFiles) -> None:
+    """The attack: with all of it in the description the report is larger than a transaction may be."""
+    files.write_profile([files.name], nodes=1, policy=False)
+    lines = ("Command: >", *["  " + "x" * 4000] * 40, *RUN[1:])
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, FakeManager()):
+            runner = await operator.make_runner(files.name)
+            task = await operator.write_task(files.name, lines)
+            await operator.assign(runner, task)
+            found = await operator.until(
+                runner, lambda found: any(a.state is WorkState.AWAITING_APPROVAL for a in found.agents), 20
+            )
+            assert f"APPROVE TASK {task}" in found.agents[0].description
+
+    run(story())
+
+
+@pytest.mark.parametrize("text", ["", "a", "é" * 300, "\N{GRINNING FACE}" * 200, "x" * 480, "x" * 481, "a\x1b[31mb"])
+def test_sw9_a_description_is_printable_and_no_longer_than_is_kept(text: str) -> None:
+    told = tell_others(text, ())
+    assert told.isprintable() or not told
+    assert len(told.encode()) <= MAX_DESCRIPTION
+    assert told.endswith("…") == (len(text.encode()) > MAX_DESCRIPTION)

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.managers.docker_manager import ContainerManager
-from swarmlearning.swop.managers.docker_mounts import HOST_TREES, make_fence
+from swarmlearning.swop.managers.docker_mounts import make_fence
 from swarmlearning.swop.managers.docker_names import content_name
+from swarmlearning.swop.managers.process_mounts import HOST_TREES
 from swarmlearning.swop.profile import ManagerKind, PrivateData
 from swarmlearning.tasks.bodies import Mount
 
@@ -111,6 +112,20 @@ def test_sw74_a_link_is_followed_before_it_is_judged_and_mounted(
     (tmp_path / "link").symlink_to(tmp_path / "real")
     run(docker_manager, docker_manager.start_ml(with_mount(tmp_path, str(tmp_path / "link"))))
     assert fake.of("ml").host["Mounts"][0]["Source"] == str(tmp_path / "real")
+
+
+def test_sw74_shared_content_that_leads_elsewhere_than_when_it_was_decided_is_refused(
+    docker_manager: ContainerManager, tmp_path: Path
+) -> None:
+    """The attack: a program that may write beside it makes it a link before the next one starts."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "victim").mkdir()
+    pair = replace(with_mount(tmp_path, str(tmp_path / "shared")), places=(str(tmp_path / "shared"),))
+    (tmp_path / "shared").rmdir()
+    (tmp_path / "shared").symlink_to(tmp_path / "victim")
+    with pytest.raises(ConfigurationError, match="it leads to .*victim now"):
+        asyncio.run(docker_manager.start_ml(pair))
+    docker_manager._engine.close()
 
 
 def test_sw74_every_forbidden_tree_is_refused_with_all_that_holds_it(tmp_path: Path) -> None:

@@ -259,7 +259,9 @@ async def test_sw67_proxies_are_taken_from_the_environment(tmp_path: Path, monke
     [
         "ftp://h/x", "file:///etc/passwd", "h/x", "", "http:///x", "http://h:0/x", "http://h:x/y", "http://[::1/x",
         "http://u@h/x", "http://u:p@h/x", "https://:p@h/x", "http://h/a b", "http://h/\u00e4", "http://h\\@i/x",
-        "http://h/x\n", "http://169.254.169.254/", "http://[fe80::1%25eth0]/",
+        "http://h/x\n", "http://169.254.169.254/", "http://[fe80::1%25eth0]/", "http://[::ffff:169.254.169.254]/x",
+        "http://[::ffff:a9fe:a9fe]/x", "http://[64:ff9b::a9fe:a9fe]/x", "http://[fd00:ec2::254]/x",
+        "http://100.100.100.200/x", "http://[::ffff:168.63.129.16]/x",
     ],
 )  # fmt: skip
 def test_sw67_only_plain_urls_of_the_web_are_asked_for(url: str) -> None:

@@ -242,6 +242,8 @@ def test_sw28_doubtful_rules_are_warned_of() -> None:
     assert read(rule("private_data: true", "tasks: x")).warnings[0].startswith("rule 'r' allows private data without")
     assert read(rule("private_data: true", f"hashes: {digest}")).warnings == ()
     assert read(rule("authors: x")).warnings[0].startswith("rule 'r' trusts authors, which nobody verifies")
+    assert read(rule("tasks: heart-*")).warnings[0].startswith("rule 'r' trusts tasks by their names, which any member")
+    assert read(rule("tasks: heart-*", "organisations: a.example")).warnings == ()
     assert read(rule("authors: x", "organisations: a.example")).warnings == ()
     assert read(rule("network: true")).warnings[0].startswith("rule 'r' has no condition: it allows every task")
 

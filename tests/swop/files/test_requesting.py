@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from decision_world import BUILD, CONTENT, IMAGE_TASK, PULL, RUN, make_profile, mounting, request
+from decision_world import BUILD, CONTENT, IMAGE_TASK, PULL, RUN, make_profile, make_task, mounting, request
 from msgspec.structs import replace
 
 from swarmlearning.contracts.task_records import make_root_task
 from swarmlearning.swop.matching import covers_mount
-from swarmlearning.swop.profile import PrivateData
+from swarmlearning.swop.profile import Attribute, IdentityPart, PrivateData
 from swarmlearning.swop.requesting import UNKNOWN, find_entrypoint, find_images, find_mounts, find_urls
 from swarmlearning.tasks.bodies import MakeUserContainer, Operation
 
@@ -144,6 +144,24 @@ def test_sw29_a_volume_of_private_data_is_seen_by_its_name(tmp_path: Path) -> No
     assert request(mounting("patients2", kind="VOLUME"), profile=profile).exposed == ()
     context = replace(BUILD, build_context="patients")
     assert request(context, profile=profile).exposed == ("patients",)
+
+
+def test_sw29_a_task_that_fills_a_volume_has_to_be_allowed_that_volume() -> None:
+    """The attack: content is the outcome's, and replaces what a node has as private data, or whose key lies there."""
+    profile = make_profile(PrivateData(source="patients", kind="VOLUME"))
+    key = Attribute(part=IdentityPart.KEY, kind="VOLUME", source="keys", target="/keys")
+    ca = Attribute(part=IdentityPart.CACERT, kind="VOLUME", source="ca", target="/ca")
+    profile = replace(profile, nodes=(replace(profile.nodes[0], identity=(key, ca)),))
+    kinds = {"o": False, "patients": True, "keys": True, "ca": True}
+    for outcome, exposed in kinds.items():
+        asked = request(CONTENT, profile=profile, task=replace(make_task(CONTENT), outcome=outcome))
+        assert asked.mounts == (outcome,)
+        assert asked.exposed == ((outcome,) if exposed else ())
+        assert asked.private_data is exposed
+    per_peer = replace(CONTENT, content_type="SWARMCONTENT")
+    task = replace(make_task(per_peer), outcome="patients")
+    assert request(per_peer, profile=profile, task=task).mounts == ("patients-0",)
+    assert not covers_mount(["patients", "/"], request(per_peer, profile=None, task=task).mounts[0])
 
 
 def test_sw29_private_data_behind_a_link_is_seen(tmp_path: Path) -> None:

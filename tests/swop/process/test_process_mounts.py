@@ -1,17 +1,29 @@
 """What a program sees of the host, and where; what is refused before anything is started."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from process_world import log_of, make_pair, open_manager, plain_manager, prepare, private, run_program, shared
+from process_world import (
+    log_of,
+    make_pair,
+    open_manager,
+    plain_manager,
+    prepare,
+    private,
+    run_program,
+    settings,
+    shared,
+)
 
 from swarmlearning.errors import ConfigurationError, NotFound
 from swarmlearning.swop.managers import sandbox as sandboxes
 from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.managers.process import ProcessManager
+from swarmlearning.swop.managers.process_images import ProcessImages
 from swarmlearning.swop.managers.process_ml import check_interpreters, find_gpus, program_words, wants_gpus
 from swarmlearning.swop.managers.process_mounts import Mounted, check_target, find_mounts
 from swarmlearning.swop.managers.process_plain import PlainRoot
@@ -220,10 +232,38 @@ def test_sw46_the_key_of_the_sl_is_not_mounted(tmp_path: Path) -> None:
     node = PeerNode(idx=0, line=1, identity=(key,))
     refused(
         tmp_path,
-        "sl.key.pem, which proves who this peer is",
+        "sl.key.pem, which proves who a node is",
         body_shared_content=(shared(tmp_path / "study"),),
         node=node,
     )
+
+
+def test_sw46_no_key_of_another_node_is_mounted(tmp_path: Path) -> None:
+    keys = make_source(tmp_path, "keys", "key")
+    (tmp_path / "other").symlink_to(keys)
+    held = msgspec.structs.replace(settings(tmp_path / "D"), secrets=(str(keys / "file"),))
+    manager = ProcessManager(held, ProcessImages(held), "none")
+    pair = make_pair(tmp_path / "D", body_shared_content=(shared(tmp_path / "other"),))
+    prepare(pair)
+    with pytest.raises(ConfigurationError, match="which proves who a node is"):
+        asyncio.run(manager.start_ml(pair))
+
+
+@pytest.mark.parametrize("source", ["/", "/etc", "/etc/cron.d", "/run", "/usr", "/usr/local", sys.prefix, "/proc/1"])
+def test_sw46_what_the_host_runs_is_not_to_be_written_by_programs(tmp_path: Path, source: str) -> None:
+    refused(tmp_path, "SharedContent .* is refused|the agent's own data", body_shared_content=(shared(Path(source)),))
+
+
+def test_sw46_shared_content_that_leads_elsewhere_than_when_it_was_decided_is_refused(tmp_path: Path) -> None:
+    """The attack: a program that may write beside it makes it a link before the next one starts."""
+    content = make_source(tmp_path, "content", "")
+    victim = make_source(tmp_path, "victim", "")
+    changes = {"body_shared_content": (shared(content),), "places": (str(content),)}
+    manager = open_manager(tmp_path / "D", sandbox=False)
+    assert run(manager, make_pair(tmp_path / "D", "print('runs')", **changes)) == "runs\n"
+    content.rename(tmp_path / "aside")
+    content.symlink_to(victim)
+    refused(tmp_path, "it leads to .*victim now", **changes)
 
 
 def test_sw46_a_working_directory_of_the_system_is_refused_in_a_sandbox(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names of files in a volume: relative, plain, not too long, never out of it.
+"""Names of volumes, and of files in a volume: relative, plain, not too long, never out of it.
 
 Spec: docs/spec/swop-content.md, SW-67.
 """
@@ -6,12 +6,13 @@ Spec: docs/spec/swop-content.md, SW-67.
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from swarmlearning.errors import TaskFailed
 from swarmlearning.reports.status import make_printable
+from swarmlearning.tasks.bodies import MakeContent
 
 MAX_NAME: Final = 255
 """Bytes of a name; file systems have no longer ones."""
@@ -29,6 +30,13 @@ def show_name(name: str) -> str:
     """A name for people: printable, and not too long."""
     text = make_printable(name)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+
+
+def volume_names(body: MakeContent, outcome: str, peers: Iterable[int]) -> tuple[str, ...]:
+    """The volumes that get the content: one, or one for each of the agent's peers, by their `idx`."""
+    if body.content_type == "BUILDCONTENT":
+        return (outcome,)
+    return tuple(f"{outcome}-{idx}" for idx in peers)
 
 
 def check_path(path: str, what: str) -> tuple[str, ...]:

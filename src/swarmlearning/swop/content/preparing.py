@@ -4,7 +4,6 @@ Spec: docs/spec/swop-content.md, SW-67 to SW-69.
 """
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from swarmlearning.errors import TaskFailed
@@ -15,13 +14,6 @@ from swarmlearning.swop.content.unpacking import Bounds
 from swarmlearning.swop.content.urls import Allow, check_url, name_of, show_url
 from swarmlearning.swop.policy import Limits
 from swarmlearning.tasks.bodies import MakeContent, Operation
-
-
-def volume_names(body: MakeContent, outcome: str, peers: Iterable[int]) -> tuple[str, ...]:
-    """The volumes that get the content: one, or one for each of the agent's peers, by their `idx`."""
-    if body.content_type == "BUILDCONTENT":
-        return (outcome,)
-    return tuple(f"{outcome}-{idx}" for idx in peers)
 
 
 async def prepare_content(

@@ -18,6 +18,10 @@ Allow = Callable[[str], bool]
 
 _PORTS: Final = {"http": 80, "https": 443}
 
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_CLOUDS: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+"""Where AWS (by IPv6), Alibaba and Azure tell a machine's secrets, and which are not of its link."""
+
 
 def show_url(url: str) -> str:
     """A URL for people: without what stands behind `?`, where redirects have keys, and without a password."""
@@ -56,11 +60,16 @@ def check_url(url: str, allow: Allow) -> str:
 
 
 def is_link_local(host: str) -> bool:
-    """Whether a host is named by an address that only its own link has."""
+    """Whether a host is named by an address that only its own link has, or where clouds have such things instead."""
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_link_local
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
+    if isinstance(address, ipaddress.IPv6Address):
+        # The same IPv4 address, otherwise written: mapped, or for a translator at the network's end.
+        inner = address.ipv4_mapped or (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None)
+        address = inner or address
+    return address.is_link_local or address in _CLOUDS
 
 
 def follow(url: str, location: str, allow: Allow) -> str:

@@ -6,7 +6,7 @@ Spec: docs/spec/swop-content.md, SW-64.
 import fnmatch
 import hashlib
 import os
-import shutil
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,16 +186,32 @@ def _copy(step: Copy, found: Found, path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all that is in it, also where programs took our rights to it away."""
+    """Remove a directory and all that is in it, also where programs took our rights to it away; links are not followed.
 
-    def insist(_function: object, name: str, _error: object) -> None:
-        parent = Path(name).parent
-        parent.chmod(0o700)
-        if Path(name).is_dir() and not Path(name).is_symlink():
-            Path(name).chmod(0o700)
-            shutil.rmtree(name, ignore_errors=True)
-        else:
-            Path(name).unlink(missing_ok=True)
+    However deep it is: programs make directories that are deeper than functions can call themselves, and than a path can
+    be long. So each directory is moved up before its turn comes.
 
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=insist)
+    Raises:
+        OSError: something cannot be removed.
+    """
+    if path.is_symlink() or not path.is_dir():
+        return
+    mark = f".removed-{secrets.token_hex(8)}-"
+    moved = 0
+    waiting = [path]
+    while waiting:
+        directory = waiting.pop()
+        directory.chmod(0o700)
+        with os.scandir(directory) as found:
+            entries = list(found)
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                Path(entry.path).unlink()
+                continue
+            # To be moved, a directory has to be writable itself.
+            Path(entry.path).chmod(0o700)
+            moved += 1
+            waiting.append(Path(entry.path).rename(path / f"{mark}{moved}"))
+        if directory != path:
+            directory.rmdir()
+    path.rmdir()

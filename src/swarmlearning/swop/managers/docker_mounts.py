@@ -12,6 +12,7 @@ import msgspec
 
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import Pair
+from swarmlearning.swop.managers.process_mounts import HOST_TREES, check_place
 from swarmlearning.swop.profile import Attribute, IdentityPart
 
 CHANNEL_TARGET: Final = "/run/swarm"
@@ -26,19 +27,6 @@ DATA_TARGET: Final = "/var/lib/swarm"
 DATA: Final = DATA_TARGET + "/data"
 READY: Final = DATA + "/ready.json"
 """Where a program cannot write it. Empty until the SL is ready."""
-
-HOST_TREES: Final = (
-    "/etc",
-    "/proc",
-    "/sys",
-    "/dev",
-    "/boot",
-    "/run",
-    "/var/run",
-    "/var/lib/docker",
-    "/var/lib/containers",
-)
-"""Directories of a host of which no program gets anything: accounts, the kernel, devices, engines and their sockets."""
 
 _OWN_TARGETS: Final = (CHANNEL_TARGET, "/proc", "/sys", "/dev")
 """Nothing may be mounted there or below."""
@@ -142,9 +130,11 @@ def program_mounts(pair: Pair, fence: Fence, volume: Callable[[str], str]) -> li
     if data is not None and target is not None:
         source = fence.check(data.source, "private data") if data.kind == "BIND" else volume(data.source)
         mounts.append(_mount(data.kind.lower(), source, check_target(target, "PrivateContent"), read_only=True))
-    for content in pair.body.shared_content:
+    for number, content in enumerate(pair.body.shared_content):
         bind = content.kind == "BIND"
         source = fence.check(content.source, "SharedContent") if bind else volume(content.source)
+        if bind:
+            check_place(pair, number, source, f"SharedContent {content.source!r}")
         where = check_target(content.target, "SharedContent's Tgt")
         mounts.append(_mount(content.kind.lower(), source, where, read_only=False))
     targets = [mount["Target"] for mount in mounts]

@@ -137,7 +137,7 @@ class ProcessManager:
             control = find_control(Path(pair.directory))
             if control is None:
                 raise ConfigurationError(f"pair {pair.id}: its SL was not started, so there is nothing to meet")
-            return ml_launch(pair, control, image, sandbox, self._data)
+            return ml_launch(pair, control, image, sandbox, self._data, self._settings.secrets)
 
         await _place(pair, Part.ML).start(prepare)
 
@@ -209,7 +209,10 @@ class ProcessManager:
     async def _remove(self, directory: Path, grace_s: float) -> None:
         for part in (Part.ML, Part.SL):
             await Place(directory / "parts" / part.value).stop(grace_s)
-        await asyncio.to_thread(_remove_files, directory, keep=self._settings.keep)
+        try:
+            await asyncio.to_thread(_remove_files, directory, keep=self._settings.keep)
+        except OSError as error:
+            raise ConfigurationError(f"{directory} cannot be removed: {error.strerror or error}") from error
 
 
 def _place(pair: Pair, part: Part) -> Place:

@@ -33,8 +33,18 @@ _PROTECTED: Final = (*sandboxes.SYSTEM, "/etc", "/proc", "/sys", "/dev", "/run",
 _GPU: Final = re.compile(r"nvidia[0-9]+|nvidiactl|nvidia-uvm(-tools)?|nvidia-modeset|nvidia-caps|kfd|dri")
 
 
-def ml_launch(pair: Pair, control: Path, image: Image, sandbox: Sandbox | None, data: Path) -> Launch:
+def ml_launch(
+    pair: Pair, control: Path, image: Image, sandbox: Sandbox | None, data: Path, secrets: tuple[str, ...] = ()
+) -> Launch:
     """What to start; makes the directories that it needs.
+
+    Args:
+        pair: whose program.
+        control: directory of its SL's socket.
+        image: which it runs in.
+        sandbox: in which it runs; None: there is none.
+        data: the agent's.
+        secrets: files of keys, other than the pair's own, of which it sees nothing.
 
     Raises:
         ConfigurationError: something that is to be mounted is not there or must not be shown, or the command is none.
@@ -42,7 +52,8 @@ def ml_launch(pair: Pair, control: Path, image: Image, sandbox: Sandbox | None, 
     volumes = data / VOLUMES
     mounts = find_mounts(pair, volumes)
     working_dir = check_target("WorkingDir", pair.body.working_dir)
-    check_sources(mounts, data, _find_secrets(pair, volumes))
+    keys = (*_find_secrets(pair, volumes), *map(Path, secrets))
+    check_sources(mounts, data, keys, (*sandboxes.SYSTEM, *image.paths))
     argv = program_words(pair, image)
     limits = ShimLimits(
         memory=pair.limits.memory,

@@ -3,6 +3,7 @@
 Spec: docs/spec/swop-process.md, SW-46.
 """
 
+import os
 import posixpath
 from pathlib import Path
 from typing import Final, Literal
@@ -18,6 +19,20 @@ VOLUMES: Final = "volumes"
 
 OWN: Final = ("/tmp", "/home/swarm")  # noqa: S108  # the program's own one
 """Directories that every program has for itself, in which something may be mounted."""
+
+
+HOST_TREES: Final = (
+    "/etc",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/boot",
+    "/run",
+    "/var/run",
+    "/var/lib/docker",
+    "/var/lib/containers",
+)
+"""Directories of a host of which no program gets anything: accounts, the kernel, devices, engines and their sockets."""
 
 
 class Mounted(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,10 +69,13 @@ def find_mounts(pair: Pair, volumes: Path) -> tuple[Mounted, ...]:
         ConfigurationError: a source is not there, a target is not absolute or named twice, or the task reads private
             data that the profile does not have.
     """
-    mounts = [
-        _mount(f"SharedContent Src {mount.source!r}", mount.kind, mount.source, mount.target, volumes, writable=True)
-        for mount in pair.body.shared_content
-    ]
+    mounts = []
+    for number, mount in enumerate(pair.body.shared_content):
+        what = f"SharedContent Src {mount.source!r}"
+        found = _mount(what, mount.kind, mount.source, mount.target, volumes, writable=True)
+        if mount.kind == "BIND":
+            check_place(pair, number, found.source, what)
+        mounts.append(found)
     if pair.body.private_content is not None:
         data = pair.node.private_data
         if data is None:
@@ -68,10 +86,10 @@ def find_mounts(pair: Pair, volumes: Path) -> tuple[Mounted, ...]:
         what = f"privatedata {data.source!r} of node {pair.node.idx}"
         mounts.append(_mount(what, data.kind, data.source, pair.body.private_content, volumes, writable=False))
     seen: set[str] = set()
-    for mount in mounts:
-        if mount.target in seen:
-            raise ConfigurationError(f"two things are to be mounted at {mount.target}: expected one")
-        seen.add(mount.target)
+    for mounted in mounts:
+        if mounted.target in seen:
+            raise ConfigurationError(f"two things are to be mounted at {mounted.target}: expected one")
+        seen.add(mounted.target)
     return tuple(mounts)
 
 
@@ -97,6 +115,19 @@ def find_source(what: str, kind: Literal["BIND", "VOLUME"], source: str, volumes
         return Path(source).absolute().resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"{what}: it is not on this host, or this user may not read it") from error
+
+
+def check_place(pair: Pair, number: int, found: str, what: str) -> None:
+    """Refuse shared content that leads elsewhere than when it was decided: what a link says, others may change.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    if pair.places is not None and found != pair.places[number]:
+        raise ConfigurationError(
+            f"{what}: it leads to {found} now, and led to {pair.places[number]} when it was decided whether the task may "
+            "run: assign the task again"
+        )
 
 
 def check_views(mounts: tuple[Mounted, ...], working_dir: str, protected: tuple[str, ...]) -> None:
@@ -125,8 +156,16 @@ def check_views(mounts: tuple[Mounted, ...], working_dir: str, protected: tuple[
     _check_inside(mounts, working_dir, "WorkingDir")
 
 
-def check_sources(mounts: tuple[Mounted, ...], data: Path, secrets: tuple[Path, ...]) -> None:
-    """Refuse to show the agent's own files, other than its volumes, and what proves who this peer is.
+def check_sources(
+    mounts: tuple[Mounted, ...], data: Path, secrets: tuple[Path, ...], programs: tuple[str, ...]
+) -> None:
+    """Refuse to show the agent's own files, other than its volumes, and keys; and to let write what the host runs.
+
+    Args:
+        mounts: what is to be shown.
+        data: the agent's.
+        secrets: files of keys.
+        programs: directories of interpreters and of the system's programs.
 
     Raises:
         ConfigurationError: a source is, holds, or lies within one of these.
@@ -140,7 +179,15 @@ def check_sources(mounts: tuple[Mounted, ...], data: Path, secrets: tuple[Path, 
         for secret in secrets:
             if is_within(str(secret.resolve()), mount.source):
                 raise ConfigurationError(
-                    f"{mount.source} holds {secret}, which proves who this peer is: keep it outside of what is mounted"
+                    f"{mount.source} holds {secret}, which proves who a node is: keep it outside of what is mounted"
+                )
+        if not mount.writable:
+            continue
+        for path in map(os.path.realpath, (*HOST_TREES, *programs)):
+            if is_within(mount.source, path) or is_within(path, mount.source):
+                raise ConfigurationError(
+                    f"SharedContent {mount.source} is refused: programs may write to it, and {path} is the host's own; "
+                    "name another directory"
                 )
 
 
