@@ -55,12 +55,15 @@ class Reporter:
     def __init__(self, link: Link, read: Callable[[], Entry], private: Private = ()) -> None:
         """Report what `read` gives, but for what is `private`, whenever `changed` is called."""
         self._link = link
-        self._read = lambda: make_report(read(), private)
-        self._is_over = lambda: read().is_over
+        self._entry = read
+        self._private = private
         self._news = asyncio.Event()
         self._sent: ReportTask | None = None
         self.refused = ""
         """Why the ledger takes no more reports of this assignment; empty while it may."""
+
+    def _read(self) -> ReportTask:
+        return make_report(self._entry(), self._private)
 
     def changed(self) -> None:
         """There is something new to say, perhaps."""
@@ -83,7 +86,7 @@ class Reporter:
                     continue
                 if self.refused:
                     return
-            if self._is_over() and self._sent == self._read():
+            if self._entry().is_over and self._sent == self._read():
                 return
             await self._news.wait()
             self._news.clear()

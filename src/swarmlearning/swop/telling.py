@@ -1,7 +1,7 @@
 """What of an agent's words goes on the ledger, where every member reads it for good: not where things lie on its host.
 
-Errors name directories, so that whoever runs this host can help; their names may tell whose data that is. The journal and
-the agent's own log have them in full. Spec: docs/spec/swop.md, SW-9.
+Errors name directories, so that whoever runs this host can help; their names may tell whose data that is. The journal
+and the agent's own log have them in full. Spec: docs/spec/swop.md, SW-9.
 """
 
 import os
@@ -23,7 +23,7 @@ def find_private(profile: Profile, data: Path, secrets: Iterable[str]) -> Privat
     """What of this host's paths stays on it: private data, identities, policy, and the agent's own directory."""
     named = list(_name(profile, data, secrets))
     # As they are named, and where their links lead: errors may say either.
-    both = {path: told for path, told in [*((os.path.realpath(path), told) for path, told in named), *named]}
+    both = dict([*((os.path.realpath(path), told) for path, told in named), *named])
     return tuple(sorted(((path, told) for path, told in both.items() if path != "/"), key=lambda item: -len(item[0])))
 
 

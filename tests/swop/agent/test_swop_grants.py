@@ -19,9 +19,7 @@ ALONE = ("Command: train.py", "Entrypoint: python3", "WorkingDir: /work", "Envva
 POLICY = "version: 1\nlimits: {{memory: {memory}}}\nrules: [{{name: {name}, network: {network}}}]\n"
 
 
-def test_sw4_a_task_that_waited_gets_what_the_policy_grants_when_it_is_started(
-    swarm: Swarm, tmp_path: Path
-) -> None:
+def test_sw4_a_task_that_waited_gets_what_the_policy_grants_when_it_is_started(swarm: Swarm, tmp_path: Path) -> None:
     files = HostFiles(swarm, tmp_path, swarm.fresh("host"))
     files.write_policy(POLICY.format(name="open", network="true", memory="8GiB"))
     names = [files.name, f"{files.name}-2"]

@@ -11,8 +11,7 @@ from content_server import CONTENT, serve
 
 from swarmlearning.contracts.task_records import TaskType
 from swarmlearning.errors import TaskFailed
-from swarmlearning.swop.content.names import check_path
-from swarmlearning.swop.content.names import volume_names
+from swarmlearning.swop.content.names import check_path, volume_names
 from swarmlearning.swop.content.preparing import prepare_content
 from swarmlearning.swop.policy import Limits
 from swarmlearning.tasks.bodies import MakeContent, parse_body

@@ -222,7 +222,9 @@ def test_sw35_mounts_are_allowed_by_name_or_by_the_tasks_hash() -> None:
 def test_sw35_downloads_are_allowed_by_url_or_by_the_tasks_hash() -> None:
     asked = request(CONTENT)
     assert decided(policy(Rule(name="r")), asked).verdict is ASK
-    assert decided(policy(Rule(name="r", urls=("https://models.example/heart/",), mounts=("o",))), asked).verdict is ALLOW
+    assert (
+        decided(policy(Rule(name="r", urls=("https://models.example/heart/",), mounts=("o",))), asked).verdict is ALLOW
+    )
     assert decided(policy(Rule(name="r", urls=("https://models.example/lung/",), mounts=("o",))), asked).verdict is ASK
     assert decided(policy(Rule(name="r", urls=("https://models.example/heart/",))), asked).verdict is ASK, "its volume"
     assert decided(policy(Rule(name="r", hashes=(asked.task.hash,))), asked).verdict is ALLOW
@@ -250,7 +252,10 @@ def test_sw35_images_of_every_type_are_compared() -> None:
     assert decided(policy(rule), request(replace(PULL, registry="registry.example"))).verdict is ASK
     # Where there is no image to compare, a rule that names some does not hold; a volume has none.
     assert decided(policy(rule), request(RUN, prerequisite=None)).verdict is ASK
-    assert decided(policy(replace(rule, urls=("https://models.example/",), mounts=("o",))), request(CONTENT)).verdict is ALLOW
+    assert (
+        decided(policy(replace(rule, urls=("https://models.example/",), mounts=("o",))), request(CONTENT)).verdict
+        is ALLOW
+    )
 
 
 def test_sw35_an_entry_point_that_cannot_be_read_is_none_that_is_allowed() -> None:
