@@ -28,8 +28,8 @@ from swarmlearning.types import ContractName, NodeId, RunnerName, TaskName
 log = logging.getLogger("swarmlearning.swop")
 
 KEPT: Final = 50
-"""How many assignments that are over are kept, the newest, with their logs: of those that were allowed, and of the others,
-which anybody can bring about as often as they like."""
+"""How many assignments that are over are kept, the newest, with their logs: of those that were allowed, and of the
+others, which anybody can bring about as often as they like."""
 
 MAX_ENTRY_BYTES: Final = 64 << 20
 """Largest file that is read: 64 pairs with all their variables are far less."""
