@@ -67,7 +67,14 @@ async def start_agent(network: LocalNetwork, place: Path, name: str, sn: Sn) -> 
     ready = place / f"{name}.ready"
     options = ["swop", "--profile", HERE / f"profile-{name}.yaml", "--data", data, "--sn", sn.address.endpoint]
     options += ["--set", f"CERTS={base / 'pki'}", "--set", f"DATA={place / 'private'}", "--host-ip", HOST]
-    options += ["--set", f"POLICY={HERE / f'policy-{name}.yaml'}", "--ready-file", ready]
+    options += ["--ready-file", ready]
+    policy = HERE / f"policy-{name}.yaml"
+    if policy.exists():
+        # A policy that others may write is refused, and some checkouts are made so.
+        own = place / policy.name
+        own.write_bytes(policy.read_bytes())
+        own.chmod(0o600)
+        options += ["--set", f"POLICY={own}"]
     command = Command(
         name=f"swop of {name}",
         argv=(*SWARM, *map(str, options), *identity),
@@ -87,11 +94,13 @@ async def run_study(out: Path) -> int:
     """Found the network, start the agents, run the lead's script; return its exit status."""
     place = prepare_workdir(out)
     write_private_data(place / "private")
+    print(f"Founds a network of {len(ORGANISATIONS)} organisations on this machine, in {place}.")
     sites = [Site(domain=TrustDomain(f"{name}.example"), sls=0) for name in ORGANISATIONS]
     networks = place / "network"
     networks.mkdir()
     async with LocalNetwork(sites, networks) as network:
         names = list(ORGANISATIONS)
+        print("Each organisation's operator starts an agent: one is asked about every task, one has a policy.")
         agents = [await start_agent(network, place, name, sn) for name, sn in zip(names, network.sns, strict=True)]
         lead = issue(network.workdir / "north.example", "north.example", Role.OPERATOR, "lead")
         command = Command(
@@ -101,6 +110,7 @@ async def run_study(out: Path) -> int:
             log=place / "lead.log",
             cwd=HERE,
         )
+        print(f"The study lead runs the script {HERE / 'swci-init'}.")
         script = await Process.start(command, network.reaper, echo=lambda who, line: print(f"{who} | {line}"))
         status = await script.wait()
         for agent in agents:
@@ -115,6 +125,7 @@ def tell_result(place: Path) -> int:
     saved = sorted(place.glob("*/volumes/heart-result/*.keras"))
     print(f"{len(models)} peers ended with {len(set(models))} model: {', '.join(sorted(set(models)))}")
     print("\n".join(f"  {path}" for path in saved))
+    print("What the programs printed: swarm logs --data " + str(place / "north"))
     return 0 if len(models) == len(saved) == 4 and len(set(models)) == 1 else 1
 
 

@@ -124,7 +124,7 @@ class Agent:
             entry = work.entry
             if entry.leaving or entry.dropped:
                 self._abandon(work, entry.leaving or "it was to be taken anew")
-            elif entry.since_ms and not (entry.is_over and entry.reported):
+            elif entry.since_ms and not (entry.is_over and entry.reported and not entry.lingers):
                 log.info("%s %d %s: goes on", entry.runner, entry.number, entry.task)
                 self._start(work)
 

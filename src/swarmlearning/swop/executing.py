@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from swarmlearning.contracts.records import Training
@@ -23,6 +24,7 @@ from swarmlearning.swop.permission import Assigned, describe_work, is_denied, ju
 from swarmlearning.swop.policy import Decision, Verdict
 from swarmlearning.swop.reporting import Reporter
 from swarmlearning.swop.swarm_run import SwarmRun
+from swarmlearning.swop.telling import find_paths
 from swarmlearning.types import TaskName
 
 log = logging.getLogger("swarmlearning.swop")
@@ -103,9 +105,8 @@ class Work:
         for item in self._entry.pairs:
             if item.pair is not None:
                 await self.host.manager.adopt(item.pair)
-        if not self._entry.is_over:
-            busy = [item.idx for item in self._entry.pairs if item.pair is not None]
-            self.host.nodes.claim(busy, self._entry.id, self._entry.runner)
+        live = [item for item in self._entry.pairs if item.pair is not None and item.stage is not Stage.ENDED]
+        self.host.nodes.claim([item.idx for item in live], self._entry.id, self._entry.runner)
 
     # --- its life ---------------------------------------------------------------------------------------------------
 
@@ -119,8 +120,13 @@ class Work:
         try:
             if not self._entry.is_over:
                 await self._work()
-            await reporting
-            self.update(reported=True)
+            if not self._entry.reported:
+                await reporting
+                self.update(reported=True)
+            if self._entry.lingers:
+                self._run = self._run or SwarmRun(self)
+                await self._run.linger()
+            await self.host.nodes.free_of(self._entry.id)
         finally:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
@@ -141,10 +147,10 @@ class Work:
         if state in FAILED:
             await self._stop_pairs(remove=False)
         self._end(state, text)
-        await self.host.nodes.free_of(self._entry.id)
 
     async def _make(self) -> tuple[WorkState, str]:
         """Carry out a task that leaves something for later ones."""
+        await self._read_first()
         assigned = await self._wait_for_permission()
         self.tell("begins", WorkState.RUNNING)
         made: Made = await self._unless_denied(make(self, assigned))
@@ -161,7 +167,7 @@ class Work:
 
     async def _begin_swarm(self, run: SwarmRun) -> None:
         """Wait until it may run here, its nodes are free, and it still may."""
-        await run.require_image(await read_task(self.host, self._entry))
+        await run.require_image(await self._read_first())
         while True:
             await self._wait_for_permission()
             await run.take_nodes()
@@ -177,6 +183,12 @@ class Work:
                 await run.free_nodes()
                 raise
             await run.free_nodes()
+
+    async def _read_first(self) -> Assigned:
+        """The task, for the first time: what it names itself may be told."""
+        assigned = await read_task(self.host, self._entry)
+        self.update(places=find_paths(msgspec.json.encode(assigned.body).decode()))
+        return assigned
 
     async def _wait_for_permission(self) -> Assigned:
         """The task, as soon as it may run here.
@@ -278,7 +290,7 @@ class Work:
 
     async def _stop_pair(self, idx: int, remove: bool) -> None:
         item = next(item for item in self._entry.pairs if item.idx == idx)
-        if item.pair is None or (item.stage is Stage.ENDED and not remove):
+        if item.pair is None or (item.stage in (Stage.LINGERING, Stage.ENDED) and not remove):
             return
         for number in range(1, REMOVE_TRIES + 1):
             try:

@@ -44,6 +44,7 @@ class Stage(enum.StrEnum):
     SL = "SL"  # its SL is being started
     ML = "ML"  # its program is being started, or runs
     CLOSING = "CLOSING"  # its program has ended well; its SL goes on for the others
+    LINGERING = "LINGERING"  # it is complete; its SL may still give the last result to others
     ENDED = "ENDED"  # nothing of it runs any more; how it ended is in its unit
 
 
@@ -107,6 +108,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     urls: tuple[str, ...] | None = None
     """Beginnings of URLs from which it may download, by the decision; None: whatever the task names."""
     evidence: Evidence | None = None
+    places: tuple[str, ...] = ()
+    """Paths that the task itself names, so that whoever reads the ledger knows them."""
     pairs: tuple[PairEntry, ...] = ()
     """By idx."""
     ended_ms: int = 0
@@ -129,6 +132,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     def did_something(self) -> bool:
         """Whether it was ever allowed, so that there may be logs."""
         return bool(self.approved_by)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether an SL of it still serves others."""
+        return any(item.stage is Stage.LINGERING for item in self.pairs)
 
     def known(self) -> Known:
         """What `plan` needs of it."""

@@ -38,7 +38,7 @@ MAX_RESTARTS: Final = 3
 """How often an SL that died is started again."""
 
 LINGER_S: Final = 45.0
-"""After this long with all trainings complete an SL that has not ended by itself is stopped, seconds: longer than one
+"""This long after all trainings are complete an SL that has not ended by itself is stopped, seconds: longer than one
 serves others at its end."""
 
 ASK_S: Final = 5.0
@@ -134,11 +134,13 @@ class PairLife:
     async def run(self) -> None:
         """Bring it to its end, however that is."""
         try:
+            if self._item.stage is Stage.LINGERING:
+                return
             if self._item.unit.state in ENDED:
                 # It had failed, and was not stopped yet.
                 await self._stop()
                 self._update(unit=replace(self._item.unit, evidence=await self._make_evidence()), stage=Stage.ENDED)
-            while self._item.stage is not Stage.ENDED:
+            while self._item.stage not in (Stage.LINGERING, Stage.ENDED):
                 await self._step(self._item.stage)
         except _Failed as failed:
             await self._fail(failed)
@@ -160,7 +162,7 @@ class PairLife:
                 await self._watch()
             case Stage.CLOSING:
                 await self._close()
-            case Stage.ENDED:
+            case Stage.LINGERING | Stage.ENDED:
                 pass
             case _:
                 assert_never(stage)
@@ -245,7 +247,8 @@ class PairLife:
         self._exit_status = 0
         self._tell(self._describe() or "its program has ended; asks what it took part in")
         if is_loopback(self._pair.ml_environment):
-            await self._complete("trained alone, as SWARM_LOOPBACK says")
+            await self._stop()
+            await self._complete("trained alone, as SWARM_LOOPBACK says", Stage.ENDED)
             return
         for training in await self._around.insist_on_trainings():
             self._learn(training)
@@ -255,21 +258,16 @@ class PairLife:
                 "call it? Its log is on its host",
                 Part.ML,
             )
-        idle_s = 0.0
-        while True:
+        while not self._is_over():
             status = (await self._look()).sl
-            over = self._is_over()
             if status.state in (PartState.EXITED, PartState.ABSENT):
-                if over or status.exit_status == 0:
+                if status.exit_status == 0:
                     break
                 await self._restart_sl(status)
                 continue
-            idle_s = idle_s + POLL_S if over else 0.0
-            if idle_s > self._around.linger_s:
-                break
             self._tell(self._describe() or "its program has ended; its SL goes on for the others")
             await self._pause()
-        await self._complete("complete")
+        await self._complete("complete", Stage.LINGERING)
 
     def _is_over(self) -> bool:
         """Whether, by the ledger, its SL has nothing more to do."""
@@ -279,12 +277,24 @@ class PairLife:
 
     # --- its ends ---------------------------------------------------------------------------------------------------
 
-    async def _complete(self, text: str) -> None:
-        await self._stop()
+    async def _complete(self, text: str, stage: Stage) -> None:
         unit = replace(
             self._item.unit, state=WorkState.COMPLETE, description=text, evidence=await self._make_evidence()
         )
-        self._update(unit=unit, stage=Stage.ENDED)
+        self._update(unit=unit, stage=stage)
+
+    async def linger(self) -> None:
+        """Until its SL has ended by itself, which serves the others for a while; too long, and it is stopped."""
+        if self._item.stage is not Stage.LINGERING:
+            return
+        waited_s = 0.0
+        while (await self._look()).sl.state in (PartState.STARTING, PartState.RUNNING):
+            if waited_s >= self._around.linger_s:
+                break
+            await asyncio.sleep(POLL_S)
+            waited_s += POLL_S
+        await self._stop()
+        self._update(stage=Stage.ENDED)
 
     async def _fail(self, failed: _Failed) -> None:
         """Say it at once, as far as its institution lets us; then stop what is left, and say what there is to prove."""

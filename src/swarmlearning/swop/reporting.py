@@ -31,14 +31,14 @@ _OVER: Final = frozenset({Code.STALE.name.lower(), Code.CONFLICT.name.lower(), C
 def make_report(entry: Entry, private: Private = ()) -> ReportTask:
     """What an entry says, for the ledger: W-12; `private` is what it does not say of this host."""
     units = (
-        msgspec.structs.replace(item.unit, description=tell_others(item.unit.description, private))
+        msgspec.structs.replace(item.unit, description=tell_others(item.unit.description, private, entry.places))
         for item in entry.pairs
     )
     return ReportTask(
         runner=entry.runner,
         number=entry.number,
         state=entry.state,
-        description=tell_others(entry.description, private),
+        description=tell_others(entry.description, private, entry.places),
         units=tuple(sorted(units, key=lambda unit: unit.uid)),
         approved_by=entry.approved_by,
         evidence=entry.evidence,

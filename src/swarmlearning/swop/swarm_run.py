@@ -1,11 +1,12 @@
 """RUN_SWARM on this host: pairs of all nodes of the profile, side by side. Spec: docs/spec/swop.md, SW-6 to SW-8."""
 
 import asyncio
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
 
 from swarmlearning.clock import WallClock
 from swarmlearning.contracts.records import Training
-from swarmlearning.contracts.task_records import Unit, WorkState
+from swarmlearning.contracts.task_records import ENDED, Unit, WorkState
 from swarmlearning.errors import Broken, ConfigurationError
 from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.client import SnClient
@@ -131,19 +132,27 @@ class SwarmRun:
 
     async def perform(self) -> tuple[WorkState, str]:
         """Bring all pairs to their ends; how the assignment ended, and why."""
-        self._lives = [PairLife(self, item.idx) for item in self._work.entry.pairs if item.pair is not None]
-        try:
-            async with asyncio.TaskGroup() as group:
-                for life in self._lives:
-                    group.create_task(life.run())
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
+        await self._live(PairLife.run)
         entry = self._work.entry
         summed = sum_up(entry.planned, tuple(item.unit for item in entry.pairs))
         if summed is None:
             # It was taken with another profile: so many peers there are not any more.
             return WorkState.ERROR, f"{len(entry.pairs)} peers of {entry.planned} that were planned"
         return summed
+
+    async def linger(self) -> None:
+        """Until all SLs that still serve others have ended."""
+        await self._live(PairLife.linger)
+
+    async def _live(self, stage: Callable[[PairLife], Coroutine[Any, Any, None]]) -> None:
+        if not self._lives:
+            self._lives = [PairLife(self, item.idx) for item in self._work.entry.pairs if item.pair is not None]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for life in self._lives:
+                    group.create_task(stage(life))
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
 
     def note_training(self, training: Training) -> None:
         """A training changed on the ledger."""
@@ -169,7 +178,11 @@ class SwarmRun:
     def write(self, item: PairEntry, *, durable: bool) -> None:
         """Change a pair in the journal, and have it reported."""
         pairs = tuple(item if other.idx == item.idx else other for other in self._work.entry.pairs)
-        self._work.update(durable=durable, pairs=pairs)
+        changes: dict[str, object] = {"pairs": pairs}
+        going = [other.unit for other in pairs if other.unit.state not in ENDED]
+        if going:
+            changes["description"] = f"{len(going)} of {len(pairs)} peers: {going[0].description}"
+        self._work.update(durable=durable, **changes)
 
     async def ask_trainings(self) -> list[Training]:
         """All trainings.

@@ -1,10 +1,11 @@
 """What of an agent's words goes on the ledger, where every member reads it for good: not where things lie on its host.
 
 Errors name directories, so that whoever runs this host can help; their names may tell whose data that is. The journal
-and the agent's own log have them in full. Spec: docs/spec/swop.md, SW-9.
+and the agent's own log have them in full. Spec: docs/spec/swop.md, SW-15.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,16 @@ from swarmlearning.swop.profile import Profile
 Private = tuple[tuple[str, str], ...]
 """Paths of this host, and what is told in their place; a path before those that lead to it."""
 
+PATH: Final = "[path]"
+"""Stands for a path of this host."""
+
 _END: Final = "…"
+
+_PATH: Final = re.compile(r"(?:(?<![\w/.:])|(?<=:)(?!//))/[^\s'\"|,;:()<>\[\]]+")
+"""A path that begins at the root; not one within a URL, or within another path."""
+
+_OF_ALL: Final = ("/usr", "/lib", "/lib64", "/bin", "/home/swarm")
+"""What every host has, or every program for itself."""
 
 
 def find_private(profile: Profile, data: Path, secrets: Iterable[str]) -> Private:
@@ -41,11 +51,30 @@ def _name(profile: Profile, data: Path, secrets: Iterable[str]) -> Iterator[tupl
             yield node.private_data.source, f"(private data of node {node.idx})"
 
 
-def tell_others(text: str, private: Private) -> str:
-    """A description as it goes on the ledger: without such paths, printable, and no longer than is kept there."""
+def hide_paths(text: str, shown: Iterable[str] = ()) -> str:
+    """`text` without paths of this host; those at and in `shown`, which a task names itself, and common ones stay."""
+    kept = tuple(place.rstrip("/") for place in (*_OF_ALL, *shown) if place.strip("/"))
+
+    def replace(found: re.Match[str]) -> str:
+        path = found[0]
+        return path if any(path == place or path.startswith(f"{place}/") for place in kept) else PATH
+
+    return _PATH.sub(replace, text)
+
+
+def find_paths(text: str) -> tuple[str, ...]:
+    """All paths in a text that begin at the root, each once."""
+    return tuple(sorted(set(_PATH.findall(text))))
+
+
+def tell_others(text: str, private: Private, shown: Iterable[str] = ()) -> str:
+    """SW-15: a description as it goes on the ledger: printable, and no longer than is kept there.
+
+    Without paths of the host, but for those in `shown`, which the task names.
+    """
     for path, told in private:
         text = text.replace(path, told)
-    text = make_printable(text)
+    text = hide_paths(make_printable(text), shown)
     if len(text.encode()) <= MAX_DESCRIPTION:
         return text
     cut = text.encode()[: MAX_DESCRIPTION - len(_END.encode())].decode(errors="ignore")

@@ -39,6 +39,8 @@ class FakeManager:
         """Whether SLs that are started become ready."""
         self.away = False
         """Whether the engine does not answer."""
+        self.keeps = False
+        """Whether nothing can be removed."""
         self.isolates_programs = True
         self.build_fails = ""
         self.on_start_ml: Callable[[Pair], int | None] = lambda _: None
@@ -137,6 +139,8 @@ class FakeManager:
             self._set(pair.id, part, PartStatus(state=PartState.EXITED, exit_status=143))
 
     async def remove(self, pair: Pair) -> None:
+        if self.keeps:
+            raise Unreachable("the engine does not remove anything now")
         for part in Part:
             assert self._part(pair.id, part).state in (PartState.EXITED, PartState.ABSENT), "it still runs"
         self.pairs.pop(pair.id, None)

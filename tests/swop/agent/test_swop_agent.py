@@ -26,7 +26,7 @@ from swarmlearning.swop.host import Paces
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.managers.boundary import Part, PartState, PartStatus
 from swarmlearning.swop.permission import read_task
-from swarmlearning.types import Role, RunnerName, TaskName
+from swarmlearning.types import Endpoint, Role, RunnerName, TaskName
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -310,6 +310,25 @@ def test_a_program_that_was_lost_with_the_machine_is_an_error(files: HostFiles) 
     run(story())
 
 
+def test_a_program_that_somebody_removed_is_not_started_a_second_time(files: HostFiles) -> None:
+    """SW-8."""
+    manager = FakeManager()
+    files.write_profile([files.name], nodes=1)
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, manager):
+            runner, task = await prepare(operator, files)
+            await operator.assign(runner, task)
+            await operator.until(runner, lambda found: "joined no training" in str(found.agents))
+            (pair_id,) = manager.pairs
+            manager.pairs[pair_id] = replace(manager.pairs[pair_id], ml=PartStatus())
+            agent = await operator.until_over(runner)
+            assert agent.units[0].description == "its program is gone: somebody removed it from this host"
+            assert [entry for entry in manager.started if entry[1] == "ml"] == [(0, "ml", 1)]
+
+    run(story())
+
+
 def test_one_bad_identity_fails_one_peer(files: HostFiles) -> None:
     """SW-7: the others run; two nodes with one identity are one node too many."""
     manager = FakeManager()
@@ -527,6 +546,29 @@ def test_a_reset_while_it_was_away_is_carried_out_when_it_is_back(files: HostFil
             await operator.assign(runner, task)
             async with acting(files, manager):
                 await manager.until(lambda m: set(m.removed) == first and m.runs(0, Part.ML) and m.runs(1, Part.ML))
+
+    run(story())
+
+
+def test_cleaning_up_that_was_interrupted_goes_on_without_an_sn(files: HostFiles) -> None:
+    """SW-5: what was reset is not taken up again, whoever is away."""
+    manager = FakeManager()
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator:
+            async with acting(files, manager):
+                runner, task = await prepare(operator, files)
+                await operator.assign(runner, task)
+                await manager.until(lambda m: m.runs(0, Part.ML) and m.runs(1, Part.ML))
+                manager.keeps = True
+                await operator.reset(runner)
+                await manager.until(lambda m: not any(m.runs(idx, part) for idx in (0, 1) for part in Part))
+            started = list(manager.started)
+            manager.keeps = False
+            nobody = Endpoint(host="127.0.0.1", port=1)
+            async with acting(files, manager, sn=nobody, wait=False):
+                await manager.until(lambda m: len(m.removed) == 2)
+            assert manager.started == started
 
     run(story())
 

@@ -99,7 +99,7 @@ class FakeEngine:
         self.built_context: bytes = b""
         self.pull_says: list[Json] = [{"status": "Pull complete", "id": "abc"}]
         self.any_label = False
-        """Whether volumes are listed as Podman does, by any of the labels."""
+        """Whether things are listed by any of the labels, as Podman does with volumes."""
         self.stopped = False
         """Whether it ever was, before the end."""
         self._loop: asyncio.AbstractEventLoop
@@ -336,11 +336,12 @@ class FakeEngine:
 
     async def _list(self, request: web.Request) -> web.Response:
         wanted = json.loads(request.query.get("filters", "{}")).get("label", [])
+        some = any if self.any_label and wanted else all
         return web.json_response(
             [
                 {"Id": c.id, "Names": [f"/{c.name}"], "State": c.status, "Labels": c.config.get("Labels") or {}}
                 for c in self.containers.values()
-                if all(matches(c.config.get("Labels"), label) for label in wanted)
+                if some(matches(c.config.get("Labels"), label) for label in wanted)
             ]
         )
 

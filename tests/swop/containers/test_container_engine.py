@@ -114,11 +114,14 @@ def test_sw70_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.delattr(swarmlearning.swop.managers, "docker_engine")
     monkeypatch.setitem(sys.modules, "docker", None)
-    with pytest.raises(ConfigurationError, match=r"DOCKER needs .* pip install 'swarmlearning\[containers\]'"):
+    with pytest.raises(Unreachable, match=r"DOCKER needs .* pip install 'swarmlearning\[containers\]'"):
         asyncio.run(open_docker(make_settings(tmp_path)))
 
 
-def test_sw70_an_agent_without_an_image_of_its_own_is_told_so(tmp_path: Path) -> None:
+def test_sw70_an_agent_without_an_image_of_its_own_is_told_so(
+    fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{fake.socket}")
     with pytest.raises(ConfigurationError, match="DOCKER runs SLs in containers: expected their image"):
         asyncio.run(open_docker(make_settings(tmp_path, sl_image="")))
 

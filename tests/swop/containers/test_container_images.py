@@ -301,6 +301,52 @@ def test_sw76_a_volume_that_was_filled_in_part_is_filled_anew(
     run(docker_manager, main())
 
 
+def test_sw76_an_agent_that_was_killed_while_it_read_a_volume_does_not_hold_it(
+    fake: FakeEngine, docker_manager: ContainerManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tmp_path / "content"
+    content.mkdir()
+    body = MakeUserContainer(build_context="data", build_steps=("FROM x",))
+    again = open_at(fake.socket, make_settings(tmp_path), monkeypatch, ManagerKind.DOCKER)
+
+    async def main() -> None:
+        await docker_manager.fill_volume("data", str(content))
+        fake.faults["DELETE", "/containers/.*"] = Fault(status=500, times=1)  # as if it died before
+        with pytest.raises(ConfigurationError):
+            await docker_manager.build_image("user-env", body, str(tmp_path / "log"), Limits(), print)
+        assert len(fake.containers) == 1
+        await again.fill_volume("data", str(content))
+        assert fake.containers == {}
+
+    run(docker_manager, main())
+    again._engine.close()
+
+
+def test_sw76_a_volume_that_is_read_just_now_is_not_replaced(
+    fake: FakeEngine, docker_manager: ContainerManager, tmp_path: Path
+) -> None:
+    content = tmp_path / "content"
+    content.mkdir()
+    body = MakeUserContainer(build_context="data", build_steps=("FROM x",))
+
+    async def main() -> None:
+        await docker_manager.fill_volume("data", str(content))
+        fake.faults["GET", "/containers/.*/archive"] = Fault(status=0, delay_s=0.5)
+        building = asyncio.create_task(
+            docker_manager.build_image("user-env", body, str(tmp_path / "log"), Limits(), print)
+        )
+
+        async def reading() -> bool:
+            return bool(fake.calls("GET", "/containers/.*/archive"))
+
+        await until("the volume is read", reading)
+        with pytest.raises(ConfigurationError, match=r"could not fill the volume data: volume is in use"):
+            await docker_manager.fill_volume("data", str(content))
+        await building
+
+    run(docker_manager, main())
+
+
 def test_sw76_a_volume_in_use_is_not_replaced_and_another_agents_is_another(
     fake: FakeEngine, docker_manager: ContainerManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,14 @@ def test_sw25_at_most_500_rules_of_60_characters() -> None:
     assert told == "line 503, rules[501]: 501 rules; a policy has at most 500"
 
 
+def test_sw25_at_most_1000_entries_of_a_condition() -> None:
+    texts = [f"t{number}" for number in range(1001)]
+    assert len(read(rule(f"tasks: [{', '.join(texts[:1000])}]")).rules[0].tasks) == 1000
+    assert faults(rule(f"tasks: [{', '.join(texts)}]")) == [
+        "line 4, rules[1].tasks: 1001 entries; expected at most 1000"
+    ]
+
+
 def test_sw26_a_text_may_stand_for_a_list_of_one() -> None:
     found = read(rule("organisations: a.example", "hours: Mon", "mounts: /opt")).rules[0]
     assert (found.organisations, found.hours[0].days, found.mounts) == (("a.example",), (0,), ("/opt",))
@@ -214,6 +222,8 @@ def test_sw26_hours(text: str) -> None:
         *("", "Mo", "Mon-", "-Mon", "Mon--Fri", "Mon,,Tue", "18:00", "18:00-18:00", "24:00-06:00", "18:60-19:00"),
         *(
             "18:00-24:01",
+            "18:00-19:60",
+            "18:00-25:00",
             "1:00-2:00",
             "Mon 18:00 - 06:00",
             "Mon Tue",

@@ -346,6 +346,9 @@ async def test_sw63_pulling_takes_what_a_base_stands_for_and_nothing_else(world:
     body = PullImage(registry="registry.example/heart/", repository="tools", tag="2.7.0")
     with pytest.raises(ConfigurationError, match=r"--base 'registry\.example/heart/tools:2\.7\.0=/path/to/its/python'"):
         await world.images.pull_image("mine", body, str(world.log), world.told.append)
+    known = PullImage(registry="docker.io/library", repository="python", tag="3")
+    with pytest.raises(ConfigurationError, match="PROCESS pulls no images"):
+        await world.images.pull_image("mine", known, str(world.log), world.told.append)
     world.images = world.open(("registry.example/heart/*", sys.executable))
     digest = await world.images.pull_image("mine", body, str(world.log), world.told.append)
     assert await world.images.find_image("mine") == digest

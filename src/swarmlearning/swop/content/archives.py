@@ -321,7 +321,6 @@ def _read_zip(file: IO[bytes], unpacking: Unpacking) -> None:
                     unpacking.link(name, data.read(_MAX_TARGET).decode(), hard=False)
                 else:
                     unpacking.file(name, data.read, member.file_size, executable=bool(mode & stat.S_IXUSR))
-                    data.read(1)  # its end, where the checksum is verified
 
 
 def _check_overlaps(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> None:

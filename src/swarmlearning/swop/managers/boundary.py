@@ -70,8 +70,8 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """As `find_image` gave it: another one under the same tag is refused."""
     body: RunSwarm
     places: tuple[str, ...] | None = None
-    """Where each of the body's shared content led when it was decided, without links: who changes a link since gets
-    nothing else by that. None: nobody looked."""
+    """Where each of the body's shared content led when it was decided, without links: a program that changed a link
+    since gets nothing else. None: nobody looked."""
     sn: Endpoint
     host_ip: str
     """Where the SL listens and is reached, unless the manager gives it an address of its own."""

@@ -95,6 +95,8 @@ class Engine:
         self.rootless = any("rootless" in option for option in options)
         """Whether it runs as a user, who is `root` in its containers."""
         self.selinux = any("selinux" in option for option in options)
+        self.helpers: set[str] = set()
+        """Containers that never run, through which volumes are read and filled just now."""
         self._slots = asyncio.Semaphore(MAX_CALLS)
 
     @property

@@ -1,6 +1,7 @@
 """Images by an engine: built from a task's steps, pulled, looked up. Spec: docs/spec/swop-containers.md, SW-76."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -151,22 +152,29 @@ def make_context(steps: tuple[str, ...], files: IO[bytes] | None) -> tuple[IO[by
     The caller closes it; `files` is closed here.
     """
     name = _DOCKERFILE + secrets.token_hex(8)  # which the volume cannot have foreseen
-    context = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    with tarfile.open(fileobj=context, mode="w") as made:
-        text = ("\n".join(steps) + "\n").encode()
-        entry = tarfile.TarInfo(name)
-        entry.size, entry.mtime = len(text), int(time.time())
-        made.addfile(entry, io.BytesIO(text))
-        if files is not None:
-            with files, tarfile.open(fileobj=files, mode="r|") as given:
-                for member in given:
-                    member.name = _inner(member.name)
-                    if member.islnk():  # a link of the tar, whose names begin with the directory's
-                        member.linkname = _inner(member.linkname)
-                    if member.name:
-                        made.addfile(member, given.extractfile(member) if member.isreg() else None)
-    context.seek(0)
-    return context, name
+    with contextlib.ExitStack() as stack:
+        context: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+        with tarfile.open(fileobj=context, mode="w") as made:
+            text = ("\n".join(steps) + "\n").encode()
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(text), int(time.time())
+            made.addfile(entry, io.BytesIO(text))
+            if files is not None:
+                with files:
+                    _add_files(made, files)
+        context.seek(0)
+        stack.pop_all()  # the caller closes it
+        return context, name
+
+
+def _add_files(made: tarfile.TarFile, files: IO[bytes]) -> None:
+    with tarfile.open(fileobj=files, mode="r|") as given:
+        for member in given:
+            member.name = _inner(member.name)
+            if member.islnk():  # a link of the tar, whose names begin with the directory's
+                member.linkname = _inner(member.linkname)
+            if member.name:
+                made.addfile(member, given.extractfile(member) if member.isreg() else None)
 
 
 def _inner(name: str) -> str:

@@ -95,7 +95,7 @@ async def fill_volume(engine: Engine, agent: NodeId, name: str, content: Path, i
         ConfigurationError: it is in use, or the engine cannot make it.
     """
     real = names.content_name(agent, name)
-    labels = {names.AGENT: agent, names.VOLUME: names.CONTENT, names.CONTENT_NAME: name}
+    labels = _content_labels(agent, name)
 
     def work() -> None:
         with contextlib.suppress(docker.errors.NotFound):
@@ -127,15 +127,21 @@ async def read_volume(engine: Engine, agent: NodeId, name: str, image: str) -> I
     found = real
 
     def work() -> IO[bytes]:
-        archive: IO[bytes] = tempfile.SpooledTemporaryFile(_MEMORY)  # noqa: SIM115  # the caller closes it
-        with _helper(engine, found, image, {names.AGENT: agent}) as helper:
-            pieces, _ = engine.api.get_archive(helper, _INSIDE)
-            for piece in pieces:
-                archive.write(piece)
-        archive.seek(0)
-        return archive
+        with contextlib.ExitStack() as stack:
+            archive: IO[bytes] = stack.enter_context(tempfile.SpooledTemporaryFile(_MEMORY))
+            with _helper(engine, found, image, _content_labels(agent, name)) as helper:
+                pieces, _ = engine.api.get_archive(helper, _INSIDE)
+                for piece in pieces:
+                    archive.write(piece)
+            archive.seek(0)
+            stack.pop_all()  # the caller closes it
+            return archive
 
     return await engine.call(f"read the volume {name}", work, limit_s=COPY_S, asked=True)
+
+
+def _content_labels(agent: NodeId, name: str) -> dict[str, str]:
+    return {names.AGENT: agent, names.VOLUME: names.CONTENT, names.CONTENT_NAME: name}
 
 
 @contextlib.contextmanager
@@ -148,17 +154,19 @@ def _helper(engine: Engine, volume: str, image: str, labels: dict[str, str]) -> 
         "HostConfig": {"NetworkMode": "none", "Mounts": [volume_mount(volume, _INSIDE)]},
     }
     helper = engine.create_container(config)
+    engine.helpers.add(helper)
     try:
         yield helper
     finally:
+        engine.helpers.discard(helper)
         with contextlib.suppress(docker.errors.NotFound):
             engine.api.remove_container(helper, force=True)
 
 
 def _remove_helpers(engine: Engine, labels: dict[str, str]) -> None:
-    """Remove what an interrupted filling left, which would hold the volume."""
+    """Remove what an agent that was killed left, which would hold the volume; not who reads it now."""
     for container in engine.api.containers(all=True, filters=names.filters(labels)):
-        if names.has_labels(container, labels):
+        if names.has_labels(container, labels) and container["Id"] not in engine.helpers:
             engine.api.remove_container(container["Id"], force=True)
 
 

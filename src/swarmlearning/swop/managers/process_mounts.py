@@ -86,10 +86,10 @@ def find_mounts(pair: Pair, volumes: Path) -> tuple[Mounted, ...]:
         what = f"privatedata {data.source!r} of node {pair.node.idx}"
         mounts.append(_mount(what, data.kind, data.source, pair.body.private_content, volumes, writable=False))
     seen: set[str] = set()
-    for mount in mounts:
-        if mount.target in seen:
-            raise ConfigurationError(f"two things are to be mounted at {mount.target}: expected one")
-        seen.add(mount.target)
+    for mounted in mounts:
+        if mounted.target in seen:
+            raise ConfigurationError(f"two things are to be mounted at {mounted.target}: expected one")
+        seen.add(mounted.target)
     return tuple(mounts)
 
 
