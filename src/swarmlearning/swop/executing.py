@@ -150,7 +150,8 @@ class Work:
 
     async def _make(self) -> tuple[WorkState, str]:
         """Carry out a task that leaves something for later ones."""
-        assigned = await self._wait_for_permission(await self._read_first())
+        await self._read_first()
+        assigned = await self._wait_for_permission()
         self.tell("begins", WorkState.RUNNING)
         made: Made = await self._unless_denied(make(self, assigned))
         self._entry = replace(self._entry, evidence=made.evidence)
@@ -166,10 +167,9 @@ class Work:
 
     async def _begin_swarm(self, run: SwarmRun) -> None:
         """Wait until it may run here, its nodes are free, and it still may."""
-        assigned = await self._read_first()
-        await run.require_image(assigned)
+        await run.require_image(await self._read_first())
         while True:
-            assigned = await self._wait_for_permission(assigned)
+            await self._wait_for_permission()
             await run.take_nodes()
             try:
                 # Decided again right before anything is started: it may have been long.
@@ -190,14 +190,16 @@ class Work:
         self.update(places=find_paths(msgspec.json.encode(assigned.body).decode()))
         return assigned
 
-    async def _wait_for_permission(self, assigned: Assigned) -> Assigned:
+    async def _wait_for_permission(self) -> Assigned:
         """The task, as soon as it may run here.
 
         Raises:
             Denied: it may not.
         """
         while True:
+            # Before it is read: what is said meanwhile is news, to whoever watches for a denial, too.
             self._news.clear()
+            assigned = await read_task(self.host, self._entry)
             decision = judge(self.host, assigned)
             match decision.verdict:
                 case Verdict.DENY:
@@ -211,7 +213,6 @@ class Work:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.host.paces.reconsider_s):
                     await self._news.wait()
-            assigned = await read_task(self.host, self._entry)
 
     def _grant(self, decision: Decision) -> None:
         """Write down what it may, by the newest decision."""

@@ -28,7 +28,8 @@ from swarmlearning.types import ContractName, NodeId, RunnerName, TaskName
 log = logging.getLogger("swarmlearning.swop")
 
 KEPT: Final = 50
-"""How many assignments that are over are kept, the newest, with their logs."""
+"""How many assignments that are over are kept, the newest, with their logs: of those that were allowed, and of the
+others, which anybody can bring about as often as they like."""
 
 MAX_ENTRY_BYTES: Final = 64 << 20
 """Largest file that is read: 64 pairs with all their variables are far less."""
@@ -128,6 +129,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.ended_ms)
 
     @property
+    def did_something(self) -> bool:
+        """Whether it was ever allowed, so that there may be logs."""
+        return bool(self.approved_by)
+
+    @property
     def lingers(self) -> bool:
         """Whether an SL of it still serves others."""
         return any(item.stage is Stage.LINGERING for item in self.pairs)
@@ -224,10 +230,14 @@ class Journal:
         self._entries.pop(entry.id, None)
 
     def prune(self) -> None:
-        """Remove all but the newest `KEPT` of the entries that are over and cleaned up, with their logs."""
+        """Remove all but the newest `KEPT` of the entries that are over and cleaned up, with their logs.
+
+        Those in which nothing was ever done, since nobody had agreed, count by themselves: they push out no logs.
+        """
         over = [entry for entry in self.entries() if entry.is_over and entry.cleaned]
-        for entry in over[:-KEPT]:
-            self.remove(entry)
+        for did in (True, False):
+            for entry in [each for each in over if each.did_something is did][:-KEPT]:
+                self.remove(entry)
 
     def pair_ids(self) -> set[str]:
         """Of all pairs of which something may be on this host."""

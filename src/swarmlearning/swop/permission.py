@@ -12,11 +12,12 @@ import msgspec
 from swarmlearning.contracts.task_records import ROOT_TASK, Task, hash_task
 from swarmlearning.errors import ConfigurationError, TaskFailed
 from swarmlearning.reports.status import make_printable
+from swarmlearning.swop.content.urls import show_url
 from swarmlearning.swop.deciding import decide, find_approval
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.policy import Decision, Request, Verdict
-from swarmlearning.swop.requesting import make_request
+from swarmlearning.swop.requesting import find_urls, make_request
 from swarmlearning.tasks.bodies import Body, MakeContent, MakeUserContainer, PullImage, RunSwarm, parse_body
 from swarmlearning.types import TaskName
 
@@ -104,7 +105,8 @@ def describe_work(assigned: Assigned) -> str:
         case PullImage():
             text = f"it pulls {images}"
         case MakeContent():
-            text = f"it fills the volume {assigned.task.outcome}"
+            urls = ", ".join(map(show_url, find_urls(body)))
+            text = f"it replaces the volume {assigned.task.outcome}, and downloads {urls or 'nothing'}"
         case _:
             assert_never(body)
     return make_printable(text)

@@ -77,6 +77,20 @@ def test_sw5_the_newest_that_are_over_are_kept_and_all_that_are_not(tmp_path: Pa
     assert {entry.id for entry in Journal(tmp_path).entries()} == kept
 
 
+def test_sw5_what_was_never_allowed_pushes_out_no_logs(tmp_path: Path) -> None:
+    """The attack: any member assigns and resets a task, again and again, until the logs of a training are gone."""
+    ran = put(tmp_path, "ran", 1, over=True)
+    journal = Journal(tmp_path)
+    journal.save(replace(ran, approved_by="policy rule 1234"))
+    for number in range(2, 2 * KEPT):
+        put(tmp_path, f"asked-{number}", number, over=True)
+    journal = Journal(tmp_path)
+    journal.prune()
+    assert (tmp_path / "logs" / "ran").is_dir()
+    assert len(journal.entries()) == KEPT + 1
+    assert journal.get("ran") is not None
+
+
 def test_sw5_pairs_of_what_was_cleaned_up_are_known_no_more(tmp_path: Path) -> None:
     put(tmp_path, "first", 1, pairs=1, over=True)
     put(tmp_path, "second", 2, pairs=1, stage=Stage.ENDED)

@@ -123,7 +123,7 @@ def test_sw74_shared_content_that_leads_elsewhere_than_when_it_was_decided_is_re
     pair = replace(with_mount(tmp_path, str(tmp_path / "shared")), places=(str(tmp_path / "shared"),))
     (tmp_path / "shared").rmdir()
     (tmp_path / "shared").symlink_to(tmp_path / "victim")
-    with pytest.raises(ConfigurationError, match="it leads to .*victim now"):
+    with pytest.raises(ConfigurationError, match=r"it leads to .*victim now"):
         asyncio.run(docker_manager.start_ml(pair))
     docker_manager._engine.close()
 

@@ -258,7 +258,7 @@ def test_sw46_shared_content_that_leads_elsewhere_than_when_it_was_decided_is_re
     """The attack: a program that may write beside it makes it a link before the next one starts."""
     content = make_source(tmp_path, "content", "")
     victim = make_source(tmp_path, "victim", "")
-    changes = {"body_shared_content": (shared(content),), "places": (str(content),)}
+    changes: dict[str, Any] = {"body_shared_content": (shared(content),), "places": (str(content),)}
     manager = open_manager(tmp_path / "D", sandbox=False)
     assert run(manager, make_pair(tmp_path / "D", "print('runs')", **changes)) == "runs\n"
     content.rename(tmp_path / "aside")

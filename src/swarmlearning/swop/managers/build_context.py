@@ -188,8 +188,8 @@ def _copy(step: Copy, found: Found, path: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a directory and all that is in it, also where programs took our rights to it away; links are not followed.
 
-    However deep it is: programs make directories that are deeper than functions can call themselves, and than a path can
-    be long. So each directory is moved up before its turn comes.
+    However deep it is: programs make directories that are deeper than functions can call themselves, and than a path
+    can be long. So each directory is moved up before its turn comes.
 
     Raises:
         OSError: something cannot be removed.

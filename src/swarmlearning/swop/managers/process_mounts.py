@@ -70,10 +70,10 @@ def find_mounts(pair: Pair, volumes: Path) -> tuple[Mounted, ...]:
             data that the profile does not have.
     """
     mounts = []
-    for number, mount in enumerate(pair.body.shared_content):
-        what = f"SharedContent Src {mount.source!r}"
-        found = _mount(what, mount.kind, mount.source, mount.target, volumes, writable=True)
-        if mount.kind == "BIND":
+    for number, content in enumerate(pair.body.shared_content):
+        what = f"SharedContent Src {content.source!r}"
+        found = _mount(what, content.kind, content.source, content.target, volumes, writable=True)
+        if content.kind == "BIND":
             check_place(pair, number, found.source, what)
         mounts.append(found)
     if pair.body.private_content is not None:
@@ -125,8 +125,8 @@ def check_place(pair: Pair, number: int, found: str, what: str) -> None:
     """
     if pair.places is not None and found != pair.places[number]:
         raise ConfigurationError(
-            f"{what}: it leads to {found} now, and led to {pair.places[number]} when it was decided whether the task may "
-            "run: assign the task again"
+            f"{what}: it leads to {found} now, and led to {pair.places[number]} when it was decided whether the task "
+            "may run: assign the task again"
         )
 
 
