@@ -722,7 +722,9 @@ def content(site: str, path: str, kind: str = "SWARMCONTENT") -> list[str]:
 def test_each_peer_gets_a_volume_of_its_own_and_redirects_stay_within_the_rule(files: HostFiles, site: str) -> None:
     """SW-11: what a rule allows to be downloaded is asked about every redirect, too."""
     manager = FakeManager()
-    files.write_policy(f"version: 1\nrules:\n  - name: rows\n    urls: ['{site}/shared/']\n    mounts: [rows-direct, rows-moved]\n")
+    volumes = ", ".join(f"rows-{name}-{idx}" for name in ("direct", "moved") for idx in (0, 1))
+    rule = f"  - name: rows\n    urls: ['{site}/shared/']\n    mounts: [{volumes}]\n"
+    files.write_policy(f"version: 1\nrules:\n{rule}")
 
     async def story() -> None:
         async with operating(files.swarm) as operator, acting(files, manager):
