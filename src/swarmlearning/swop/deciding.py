@@ -121,9 +121,7 @@ def _ask(policy: Policy, request: Request, nearest: tuple[Rule, list[str]] | Non
         why += f"; {show_text(rule.name)} comes nearest, but for {_join(missing)}"
     if not policy.ask:
         return Decision(verdict=Verdict.DENY, reason=_cut(f"{why}; nobody is asked (ask: false)"), limits=policy.limits)
-    name = make_printable(request.task.name)
-    told = f"an operator of {request.own} has to say APPROVE TASK {name} (or DENY TASK): {why}"
-    return Decision(verdict=Verdict.ASK, reason=_cut(told), limits=policy.limits)
+    return Decision(verdict=Verdict.ASK, reason=_cut(f"a person has to decide: {why}"), limits=policy.limits)
 
 
 def _cut(reason: str) -> str:

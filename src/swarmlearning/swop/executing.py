@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from swarmlearning.contracts.records import Training
 from swarmlearning.contracts.task_records import ENDED, FAILED, Taskrunner, TaskType, WorkState
 from swarmlearning.errors import Broken, ConfigurationError, PeerError, SwarmError, Unreachable
+from swarmlearning.reports.approvals import explain_approval
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, Stage
@@ -209,6 +210,8 @@ class Work:
                     self._grant(decision)
                     return assigned
                 case Verdict.ASK:
+                    if self._entry.state is not WorkState.AWAITING_APPROVAL:
+                        self._log(explain_approval(self._entry.task, [self.host.link.name.domain]))
                     self.tell(f"{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.host.paces.reconsider_s):

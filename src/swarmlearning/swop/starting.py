@@ -80,9 +80,8 @@ def _find_sn(config: AgentConfig, profile: Profile) -> Endpoint:
 def _check(config: AgentConfig, profile: Profile) -> None:
     """Tell what is wrong with what a profile names; its other nodes can work all the same."""
     checked = check_profile(profile, system_clock())
-    for text in (*profile.warnings, *checked.warnings, *checked.problems):
-        if text:
-            log.warning("%s: %s", config.profile, make_printable(text))
+    for text in (*checked.warnings, *checked.problems):
+        log.warning("%s: %s", config.profile, make_printable(text))
 
 
 async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[Agent], None]) -> None:
@@ -102,12 +101,11 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
         stack.enter_context(lock_data(data))
         policy = PolicyBook(None if profile.policy is None else Path(profile.policy), load_policy)
         _check(config, profile)
-        for warning in policy.current().warnings:
-            log.warning("%s", make_printable(warning))
         journal = Journal(data)
         manager = await _open(config, profile, link, has_pairs=bool(journal.pair_ids()))
         stack.push_async_callback(manager.close)
-        log.info("%s: %d nodes, %s", profile.group, len(profile.nodes), manager.describe())
+        nodes = ", ".join(str(node.idx) for node in profile.nodes)
+        log.info("%s: %s; nodes of the profile: %s", profile.group, manager.describe(), nodes)
         host = Host(
             data=data,
             link=link,

@@ -147,7 +147,7 @@ def test_without_a_policy_it_waits_until_its_institution_approves(files: HostFil
                 runner, lambda found: any(a.state is WorkState.AWAITING_APPROVAL for a in found.agents)
             )
             said = agent_of(found).description
-            assert f"APPROVE TASK {task}" in said
+            assert said.startswith("a person has to decide: there is no policy; ")
             assert "it runs python3 train.py, private data at /data" in said
             await other.approve(task)
             assert not manager.started

@@ -254,9 +254,7 @@ def test_sw37_what_a_policy_would_make_of_tasks_is_told(base: Path, capsys: pyte
         "run.yaml at Mon 20:00: ALLOW: rule 'study' of the policy allows it",
     ]
     asked = check(*both, "--creator", LEAD, "--at", "2026-03-02T12:00")[2]
-    assert asked.startswith(
-        "run.yaml at Mon 12:00: ASK: an operator of your organisation has to say APPROVE TASK heart"
-    )
+    assert asked.startswith("run.yaml at Mon 12:00: ASK: a person has to decide")
     assert asked.endswith("but for the time")
     assert check(*both[2:], "--creator", LEAD, "--at", "2026-03-02T20:00")[1].endswith("but for its image")
     without_hash = check(*both, "--organisation", "cleveland.example", "--at", "2026-03-02T20:00")

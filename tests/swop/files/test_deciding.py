@@ -115,9 +115,7 @@ def test_sw34_the_first_rule_that_holds_decides() -> None:
 
 
 def test_sw34_who_is_asked_and_who_is_not() -> None:
-    assert decided(NO_POLICY, request()).reason == (
-        "an operator of own.example has to say APPROVE TASK heart_1 (or DENY TASK): there is no policy"
-    )
+    assert decided(NO_POLICY, request()).reason == ("a person has to decide: there is no policy")
     told = decided(policy(), request(PRIVATE))
     assert told.verdict is ASK
     assert told.reason.endswith(": no rule of the policy allows it; it would read private data")
@@ -287,8 +285,7 @@ def test_sw36_long_names_keep_reasons_short_enough_for_the_ledger() -> None:
     rule = Rule(name="r" * 60, organisations=(OWN,), authors=("z",), tasks=("y",), types=(TaskType.PULL_IMAGE,))
     found = decided(policy(rule), asked)
     assert found.verdict is ASK
-    assert "t" * 128 in found.reason
-    assert found.reason.endswith("…")
+    assert len(found.reason) <= MAX_REASON
 
 
 def test_these_tests_ask_about_what_they_think() -> None:
