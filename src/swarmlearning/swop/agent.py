@@ -33,6 +33,9 @@ log = logging.getLogger("swarmlearning.swop")
 TRAININGS_S: Final = 1.0
 """How often trainings are looked at that change all the time, seconds."""
 
+RETIRE_S: Final = 3.0
+"""How long an agent that ends tries to say so to a taskrunner, seconds."""
+
 LOST: Final = (
     "this agent has no record of having taken it: its data directory was lost or replaced; name it as TARGET to have "
     "it take the task anew"
@@ -108,6 +111,19 @@ class Agent:
             async with contextlib.aclosing(self._host.link.follow()) as notices:
                 async for notice in notices:
                     await self._heed(notice)
+
+    async def retire(self) -> None:
+        """Once `run` was cancelled, say that nobody listens here any more; while something goes on, it stays so.
+
+        What it does not say in time the next process has no need of: it listens, or says so again.
+        """
+        if any(not (entry.is_over or entry.cleaned) for entry in self._host.journal.entries()):
+            return
+        for runner in sorted(self._host.profile.runners):
+            message = ListenToRunner(runner=runner, listening=False)
+            with contextlib.suppress(SwarmError, TimeoutError):
+                async with asyncio.timeout(RETIRE_S):
+                    await self._host.link.say(lambda submitter, message=message: submitter.require(message))  # type: ignore[misc]
 
     # --- what an earlier process left -------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """An agent made of what the command line says: profile, policy, manager, SN. Spec: docs/spec/swop.md, SW-1."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
@@ -119,7 +120,11 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
             keep=config.keep,
         )
         agent = Agent(host)
-        await agent.run(lambda: ready(agent))
+        try:
+            await agent.run(lambda: ready(agent))
+        except asyncio.CancelledError:
+            await agent.retire()
+            raise
 
 
 def _find_secrets(config: AgentConfig, profile: Profile, link: Link) -> tuple[str, ...]:

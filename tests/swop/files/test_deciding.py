@@ -28,6 +28,7 @@ from decision_world import (
 from msgspec.structs import replace
 
 from swarmlearning.contracts.task_records import TaskType
+from swarmlearning.swop.deciding import MAX_REASON
 from swarmlearning.swop.policy import NO_POLICY, Hours, Limits, Rule, Verdict
 from swarmlearning.types import NodeId, TaskName, TrustDomain
 
