@@ -22,7 +22,7 @@ PATH: Final = "[path]"
 
 _END: Final = "…"
 
-_PATH: Final = re.compile(r"(?:(?<![\w/.:])|(?<=:)(?!//))/[^\s'\"|,;:()<>\[\]]+")
+_PATH: Final = re.compile(r"(?:(?<![\w/.:)])|(?<=:)(?!//))/[^\s'\"|,;:()<>\[\]]+")
 """A path that begins at the root; not one within a URL, or within another path."""
 
 _OF_ALL: Final = ("/usr", "/lib", "/lib64", "/bin", "/home/swarm")

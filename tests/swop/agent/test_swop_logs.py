@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from swarmlearning.cli.logs import logs
+from swarmlearning.cli.main import swarm
 from swarmlearning.contracts.task_records import TaskType, Unit, WorkState
 from swarmlearning.errors import ConfigurationError, NotFound
 from swarmlearning.swop.journal import Entry, Journal, PairEntry, Stage
@@ -102,7 +102,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def said(data: Path, *arguments: str) -> list[str]:
-    done = CliRunner().invoke(logs, ["--data", str(data), *arguments])
+    # By the root: click keeps what a command that is called by itself would show as its help.
+    done = CliRunner().invoke(swarm, ["logs", "--data", str(data), *arguments])
     assert done.exit_code == 0, done.output
     return done.output.splitlines()
 

@@ -54,7 +54,7 @@ def test_sw9_paths_of_this_host_stay_on_it(files: HostFiles) -> None:
             agent = await operator.until_over(runner)
             (unit,) = agent.units
             told = "(private data of node 0)"
-            assert unit.description == f"{told}, which is {told}, lies beside (the agent's data)/x and /opt/task"
+            assert unit.description == f"{told}, which is {told}, lies beside (the agent's data)/x and [path]"
             assert str(files.directory) not in agent.description
             (entry,) = entries_of(host)
             assert str(private) in entry.pairs[0].unit.description, "its own people see where"
