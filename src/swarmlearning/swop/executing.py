@@ -278,7 +278,12 @@ class Work:
             self.host.journal.remove(self._entry)
             return
         self._log(f"is cleaned up: {why}")
-        self.update(leaving=why)
+        try:
+            self.update(leaving=why)
+        except Broken as error:
+            # A full disk, perhaps by what is to be removed. All of this may be done twice, so that it need not be known
+            # beforehand; afterwards there has to be room.
+            log.warning("%s is cleaned up although that cannot be written down: %s", self.entry_id, error)
         await self._stop_pairs(remove=True)
         await self.host.nodes.free_of(self._entry.id)
         changes: dict[str, Any] = {"cleaned": True}
@@ -299,9 +304,13 @@ class Work:
             try:
                 await remove_pair(self.host.manager, item.pair, remove=remove)
                 break
-            except (ConfigurationError, Unreachable) as error:
+            except Broken:
+                raise
+            except Exception as error:  # whatever a manager or its engine does, the agent's other work goes on
+                if not isinstance(error, ConfigurationError | Unreachable):
+                    log.exception("%s: a fault of ours", item.pair.id)
                 again = "tried again" if number < REMOVE_TRIES else "left to the agent's next start"
                 log.warning("%s cannot be removed, %s: %s", item.pair.id, again, make_printable(str(error)))
             await asyncio.sleep(_TRY_AGAIN_S)
         items = (replace(other, stage=Stage.ENDED) if other.idx == idx else other for other in self._entry.pairs)
-        self.update(pairs=tuple(items))
+        self.update(durable=False, pairs=tuple(items))  # the end of it all is written down, in one

@@ -47,14 +47,15 @@ class PolicyBook:
         self.version = 0
         """Grows whenever the file was changed."""
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> tuple[int, ...] | None:
         if self._path is None:
             return None
         try:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        # The last one notices that others may write it now, too.
+        return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
     def refresh(self) -> None:
         """Read the file again if it was changed."""

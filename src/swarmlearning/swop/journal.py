@@ -68,8 +68,6 @@ class PairEntry(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage = Stage.PLANNED
     sl_starts: int = 0
     """How often its SL was started."""
-    ml_started_ms: int = 0
-    """When its program was started, by this host's clock."""
     ml_seen: bool = False
     """It was seen to run: it is never started again."""
     enrolled: tuple[Standing, ...] = ()

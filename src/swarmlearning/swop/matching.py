@@ -30,14 +30,18 @@ def covers_text(patterns: Iterable[str], text: str) -> bool:
 def covers_image(patterns: Iterable[str], image: str) -> bool:
     """As `covers_text`, but that `*` stands for no `/`: what is before one may be another registry, port and all.
 
-    An image whose name is not known yet, such as `$BASE`, is covered by nothing.
+    Nor for the `@` before a digest, beside which a tag means nothing, unless any tag is allowed (`:*`). Covered by
+    nothing is an image whose name is not known yet, such as `$BASE`, and one with two tags, of which engines take the
+    second.
     """
-    if not _IMAGE.fullmatch(image):
+    if not _IMAGE.fullmatch(image) or image.partition("@")[0].rpartition("/")[2].count(":") > 1:
         return False
     parts = image.split("/")
     return any(
         len(wanted) == len(parts) and all(map(_match, wanted, parts))
-        for wanted in (pattern.split("/") for pattern in patterns)
+        for wanted in (
+            pattern.split("/") for pattern in patterns if "@" not in image or "@" in pattern or pattern.endswith(":*")
+        )
     )
 
 

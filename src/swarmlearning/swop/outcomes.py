@@ -20,7 +20,7 @@ Kind = Literal["image", "volume"]
 
 _FILE: Final = "outcomes.json"
 _MAX_BYTES: Final = 16 << 20
-_IMPLIED: Final = ("localhost/", "docker.io/", "library/")
+_IMPLIED: Final = ("localhost/", "index.docker.io/", "docker.io/", "library/")
 """What engines put before a name that says no registry."""
 
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from swarmlearning.clock import WallClock
 from swarmlearning.contracts.records import Training
 from swarmlearning.contracts.task_records import ENDED, Unit, WorkState
 from swarmlearning.errors import Broken, ConfigurationError
@@ -54,7 +53,6 @@ class SwarmRun:
         self._lives: list[PairLife] = []
         self._image_id = ""
         self.manager: Manager = work.host.manager
-        self.clock: WallClock = work.host.clock
         self.ready_s = work.host.paces.ready_s
         self.linger_s = work.host.paces.linger_s
 

@@ -35,7 +35,7 @@ def made(data: Path, task: Task, name: str = "env", digest: str = "digest") -> O
 def test_sw13_another_organisations_task_takes_no_place(tmp_path: Path) -> None:
     outcomes = made(tmp_path, task_of(A))
     outcomes.claim("image", "env", task_of(A, "newer", 2), there=True)
-    for name in ("env", "env:latest", "docker.io/library/env", "localhost/env:latest"):
+    for name in ("env", "env:latest", "docker.io/library/env", "localhost/env:latest", "index.docker.io/library/env"):
         with pytest.raises(TaskFailed, match=r"image .* was made here by build, a task of a\.example"):
             outcomes.claim("image", name, task_of(B), there=True)
     with pytest.raises(TaskFailed, match="a task of a"):
@@ -52,7 +52,7 @@ def test_sw13_what_no_task_made_is_no_tasks_to_replace(tmp_path: Path) -> None:
 
 def test_sw13_the_image_of_the_sls_is_nobodys_even_where_it_is_not_there_yet(tmp_path: Path) -> None:
     outcomes = Outcomes(tmp_path, ("swarm", ""))
-    for name in ("swarm", "swarm:latest", "docker.io/library/swarm:latest"):
+    for name in ("swarm", "swarm:latest", "docker.io/library/swarm:latest", "index.docker.io/library/swarm"):
         with pytest.raises(TaskFailed, match="image of the SLs"):
             outcomes.claim("image", name, task_of(A), there=False)
     outcomes.claim("image", "swarm:2", task_of(A), there=False)

@@ -59,6 +59,11 @@ def test_sw30_a_pattern_of_many_stars_is_done_soon() -> None:
 IMAGES = [
     ("python:3.*", "python:3.12-slim", True),
     ("python:*", "python:3.12@sha256:0123", True),
+    ("python:3.*", "python:3.1@sha256:0123", False),
+    ("python:3.*@*", "python:3.1@sha256:0123", True),
+    ("registry.example/tools:1.*", "registry.example/tools:1.0:evil", False),
+    ("registry.example/tools:*", "registry.example/tools:1.0:evil", False),
+    ("registry.example:5000/tools:1.*", "registry.example:5000/tools:1.0", True),
     ("python:*", "python:5000/evil/tools", False),
     ("python:*", "python:5000/evil:1", False),
     ("*", "evil.example/tools", False),
