@@ -132,8 +132,10 @@ def tell_result(place: Path) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("heart-study"), help="new directory for everything it writes")
-    out: Path = parser.parse_args(arguments).out
+    parser.add_argument("--out", type=Path, help="new directory for everything it writes; default: heart-study")
+    out: Path | None = parser.parse_args(arguments).out
+    names = (Path("heart-study" if number == 1 else f"heart-study-{number}") for number in range(1, 1000))
+    out = out or next(path for path in names if not path.exists())
     try:
         return asyncio.run(run_study(out))
     except SwarmError as error:

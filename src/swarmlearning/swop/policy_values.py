@@ -63,7 +63,7 @@ class PolicyFields(ValueFields):
         match = _SIZE.fullmatch(text)
         size = -1 if match is None else _to_bytes(match[1], match[2], match[3] or "B")
         if not least <= size <= _MAX_SIZE:
-            expected = f"expected at least {least} bytes, such as 8GiB or 500MB"
+            expected = f"expected a size such as 8GiB or 500MB, at least {least} bytes"
             self._tell(node, key, f"{expected}, got {show_text(text)}")
             return default
         return size

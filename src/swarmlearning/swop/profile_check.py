@@ -13,7 +13,7 @@ from swarmlearning.errors import ConfigurationError, IdentityError
 from swarmlearning.identity.certificate import show_time
 from swarmlearning.identity.source import PemSource
 from swarmlearning.swop.policy_file import read_policy_file
-from swarmlearning.swop.profile import IdentityPart, PeerNode, Profile
+from swarmlearning.swop.profile import IdentityPart, ManagerKind, PeerNode, Profile
 from swarmlearning.tasks.faults import Faulty
 from swarmlearning.types import NodeName, Role
 
@@ -46,6 +46,8 @@ def check_profile(profile: Profile, at_ms: int) -> ProfileCheck:
         problems += _find_missing(node)
     problems += _find_shared(nodes)
     problems += _check_policy(profile, warnings)
+    if profile.manager is ManagerKind.PROCESS:
+        warnings += find_ignored(profile)
     return ProfileCheck(nodes=tuple(nodes), problems=tuple(problems), warnings=tuple(warnings))
 
 
@@ -116,6 +118,25 @@ def _find_missing(node: PeerNode) -> Iterator[str]:
         yield f"{_show(node)}: privatedata.src {data.source}: there is no such directory"
     elif not os.access(data.source, os.R_OK | os.X_OK):
         yield f"{_show(node)}: privatedata.src {data.source}: cannot be read by this user"
+
+
+def find_ignored(profile: Profile) -> Iterator[str]:
+    """What a profile says that is for containers alone, where peers are processes."""
+    if profile.network is not None:
+        yield "network: peers are processes, which have the host's"
+    if profile.dns:
+        yield "dns: peers are processes, which ask as the host does"
+    for node in profile.nodes:
+        named = {
+            "slnetworkopts": node.sl_network_ip,
+            "usrnetworkopts": node.program_network_ip,
+            "sllabels": node.sl_labels,
+            "usrlabels": node.program_labels,
+        }
+        fields = [name for name, value in named.items() if value]
+        fields += [f"usrcontaineropts {option.name}" for option in node.program_options if option.name != "gpus"]
+        if fields:
+            yield f"{_show(node)}: {', '.join(fields)}: for containers, and peers are processes"
 
 
 def _check_policy(profile: Profile, warnings: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from swarmlearning.swop.outcomes import Outcomes
 from swarmlearning.swop.pairs import own_address, place_of
 from swarmlearning.swop.policy_file import load_policy
 from swarmlearning.swop.profile import IdentityPart, ManagerKind, Profile
-from swarmlearning.swop.profile_check import check_profile
+from swarmlearning.swop.profile_check import check_profile, find_ignored
 from swarmlearning.swop.profile_file import load_profile
 from swarmlearning.swop.reopening import open_again
 from swarmlearning.swop.swarm_run import VOLUMES
@@ -105,6 +105,9 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
         journal = Journal(data)
         manager = await _open(config, profile, link, has_pairs=bool(journal.pair_ids()))
         stack.push_async_callback(manager.close)
+        if manager.kind is ManagerKind.PROCESS and profile.manager is not ManagerKind.PROCESS:
+            for text in find_ignored(profile):
+                log.warning("%s: %s", config.profile, make_printable(text))
         nodes = ", ".join(str(node.idx) for node in profile.nodes)
         log.info("%s: %s; nodes of the profile: %s", profile.group, manager.describe(), nodes)
         host = Host(
