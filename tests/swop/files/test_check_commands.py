@@ -306,7 +306,6 @@ def test_sw37_a_policy_that_cannot_be_used_is_told(base: Path, capsys: pytest.Ca
 def test_sw24_what_is_for_containers_alone_is_told_where_peers_are_processes(
     base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    issue(base, "sl-1")
     more = node(
         0,
         "sl-1",
@@ -314,11 +313,11 @@ def test_sw24_what_is_for_containers_alone_is_told_where_peers_are_processes(
         "usrcontaineropts: [gpus: all, ipc: host]",
         "usrnetworkopts: [ip: 10.0.0.9]",
     )
-    text = profile_files.LEAST.split("nodes:\n")[0].replace("network: ~", "network: bridge") + "nodes:\n" + more
+    text = f"groupname: demo\nnetwork: bridge\nnodes:\n{more}"
     (base / "profile.yaml").write_text(text)
     swarm("profile", "check", base / "profile.yaml")
     assert "for containers" not in capsys.readouterr().out
-    (base / "profile.yaml").write_text(text.replace("mgrtype: DOCKER", "mgrtype: PROCESS"))
+    (base / "profile.yaml").write_text("resourcemgr: {mgrtype: PROCESS}\n" + text)
     swarm("profile", "check", base / "profile.yaml")
     told = capsys.readouterr()
     words = told.out + told.err
