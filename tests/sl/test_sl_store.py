@@ -37,6 +37,16 @@ def test_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:
     assert (tmp_path / found.record.file).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_in_a_results_place_does_not_stop_the_node(tmp_path: Path) -> None:
+    """The attack: the program writes to that directory, too, and whoever opens a pipe waits for a writer."""
+    _, buffer = model()
+    record = open_store(tmp_path).save(CONTRACT, 1, 4, ROOTS, buffer, sha256(buffer)).record
+    (tmp_path / record.file).unlink()
+    os.mkfifo(tmp_path / record.file)
+    assert open_store(tmp_path).get(CONTRACT, 1, 4) is None
+
+
 def test_another_model_than_the_ledgers_is_not_written(tmp_path: Path) -> None:
     _, buffer = model()
     with pytest.raises(VerificationError, match="the ledger has the model 7878"):

@@ -93,7 +93,8 @@ def open_verified(path: Path, record: StoredResult) -> ChunkFile:
     Raises:
         OSError, Broken: it is missing, or not that.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    # Without blocking: a program can put a pipe in the file's place, which would stop the whole node.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     chunks = ChunkFile(descriptor, record.size, range(chunk_count(record.size)))
     found = os.fstat(descriptor).st_size
     if found != record.size:
