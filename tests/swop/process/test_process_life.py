@@ -33,6 +33,8 @@ from swarmlearning.swop.managers.process import ProcessManager
 from swarmlearning.swop.managers.process_kernel import find_descendants, read_boot_id, read_start
 from swarmlearning.swop.managers.process_parts import Ident, Place, ShimStatus, find_marked, signal_process
 
+NOT_BEGUN = "the sandbox could not be made, or has no such program in it; the log says why"
+
 BOTH = pytest.mark.parametrize("sandbox", [True, False], ids=["sandbox", "plain"])
 
 UNTIL_TOLD = """
@@ -305,8 +307,16 @@ def test_sw42_a_sandbox_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     manager._sandbox = msgspec.structs.replace(sandbox, isolating=(*sandbox.isolating, "--ro-bind", "/none", "/x"))
     pair = make_pair(tmp_path / "D")
     status = asyncio.run(run_program(manager, pair))
-    assert (status.exit_status, status.detail) == (1, "the sandbox could not be made; the log says why")
+    assert (status.exit_status, status.detail) == (1, NOT_BEGUN)
     assert "Can't find source path /none" in log_of(pair)
+
+
+def test_sw42_a_program_that_is_not_in_the_sandbox_is_not_said_to_be_the_sandbox_s_fault(tmp_path: Path) -> None:
+    manager = open_manager(tmp_path / "D", sandbox=True)
+    pair = make_pair(tmp_path / "D", body_entrypoint="no-such-program")
+    status = asyncio.run(run_program(manager, pair))
+    assert (status.exit_status, status.detail) == (1, NOT_BEGUN)
+    assert "execvp no-such-program: No such file or directory" in log_of(pair)
 
 
 def test_sw42_a_death_by_signal_has_the_status_that_a_shell_shows(tmp_path: Path) -> None:

@@ -83,6 +83,6 @@ def _import_engine(kind: ManagerKind) -> types.ModuleType:
         # To those who can do without, that is as good as no engine.
         raise Unreachable(
             f"{kind.value} needs the Python package docker, which is not installed: "
-            "pip install 'swarmlearning[containers]'"
+            "pip install 'swarmlearning[containers]' or, from a clone, '.[containers]'"
         ) from error
     return docker_engine

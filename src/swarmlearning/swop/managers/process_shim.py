@@ -330,7 +330,7 @@ class Shim:
         if self._code == 128 + signal.SIGKILL and killed and not self._asked:
             return self._code, "killed by the kernel, which had no memory left"
         if self._spec["sandbox"] is not None and '"exit-code"' not in told and not self._asked:
-            return self._code, "the sandbox could not be made; the log says why"
+            return self._code, "the sandbox could not be made, or has no such program in it; the log says why"
         return self._code, ""
 
 
