@@ -71,7 +71,7 @@ def _draw(lines: list[LogLine]) -> list[str]:
         return ["nothing was started yet"]
     rows = [("NAME", "SL", "STATE", "ASSIGNMENT", "TASK", "BYTES", "BEGUN")]
     rows += [
-        (line.name, line.node or "-", line.state.value, line.assignment, line.task, str(line.bytes), _moment(line))
+        (line.name, line.node or "-", line.state, line.assignment, line.task, str(line.bytes), _moment(line))
         for line in lines
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

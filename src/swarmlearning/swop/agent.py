@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts.messages import ListenToRunner, TakeTask
 from swarmlearning.contracts.records import Training
-from swarmlearning.contracts.task_records import Assignment, Taskrunner, TaskType, WorkState
+from swarmlearning.contracts.task_records import ENDED, Assignment, Taskrunner, TaskType, WorkState
 from swarmlearning.errors import ConfigurationError, PeerError, SwarmError, Unreachable
 from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.api import Changes
@@ -117,7 +117,10 @@ class Agent:
 
         What it does not say in time the next process has no need of: it listens, or says so again.
         """
-        if any(not (entry.is_over or entry.cleaned) for entry in self._host.journal.entries()):
+        going = [entry for entry in self._host.journal.entries() if not (entry.is_over or entry.cleaned)]
+        if going:
+            peers = sum(item.unit.state not in ENDED for entry in going for item in entry.pairs)
+            log.info("ends, and leaves %d peers running: a new agent with this data directory goes on with them", peers)
             return
         for runner in sorted(self._host.profile.runners):
             message = ListenToRunner(runner=runner, listening=False)

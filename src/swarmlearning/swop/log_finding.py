@@ -5,12 +5,12 @@ Reads the journal as another process may be writing it; changes nothing.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from swarmlearning.contracts.task_records import WorkState
+from swarmlearning.contracts.task_records import ENDED, WorkState
 from swarmlearning.errors import ConfigurationError, InvalidName, NotFound
 from swarmlearning.swop.journal import Entry, PairEntry, Stage, read_entries
 from swarmlearning.swop.making import LOG_NAME
@@ -31,6 +31,10 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     """Of the profile's node; None: it is a task's own."""
 
 
+STOPPED: Final = "STOPPED"
+"""What was under way when its taskrunner was reset."""
+
+
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to look at."""
 
@@ -38,7 +42,8 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     """By which it is asked for."""
     node: str
     """`name@domain` of the SL; empty of a task's own log."""
-    state: WorkState
+    state: str
+    """How far it is, or `STOPPED`: a reset stopped it."""
     assignment: str
     """`RUNNER:NUMBER`."""
     task: str
@@ -79,14 +84,14 @@ def list_logs(data: Path, entries: Iterable[Entry]) -> list[LogLine]:
         task = LogLine(
             name=entry.task,
             node="",
-            state=entry.state,
+            state=_state(entry, entry.state),
             assignment=name_assignment(entry),
             task=entry.task,
             bytes=_size(str(_task_log(data, entry))),
             begun_ms=entry.begun_ms,
         )
         for item in entry.pairs:
-            line = replace(task, name=str(item.idx), state=item.unit.state, bytes=0)
+            line = replace(task, name=str(item.idx), state=_state(entry, item.unit.state), bytes=0)
             if item.pair is not None:
                 size = _size(item.pair.sl_log, item.pair.ml_log)
                 line = replace(line, name=item.pair.id, node=NodeName.parse(item.pair.uid).short, bytes=size)
@@ -94,6 +99,10 @@ def list_logs(data: Path, entries: Iterable[Entry]) -> list[LogLine]:
         if not entry.pairs:
             lines.append(task)
     return lines
+
+
+def _state(entry: Entry, state: WorkState) -> str:
+    return state.value if state in ENDED or not entry.cleaned else STOPPED
 
 
 def _task_log(data: Path, entry: Entry) -> Path:

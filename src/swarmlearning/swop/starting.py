@@ -108,6 +108,8 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
         if manager.kind is ManagerKind.PROCESS and profile.manager is not ManagerKind.PROCESS:
             for text in find_ignored(profile):
                 log.warning("%s: %s", config.profile, make_printable(text))
+        if not manager.isolates:
+            log.warning("other organisations' tasks are refused, unless the policy says allow_unsandboxed: true")
         nodes = ", ".join(str(node.idx) for node in profile.nodes)
         log.info("%s: %s; nodes of the profile: %s", profile.group, manager.describe(), nodes)
         host = Host(

@@ -28,7 +28,7 @@ _END: Final = "…"
 _PATH: Final = re.compile(r"(?:(?<![\w/.:)])|(?<=:)(?!//))/[^\s'\"|,;:()<>\[\]]+")
 """A path that begins at the root; not one within a URL, or within another path."""
 
-_OF_ALL: Final = ("/usr", "/lib", "/lib64", "/bin", "/home/swarm")
+_OF_ALL: Final = ("/usr", "/lib", "/lib64", "/bin", "/home/swarm", "/platform")
 """What every host has, or every program for itself."""
 
 

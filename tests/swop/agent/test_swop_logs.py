@@ -249,3 +249,9 @@ def test_the_last_lines_of_a_log_are_the_last(tmp_path: Path) -> None:
     assert tail_lines(path, 2)[0] == ["line 19998", "line 19999"]
     assert tail_lines(path, 0)[0] == []
     assert len(tail_lines(path, None)[0]) == 20_000
+
+
+def test_what_a_reset_stopped_does_not_run(data: Path) -> None:
+    states = {(line.assignment, line.name): line.state for line in list_logs(data, load(data))}
+    assert states["ward:1", "first-pair-0"] == "STOPPED"
+    assert states["ward:3", "second-pair-0"] == "RUNNING"
