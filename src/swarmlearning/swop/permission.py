@@ -4,6 +4,7 @@ The rules are `deciding`'s; here a task is read from the ledger, checked against
 whenever something changed. Spec: docs/spec/swop.md, SW-4.
 """
 
+import asyncio
 import datetime as dt
 from typing import assert_never
 
@@ -54,7 +55,9 @@ async def read_task(host: Host, entry: Entry) -> Assigned:
     except ConfigurationError as error:
         raise TaskFailed(f"the task cannot be carried out: {error}") from error
     prerequisite = await _find_prerequisite(host, whole.task.prereq)
-    request = make_request(
+    # In a thread: it follows the paths that the task names, and whoever wrote it may name what hangs.
+    request = await asyncio.to_thread(
+        make_request,
         whole.task,
         body,
         prerequisite=prerequisite,
