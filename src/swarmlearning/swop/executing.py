@@ -6,7 +6,7 @@ What a RUN_SWARM does is in `swarm_run`, what the other types do in `making`. Sp
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -14,14 +14,14 @@ from msgspec.structs import replace
 
 from swarmlearning.contracts.records import Training
 from swarmlearning.contracts.task_records import ENDED, FAILED, Taskrunner, TaskType, WorkState
-from swarmlearning.errors import Broken, ConfigurationError, PeerError, SwarmError, Unreachable
+from swarmlearning.errors import Broken, ConfigurationError, PeerError, SwarmError, TaskFailed, Unreachable
 from swarmlearning.reports.approvals import explain_approval
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry, Stage
 from swarmlearning.swop.life import remove_pair
 from swarmlearning.swop.making import Made, make
-from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, read_task
+from swarmlearning.swop.permission import Assigned, describe_work, is_denied, judge, read_prerequisite, read_task
 from swarmlearning.swop.policy import Decision, Verdict
 from swarmlearning.swop.reporting import Reporter
 from swarmlearning.swop.swarm_run import SwarmRun
@@ -51,6 +51,8 @@ class Work:
         self._news = asyncio.Event()
         self._reporter = Reporter(host.link, lambda: self._entry, host.private)
         self._run: SwarmRun | None = None
+        self._needed: TaskName | None = None
+        """The task that has to be carried out before."""
 
     # --- what is known of it ----------------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ class Work:
 
     def note_task(self, name: TaskName) -> None:
         """Something was said of a task: perhaps that it is approved."""
-        if name == self._entry.task:
+        if name in (self._entry.task, self._needed):
             self._news.set()
 
     def note_policy(self) -> None:
@@ -168,9 +170,9 @@ class Work:
 
     async def _begin_swarm(self, run: SwarmRun) -> None:
         """Wait until it may run here, its nodes are free, and it still may."""
-        await run.require_image(await self._read_first())
+        run.check_volumes(await self._read_first())
         while True:
-            await self._wait_for_permission()
+            await self._make_image(run, await self._wait_for_permission())
             await run.take_nodes()
             try:
                 # Decided again right before anything is started: it may have been long.
@@ -185,14 +187,31 @@ class Work:
                 raise
             await run.free_nodes()
 
+    async def _make_image(self, run: SwarmRun, assigned: Assigned) -> None:
+        """SW-16: have what the programs run in made, if the task's prerequisite has not made it here yet."""
+        if assigned.prerequisite is None or await run.has_image(assigned):
+            return
+        self._needed = assigned.prerequisite.name
+
+        async def read() -> Assigned:
+            return await read_prerequisite(self.host, await read_task(self.host, self._entry))
+
+        first = await self._wait_for_permission(read, f"needs {self._needed} first: ")
+        self.tell(f"carries out {self._needed} first, which it needs", WorkState.RUNNING)
+        made: Made = await self._unless_denied(make(self, first))
+        if made.failed:
+            raise TaskFailed(f"{self._needed}, which it needs: {made.text}")
+
     async def _read_first(self) -> Assigned:
         """The task, for the first time: what it names itself may be told."""
         assigned = await read_task(self.host, self._entry)
         self.update(places=find_paths(msgspec.json.encode(assigned.body).decode()))
         return assigned
 
-    async def _wait_for_permission(self) -> Assigned:
-        """The task, as soon as it may run here.
+    async def _wait_for_permission(
+        self, read: Callable[[], Awaitable[Assigned]] | None = None, why: str = ""
+    ) -> Assigned:
+        """The task, or what `read` gives, as soon as it may run here; `why` says what it is for.
 
         Raises:
             Denied: it may not.
@@ -200,19 +219,19 @@ class Work:
         while True:
             # Before it is read: what is said meanwhile is news, to whoever watches for a denial, too.
             self._news.clear()
-            assigned = await read_task(self.host, self._entry)
+            assigned = await (read_task(self.host, self._entry) if read is None else read())
             decision = judge(self.host, assigned)
             match decision.verdict:
                 case Verdict.DENY:
-                    raise Denied(decision.reason)
+                    raise Denied(f"{why}{decision.reason}")
                 case Verdict.ALLOW:
-                    self._log(f"allowed by {decision.approved_by}: {decision.reason}")
+                    self._log(f"{why}allowed by {decision.approved_by}: {decision.reason}")
                     self._grant(decision)
                     return assigned
                 case Verdict.ASK:
                     if self._entry.state is not WorkState.AWAITING_APPROVAL:
-                        self._log(explain_approval(self._entry.task, [self.host.link.name.domain]))
-                    self.tell(f"{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)
+                        self._log(explain_approval(assigned.task.name, [self.host.link.name.domain]))
+                    self.tell(f"{why}{decision.reason}; {describe_work(assigned)}", WorkState.AWAITING_APPROVAL)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.host.paces.reconsider_s):
                     await self._news.wait()

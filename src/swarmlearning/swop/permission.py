@@ -10,8 +10,8 @@ from typing import assert_never
 
 import msgspec
 
-from swarmlearning.contracts.task_records import ROOT_TASK, Task, hash_task
-from swarmlearning.errors import ConfigurationError, TaskFailed
+from swarmlearning.contracts.task_records import ROOT_TASK, Task, TaskType, hash_task
+from swarmlearning.errors import Broken, ConfigurationError, TaskFailed
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.content.urls import show_url
 from swarmlearning.swop.deciding import decide, find_approval
@@ -41,17 +41,38 @@ async def read_task(host: Host, entry: Entry) -> Assigned:
         TaskFailed: it is another one, or cannot be read.
         PeerError: the SN refuses.
     """
-    whole = await host.link.insist(lambda client: client.task(entry.task))
+    return await _read(host, entry.task, entry.hash, entry.kind)
+
+
+async def read_prerequisite(host: Host, assigned: Assigned) -> Assigned:
+    """SW-16: the task that makes what another one runs in; who approved that one has approved this, unless he said no.
+
+    Raises:
+        As `read_task`.
+    """
+    first = assigned.prerequisite
+    if first is None:
+        raise Broken(f"{assigned.task.name} needs no other task")
+    read = await _read(host, first.name, first.hash, first.kind)
+    said = find_approval(assigned.request)
+    if said is None or not said.granted or find_approval(read.request) is not None:
+        return read
+    implied = msgspec.structs.replace(said, task=first.name, hash=first.hash)
+    request = msgspec.structs.replace(read.request, approvals=(*read.request.approvals, implied))
+    return msgspec.structs.replace(read, request=request)
+
+
+async def _read(host: Host, name: TaskName, wanted: bytes, kind: TaskType) -> Assigned:
+    whole = await host.link.insist(lambda client: client.task(name))
     if whole is None:
-        raise TaskFailed(f"there is no task {entry.task} on the ledger, which the taskrunner has")
+        raise TaskFailed(f"there is no task {name} on the ledger, which the taskrunner has")
     digest = hash_task(whole.task, whole.body)
-    if digest != entry.hash or whole.task.hash != entry.hash or whole.task.kind is not entry.kind:
+    if digest != wanted or whole.task.hash != wanted or whole.task.kind is not kind:
         raise TaskFailed(
-            f"the SN tells a task {entry.task} with the hash {digest.hex()[:16]}…, the assignment names "
-            f"{entry.hash.hex()[:16]}…"
+            f"the SN tells a task {name} with the hash {digest.hex()[:16]}…, the assignment names {wanted.hex()[:16]}…"
         )
     try:
-        body = parse_body(whole.task.kind, whole.body, entry.task)
+        body = parse_body(whole.task.kind, whole.body, name)
     except ConfigurationError as error:
         raise TaskFailed(f"the task cannot be carried out: {error}") from error
     prerequisite = await _find_prerequisite(host, whole.task.prereq)

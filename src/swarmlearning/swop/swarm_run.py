@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from swarmlearning.contracts.records import Training
 from swarmlearning.contracts.task_records import ENDED, Unit, WorkState
-from swarmlearning.errors import Broken, ConfigurationError
+from swarmlearning.errors import Broken, ConfigurationError, TaskFailed
 from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.client import SnClient
 from swarmlearning.swop.host import Host
@@ -58,17 +58,28 @@ class SwarmRun:
 
     # --- before -----------------------------------------------------------------------------------------------------
 
-    async def require_image(self, assigned: Assigned) -> None:
-        """SW-13: find what the programs run in: what the task's prerequisite made here.
+    async def has_image(self, assigned: Assigned) -> bool:
+        """Whether the task's prerequisite has made here what the programs run in."""
+        try:
+            await self._require_image(assigned)
+        except TaskFailed:
+            return False
+        return True
+
+    def check_volumes(self, assigned: Assigned) -> None:
+        """SW-13: see that no third organisation's task filled a volume that the programs would see.
 
         Raises:
-            TaskFailed: it did not, or a third organisation's task filled a volume that the programs would see.
+            TaskFailed: one did.
         """
-        body, prerequisite = assigned.body, assigned.prerequisite
+        body = assigned.body
         if isinstance(body, RunSwarm):
             shared = [mount.source for mount in body.shared_content if mount.kind == "VOLUME"]
             numbered = [f"{name}-{node.idx}" for name in shared for node in self._host.profile.nodes]
             self._host.outcomes.check_volumes((*shared, *numbered), assigned.task, self._host.link.name.domain)
+
+    async def _require_image(self, assigned: Assigned) -> None:
+        prerequisite = assigned.prerequisite
         if prerequisite is not None:
             digest = await self.manager.find_image(prerequisite.outcome)
             self._image_id = self._host.outcomes.require_image(prerequisite.outcome, prerequisite, digest)
@@ -87,12 +98,13 @@ class SwarmRun:
         """Plan all pairs, in the journal; nothing is started yet.
 
         Raises:
-            TaskFailed: the image is not on this host any more.
+            TaskFailed: the image is not on this host any more; or see `check_volumes`.
         """
         body = assigned.body
         if not isinstance(body, RunSwarm):
             raise Broken(f"{assigned.task.name} is run as a swarm, and is {assigned.task.kind.value}")
-        await self.require_image(assigned)
+        self.check_volumes(assigned)
+        await self._require_image(assigned)
         entry, host = self._work.entry, self._host
         ground = Ground(
             runner=entry.runner,

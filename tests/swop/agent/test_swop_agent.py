@@ -108,25 +108,6 @@ def test_a_build_that_fails_tells_its_last_lines(files: HostFiles) -> None:
     run(story())
 
 
-def test_a_swarm_whose_image_is_missing_says_which_task_makes_it(files: HostFiles) -> None:
-    """SW-6: at once, before anybody is asked to approve it."""
-
-    async def story() -> None:
-        files.write_profile([files.name], policy=False)
-        async with operating(files.swarm) as operator, acting(files, FakeManager()):
-            runner = await operator.make_runner(files.name)
-            build = await operator.write_task(
-                f"{files.name}-build", BUILD, kind=TaskType.MAKE_USER_CONTAINER, outcome="heart"
-            )
-            task = await operator.write_task(files.name, RUN, prereq=build)
-            await operator.assign(runner, task)
-            agent = await operator.until_over(runner)
-            assert agent.state is WorkState.ERROR
-            assert agent.description == f"the image heart is not on this host: assign {build} first, which makes it"
-
-    run(story())
-
-
 # --- who decides -------------------------------------------------------------
 
 
