@@ -40,8 +40,10 @@ def decide(policy: Policy, request: Request, now: datetime) -> Decision:
             limits=policy.limits,
         )
     nearest: tuple[Rule, list[str]] | None = None
+    # Once for all rules: a task may be long.
+    entrypoint, urls = find_entrypoint(request.body), find_urls(request.body)
     for rule in policy.rules:
-        missing = find_missing(rule, request, now)
+        missing = find_missing(rule, request, entrypoint, urls, now)
         if not missing:
             return _allow(rule, policy)
         if nearest is None or len(missing) < len(nearest[1]):
@@ -62,10 +64,11 @@ def find_approval(request: Request) -> Approval | None:
     return max(said, key=lambda approval: (approval.height, not approval.granted), default=None)
 
 
-def find_missing(rule: Rule, request: Request, now: datetime) -> list[str]:
+def find_missing(
+    rule: Rule, request: Request, entrypoint: str | None, urls: tuple[str, ...], now: datetime
+) -> list[str]:
     """What keeps a rule from allowing a task, for people and without the policy's values; empty: it does."""
-    task, body = request.task, request.body
-    entrypoint, urls = find_entrypoint(body), find_urls(body)
+    task = request.task
     holds = {
         "its organisation": not rule.organisations or _owner(task.creator) in rule.organisations,
         "its author": not rule.authors or task.author in rule.authors,

@@ -198,7 +198,7 @@ class Work:
 
         first = await self._wait_for_permission(read, f"needs {self._needed} first: ")
         self.tell(f"carries out {self._needed} first, which it needs", WorkState.RUNNING)
-        made: Made = await self._unless_denied(make(self, first))
+        made: Made = await self._unless_denied(make(self, first), read)
         if made.failed:
             raise TaskFailed(f"{self._needed}, which it needs: {made.text}")
 
@@ -245,14 +245,14 @@ class Work:
             urls=decision.urls,
         )
 
-    async def _unless_denied(self, work: Awaitable[Any]) -> Any:  # noqa: ANN401  # what `work` gives
-        """What `work` gives, unless our institution denies the task meanwhile: then it is cancelled.
+    async def _unless_denied(self, work: Awaitable[Any], read: Callable[[], Awaitable[Assigned]] | None = None) -> Any:  # noqa: ANN401  # what `work` gives
+        """What `work` gives; cancelled if our institution denies the task, or what `read` gives, meanwhile.
 
         Raises:
             Denied: it does.
         """
         working = asyncio.ensure_future(work)
-        watching = asyncio.create_task(self._watch_for_denial())
+        watching = asyncio.create_task(self._watch_for_denial(read))
         try:
             done, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
             if working in done:
@@ -264,13 +264,15 @@ class Work:
             await asyncio.gather(working, watching, return_exceptions=True)
         raise Denied("its institution denied it while it ran")
 
-    async def _watch_for_denial(self) -> None:
-        """Until our organisation has said on the ledger that the task may not run."""
+    async def _watch_for_denial(self, read: Callable[[], Awaitable[Assigned]] | None) -> None:
+        """Until our organisation has said on the ledger that the task, or what `read` gives, may not run."""
         while True:
             await self._news.wait()
             self._news.clear()
             try:
                 if is_denied(await read_task(self.host, self._entry)):
+                    return
+                if read is not None and is_denied(await read()):
                     return
             except PeerError as error:
                 # What was allowed goes on: nobody has denied it.

@@ -31,8 +31,8 @@ KEPT: Final = 50
 """How many assignments that are over are kept, the newest, with their logs: of those that were allowed, and of the
 others, which anybody can bring about as often as they like."""
 
-MAX_ENTRY_BYTES: Final = 64 << 20
-"""Largest file that is read: 64 pairs with all their variables are far less."""
+MAX_ENTRY_BYTES: Final = 256 << 20
+"""Largest file that is read: 64 pairs, each with all that a task can say, twice, and escaped, are less."""
 
 _SLUG: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 

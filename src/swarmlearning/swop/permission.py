@@ -4,6 +4,7 @@ The rules are `deciding`'s; here a task is read from the ledger, checked against
 whenever something changed. Spec: docs/spec/swop.md, SW-4.
 """
 
+import asyncio
 import datetime as dt
 from typing import assert_never
 
@@ -16,6 +17,7 @@ from swarmlearning.swop.content.urls import show_url
 from swarmlearning.swop.deciding import decide, find_approval
 from swarmlearning.swop.host import Host
 from swarmlearning.swop.journal import Entry
+from swarmlearning.swop.outcomes import owner_of
 from swarmlearning.swop.policy import Decision, Request, Verdict
 from swarmlearning.swop.requesting import find_urls, make_request
 from swarmlearning.tasks.bodies import Body, MakeContent, MakeUserContainer, PullImage, RunSwarm, parse_body
@@ -44,7 +46,10 @@ async def read_task(host: Host, entry: Entry) -> Assigned:
 
 
 async def read_prerequisite(host: Host, assigned: Assigned) -> Assigned:
-    """SW-16: the task that makes what another one runs in; who approved that one has approved this, unless he said no.
+    """SW-16: the task that makes what another one runs in.
+
+    Who approved that one has approved this, unless they said otherwise; but neither a third organisation's, nor one
+    that would see private data: of that the other task does not tell.
 
     Raises:
         As `read_task`.
@@ -55,6 +60,8 @@ async def read_prerequisite(host: Host, assigned: Assigned) -> Assigned:
     read = await _read(host, first.name, first.hash, first.kind)
     said = find_approval(assigned.request)
     if said is None or not said.granted or find_approval(read.request) is not None:
+        return read
+    if owner_of(read.task) != owner_of(assigned.task) or read.request.private_data:
         return read
     implied = msgspec.structs.replace(said, task=first.name, hash=first.hash)
     request = msgspec.structs.replace(read.request, approvals=(*read.request.approvals, implied))
@@ -75,7 +82,9 @@ async def _read(host: Host, name: TaskName, wanted: bytes, kind: TaskType) -> As
     except ConfigurationError as error:
         raise TaskFailed(f"the task cannot be carried out: {error}") from error
     prerequisite = await _find_prerequisite(host, whole.task.prereq)
-    request = make_request(
+    # In a thread: it follows the paths that the task names, and whoever wrote it may name what hangs.
+    request = await asyncio.to_thread(
+        make_request,
         whole.task,
         body,
         prerequisite=prerequisite,

@@ -162,7 +162,7 @@ def _find_sources(steps: tuple[str, ...]) -> Iterator[str]:
         elif directive is not None or _AMBIGUOUS.search(line) or (_CONTINUED.search(before) and not line.strip()):
             yield UNKNOWN
     names: set[str] = set()
-    stages = 0
+    numbers: set[str] = set()
     for name, words in split_instructions(lines):
         flags = [word for word in words if word.startswith("--")]
         if name == "FROM":
@@ -171,12 +171,12 @@ def _find_sources(steps: tuple[str, ...]) -> Iterator[str]:
                 yield UNKNOWN
             elif plain[0].lower() not in names:
                 yield plain[0]
-            stages += 1
+            numbers.add(str(len(numbers)))
             if len(plain) == 3:
                 names.add(plain[2].lower())
         elif name in ("COPY", "RUN", "ADD"):
-            known = names | set(map(str, range(stages)))
-            yield from (found for flag in flags for found in _FROM_FLAG.findall(flag) if found.lower() not in known)
+            taken = (found for flag in flags for found in _FROM_FLAG.findall(flag))
+            yield from (found for found in taken if found.lower() not in names and found.lower() not in numbers)
 
 
 def split_lines(steps: tuple[str, ...]) -> list[str]:

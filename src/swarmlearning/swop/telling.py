@@ -20,6 +20,9 @@ Private = tuple[tuple[str, str], ...]
 PATH: Final = "[path]"
 """Stands for a path of this host."""
 
+MAX_PATHS: Final = 1000
+"""How many paths of a task may be told."""
+
 _END: Final = "…"
 
 _PATH: Final = re.compile(r"(?:(?<![\w/.:)])|(?<=:)(?!//))/[^\s'\"|,;:()<>\[\]]+")
@@ -53,18 +56,23 @@ def _name(profile: Profile, data: Path, secrets: Iterable[str]) -> Iterator[tupl
 
 def hide_paths(text: str, shown: Iterable[str] = ()) -> str:
     """`text` without paths of this host; those at and in `shown`, which a task names itself, and common ones stay."""
-    kept = tuple(place.rstrip("/") for place in (*_OF_ALL, *shown) if place.strip("/"))
+    kept = frozenset(place.rstrip("/") for place in (*_OF_ALL, *shown) if place.strip("/"))
 
     def replace(found: re.Match[str]) -> str:
         path = found[0]
-        return path if any(path == place or path.startswith(f"{place}/") for place in kept) else PATH
+        end = len(path)
+        while end > 0:  # itself, then the directories that it is in
+            if path[:end] in kept:
+                return path
+            end = path.rfind("/", 0, end)
+        return PATH
 
     return _PATH.sub(replace, text)
 
 
 def find_paths(text: str) -> tuple[str, ...]:
-    """All paths in a text that begin at the root, each once."""
-    return tuple(sorted(set(_PATH.findall(text))))
+    """Paths in a text that begin at the root, each once; of very many the shortest."""
+    return tuple(sorted(sorted(set(_PATH.findall(text)), key=len)[:MAX_PATHS]))
 
 
 def tell_others(text: str, private: Private, shown: Iterable[str] = ()) -> str:
@@ -72,6 +80,8 @@ def tell_others(text: str, private: Private, shown: Iterable[str] = ()) -> str:
 
     Without paths of the host, but for those in `shown`, which the task names.
     """
+    # Much more than is told, so that replacing leaves enough; not all that a task can say, which is others' to choose.
+    text = text[: 16 * MAX_DESCRIPTION]
     for path, told in private:
         text = text.replace(path, told)
     text = hide_paths(make_printable(text), shown)

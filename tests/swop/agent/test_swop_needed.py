@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from acting_agents import acting
 from agent_world import HostFiles, Operator, operating
 from fake_manager import FakeManager
-from swci_world import Swarm
+from swci_world import B, Swarm
 
 from swarmlearning.contracts.task_records import Agent, Taskrunner, TaskType, WorkState
 from swarmlearning.swop.managers.boundary import Part
@@ -92,6 +93,78 @@ def test_sw16_but_what_it_needs_can_be_denied_by_itself(files: HostFiles) -> Non
             assert agent.state is WorkState.DENIED
             assert agent.description.startswith(f"needs {build} first: ")
             assert not manager.images
+
+    run(story())
+
+
+def test_sw16_a_third_organisations_task_is_approved_by_itself(files: HostFiles) -> None:
+    """The attack: what a swarm needs was written by somebody else, whom nobody thought of who read the swarm."""
+    manager = FakeManager()
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, operating(files.swarm, B) as other, acting(files, manager):
+            runner = await operator.make_runner(files.name)
+            kind = TaskType.MAKE_USER_CONTAINER
+            build = await other.write_task(f"{files.name}-build", BUILD, kind=kind, outcome=files.name)
+            task = await operator.write_task(files.name, RUN, prereq=build)
+            await operator.approve(task)
+            await operator.assign(runner, task)
+            found = await operator.until(runner, awaits)
+            assert agent_of(found).description.startswith(f"needs {build} first: ")
+            assert not manager.images
+            await operator.approve(build)
+            await manager.until(lambda m: m.runs(0, Part.ML))
+
+    run(story())
+
+
+def test_sw16_a_build_that_would_see_private_data_is_approved_by_itself(files: HostFiles) -> None:
+    """The attack: the swarm tells nothing of the build's context, and builds have the network."""
+    manager = FakeManager()
+    profile = files.profile.read_text()
+    private = f"src: {files.directory / 'data-0'}, mType: BIND"
+    assert private in profile
+    files.profile.write_text(profile.replace(private, "src: patients, mType: VOLUME"))
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, manager):
+            runner = await operator.make_runner(files.name)
+            lines = ("BuildContext: patients", *BUILD)
+            kind = TaskType.MAKE_USER_CONTAINER
+            build = await operator.write_task(f"{files.name}-build", lines, kind=kind, outcome=files.name)
+            task = await operator.write_task(files.name, RUN, prereq=build)
+            await operator.approve(task)
+            await operator.assign(runner, task)
+            found = await operator.until(runner, awaits)
+            assert "it would see private data or keys" in agent_of(found).description
+            assert not manager.images
+
+    run(story())
+
+
+def test_sw16_it_is_stopped_when_it_is_denied_while_it_is_made(files: HostFiles) -> None:
+    manager = FakeManager()
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def build_for_ever(*_: object) -> str:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async def story() -> None:
+        with mock.patch.object(manager, "build_image", build_for_ever):
+            async with operating(files.swarm) as operator, acting(files, manager):
+                runner, task, build = await prepare(operator, files)
+                await operator.approve(task)
+                await operator.assign(runner, task)
+                await begun.wait()
+                await operator.approve(build, granted=False)
+                agent = await operator.until_over(runner)
+                assert agent.state is WorkState.DENIED
+                assert cancelled.is_set()
 
     run(story())
 

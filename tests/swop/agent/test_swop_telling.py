@@ -1,6 +1,7 @@
 """What goes on the ledger of a host: SW-9. Attacks on the size of reports, and on what stays at home."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from swci_world import Swarm
 from swarmlearning.contracts.task_records import MAX_DESCRIPTION, WorkState
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import Pair
-from swarmlearning.swop.telling import tell_others
+from swarmlearning.swop.telling import find_paths, tell_others
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -94,6 +95,17 @@ def test_sw9_a_task_whose_command_is_very_long_is_told_all_the_same(files: HostF
             assert "a person has to decide" in found.agents[0].description
 
     run(story())
+
+
+def test_sw15_a_task_of_very_many_paths_is_told_soon() -> None:
+    """The attack: every agent that takes it tells its Command before anybody has agreed, and does nothing else then."""
+    command = " ".join(f"/{number:x}" for number in range(40_000))
+    began_s = time.monotonic()
+    places = find_paths(command)
+    told = tell_others(f"it runs python3 {command}{'/' * 200_000}", (), places)
+    assert time.monotonic() - began_s < 2
+    assert told.startswith("it runs python3 /0 /1 ")
+    assert len(places) == 1000
 
 
 @pytest.mark.parametrize("text", ["", "a", "é" * 300, "\N{GRINNING FACE}" * 200, "x" * 480, "x" * 481, "a\x1b[31mb"])

@@ -1,5 +1,6 @@
 """Who decides whether a task runs here: operators, the policy, a person. Rules SW-34 to SW-36."""
 
+import time
 from typing import Any
 
 import pytest
@@ -287,6 +288,18 @@ def test_sw36_long_names_keep_reasons_short_enough_for_the_ledger() -> None:
     found = decided(policy(rule), asked)
     assert found.verdict is ASK
     assert len(found.reason) <= MAX_REASON
+
+
+def test_sw36_long_tasks_are_decided_soon_whatever_the_number_of_rules() -> None:
+    """The attack: each rule split the entry point anew, each COPY listed all stages anew."""
+    rules = tuple(Rule(name=f"r{number}", entrypoints=("python3",)) for number in range(500))
+    stages = ("FROM a", *(f"FROM a{number} AS b{number}" for number in range(4000)))
+    copies = tuple("COPY --from=b1 x y" for _ in range(4000))
+    began_s = time.monotonic()
+    asked = request(replace(RUN, entrypoint="a b " * 20_000))
+    assert decided(policy(*rules), asked).verdict is ASK
+    assert len(request(replace(BUILD, build_steps=(*stages, *copies))).images) == 4001
+    assert time.monotonic() - began_s < 2.5
 
 
 def test_these_tests_ask_about_what_they_think() -> None:

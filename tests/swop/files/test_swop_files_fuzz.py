@@ -16,7 +16,7 @@ from swarmlearning.swop.policy import Policy, Rule, Verdict
 from swarmlearning.swop.policy_file import read_policy
 from swarmlearning.swop.profile import Profile
 from swarmlearning.swop.profile_file import read_profile
-from swarmlearning.swop.requesting import UNKNOWN, find_images, find_urls
+from swarmlearning.swop.requesting import UNKNOWN, find_entrypoint, find_images, find_urls
 from swarmlearning.tasks.bodies import MakeUserContainer
 from swarmlearning.tasks.definition import Definition, read_definition
 from swarmlearning.tasks.faults import Faulty
@@ -220,7 +220,9 @@ def test_sw34_a_task_is_allowed_only_for_a_reason(
     policy = Policy(digest=b"\x02" * 32, rules=tuple(rules), ask=ask, allow_unsandboxed=unsandboxed)
     now = datetime(2026, 3, 2, 22, 0)  # noqa: DTZ001 - local time
     found = decide(policy, asked, now)
-    fitting = [rule for rule in rules if not find_missing(rule, asked, now)]
+    fitting = [
+        rule for rule in rules if not find_missing(rule, asked, find_entrypoint(asked.body), find_urls(asked.body), now)
+    ]
     if not isolated and not unsandboxed:
         assert found.verdict is Verdict.DENY
     elif fitting:
