@@ -252,6 +252,16 @@ def test_ci50_every_fault_is_told_with_file_line_and_field() -> None:
     )
 
 
+def test_ci52_where_a_program_sees_things_begins_at_the_root() -> None:
+    text = task_files.RUN.replace("WorkingDir: /tmp/work", "WorkingDir: work")
+    text = text.replace("PrivateContent: /tmp/work/data", "PrivateContent: data")
+    assert faults(text.replace("Tgt: /tmp/work/model", "Tgt: ../model")) == (
+        "task.yaml line 12, Body.WorkingDir: expected a path from /, got 'work'",
+        "task.yaml line 14, Body.PrivateContent: expected a path from /, got 'data'",
+        "task.yaml line 17, Body.SharedContent[1].Tgt: expected a path from /, got '../model'",
+    )
+
+
 CASES = [
     ("Name: t\nName: u\n", "line 2, Name: given twice, first on line 1; expected it once"),
     ("Name: a b\n", "line 1, Name: task name 'a b': expected 1-128 characters"),

@@ -119,7 +119,7 @@ def test_ci51_steps_of_any_text_in_any_style_come_back_the_same(steps: list[str]
     check(found)
 
 
-@given(TEXT, LINE, LINE, st.dictionaries(NAME, TEXT | st.integers() | st.none(), max_size=4), STYLE)
+@given(TEXT, LINE, LINE.map("/{}".format), st.dictionaries(NAME, TEXT | st.integers() | st.none(), max_size=4), STYLE)
 def test_ci51_runs_of_any_text_in_any_style_come_back_the_same(
     command: str, entrypoint: str, directory: str, variables: dict[str, str | int | None], style: dict[str, object]
 ) -> None:

@@ -89,6 +89,8 @@ class Agent:
         self._unseen = set(host.profile.runners)
         """Runners that have not been looked at yet."""
         self._told: dict[RunnerName, str] = {}
+        self._strange: dict[tuple[RunnerName, int], tuple[float, int]] = {}
+        """What the ledger says that we took, and the journal does not know: since when, and the last report then."""
         self._group: asyncio.TaskGroup
         self._ready: Callable[[], None] = lambda: None
 
@@ -350,7 +352,7 @@ class Agent:
             work.update(dropped=True)
             self._abandon(work, "the ledger says that it was taken at another time")
         mine = find_agent(runner, self._me)
-        if mine is None:
+        if mine is None or not self._is_lost(runner.name, assignment, mine.reported_ms):
             return
         lost = replace(
             self._make_entry(runner, assignment, mine.planned),
@@ -364,6 +366,30 @@ class Agent:
         log.error("%s %d %s: %s", lost.runner, lost.number, lost.task, LOST)
         self._works[lost.id] = Work(self._host, lost)
         self._start(self._works[lost.id])
+
+    def _is_lost(self, name: RunnerName, assignment: Assignment, reported_ms: int) -> bool:
+        """SW-2: whether nobody reports for us on what we know nothing of.
+
+        Raises:
+            ConfigurationError: somebody does.
+        """
+        key, now_s = (name, assignment.number), asyncio.get_running_loop().time()
+        since_s, before_ms = self._strange.setdefault(key, (now_s, reported_ms))
+        if before_ms != reported_ms:
+            raise ConfigurationError(
+                f"another agent is at work as {self._host.link.name.short}, with another data directory: it reports on "
+                f"{assignment.task}, of which this one knows nothing; end one of them, or give it its own certificate"
+            )
+        if now_s - since_s >= self._host.paces.lost_s:
+            self._strange.pop(key)
+            return True
+        self._say_once(
+            name,
+            f"the ledger says that we took {assignment.task}, of which {self._host.data} knows nothing; waits "
+            f"{self._host.paces.lost_s:.0f} s for another agent of this name to report on it",
+        )
+        self._again.add(name)
+        return False
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 

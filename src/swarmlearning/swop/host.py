@@ -101,6 +101,8 @@ class Paces(msgspec.Struct, frozen=True, kw_only=True):
     """An SL to end by itself when all its trainings are complete: longer than it serves others at its end."""
     presence_s: float = 5.0
     """Between two signs of life."""
+    lost_s: float = 120.0
+    """Until what the ledger says that we took, and we know nothing of, has failed: perhaps another agent is at it."""
     reconsider_s: float = 20.0
     """Until a task that awaits approval is decided anew without news: hours begin."""
 

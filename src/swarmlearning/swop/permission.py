@@ -128,8 +128,11 @@ def describe_work(assigned: Assigned) -> str:
     body, images = assigned.body, ", ".join(assigned.request.images)
     match body:
         case RunSwarm():
-            data = f", private data at {body.private_content}" if body.private_content else ""
-            text = f"it runs {body.entrypoint} {body.command}{f' in {images}' if images else ''}{data}"
+            mounts = [f"{mount.source} at {mount.target}" for mount in body.shared_content]
+            parts = [f"it runs {body.entrypoint} {body.command}{f' in {images}' if images else ''}"]
+            parts += [f"private data at {body.private_content}"] if body.private_content else []
+            parts += [f"may write to {', '.join(mounts)}"] if mounts else []
+            text = ", ".join(parts)
         case MakeUserContainer():
             text = f"it builds {assigned.task.outcome} from {images or 'nothing'}"
         case PullImage():

@@ -30,6 +30,11 @@ _OVER: Final = frozenset({Code.STALE.name.lower(), Code.CONFLICT.name.lower(), C
 
 def make_report(entry: Entry, private: Private = ()) -> ReportTask:
     """What an entry says, for the ledger: W-12; `private` is what it does not say of this host."""
+    state, description = entry.state, entry.description
+    summed = sum_up(entry.planned, tuple(item.unit for item in entry.pairs)) if entry.pairs else None
+    if state is WorkState.RUNNING and summed is not None and summed[0] is WorkState.COMPLETE:
+        # Said with its last peer, so that nobody sees it at work with nothing left to do.
+        state, description = summed
     units = (
         msgspec.structs.replace(item.unit, description=tell_others(item.unit.description, private, entry.places))
         for item in entry.pairs
@@ -37,8 +42,8 @@ def make_report(entry: Entry, private: Private = ()) -> ReportTask:
     return ReportTask(
         runner=entry.runner,
         number=entry.number,
-        state=entry.state,
-        description=tell_others(entry.description, private, entry.places),
+        state=state,
+        description=tell_others(description, private, entry.places),
         units=tuple(sorted(units, key=lambda unit: unit.uid)),
         approved_by=entry.approved_by,
         evidence=entry.evidence,

@@ -1,6 +1,7 @@
 """RUN_SWARM on this host: pairs of all nodes of the profile, side by side. Spec: docs/spec/swop.md, SW-6 to SW-8."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,8 @@ from swarmlearning.swop.policy import ShareLog
 from swarmlearning.swop.reporting import sum_up
 from swarmlearning.tasks.bodies import RunSwarm
 from swarmlearning.types import NodeId
+
+log = logging.getLogger("swarmlearning.swop")
 
 VOLUMES: Final = "volumes"
 """Directory in which this host has volumes as directories, within the agent's data (PROCESS)."""
@@ -105,6 +108,10 @@ class SwarmRun:
             raise Broken(f"{assigned.task.name} is run as a swarm, and is {assigned.task.kind.value}")
         self.check_volumes(assigned)
         await self._require_image(assigned)
+        for mount in body.shared_content:
+            if mount.kind == "VOLUME" and not await self.manager.has_volume(mount.source):
+                name = make_printable(mount.source)
+                log.warning("%s: no volume %s on this host, an empty one is made", self._work.entry.task, name)
         entry, host = self._work.entry, self._host
         ground = Ground(
             runner=entry.runner,

@@ -135,9 +135,9 @@ def _read_run(node: yaml.Node, faults: list[Fault]) -> RunSwarm:
     return RunSwarm(
         command=fields.text("Command", one_line=False),
         entrypoint=fields.text("Entrypoint"),
-        working_dir=fields.text("WorkingDir"),
+        working_dir=fields.place("WorkingDir"),
         environment=read_variables(faults, fields.find("Envvars"), fields.path("Envvars")),
-        private_content=fields.optional("PrivateContent"),
+        private_content=fields.place("PrivateContent", required=False) or None,
         shared_content=tuple(_read_mount(item, path, faults) for path, item in mounts),
     )
 
@@ -145,7 +145,7 @@ def _read_run(node: yaml.Node, faults: list[Fault]) -> RunSwarm:
 def _read_mount(node: yaml.Node, path: str, faults: list[Fault]) -> Mount:
     fields = Fields(faults, node, path, ("Src", "Tgt", "MType"))
     volume = fields.choice("MType", ("BIND", "VOLUME")) == "VOLUME"
-    return Mount(source=fields.text("Src"), target=fields.text("Tgt"), kind="VOLUME" if volume else "BIND")
+    return Mount(source=fields.text("Src"), target=fields.place("Tgt"), kind="VOLUME" if volume else "BIND")
 
 
 def _read_container(node: yaml.Node, faults: list[Fault]) -> MakeUserContainer:

@@ -61,6 +61,13 @@ class Fields:
             return ""
         return read_text(self._faults, node, self.path(key), most=most, one_line=one_line)
 
+    def place(self, key: str, *, required: bool = True) -> str:
+        """A field's text, which is where a program sees something: from the root of what it sees."""
+        text = self.text(key, required=required)
+        if text and not text.startswith("/"):
+            tell(self._faults, self._nodes[key], self.path(key), f"expected a path from /, got {show_text(text)}")
+        return text
+
     def optional(self, key: str) -> str | None:
         """A field's text, or None where it is left out or `~`."""
         return self.text(key) if self.find(key) is not None else None

@@ -18,7 +18,34 @@ from swarmlearning.swop.policy_file import load_policy
 from swarmlearning.swop.profile_file import load_profile
 from swarmlearning.types import Endpoint, Role
 
-QUICK = Paces(ready_s=3.0, linger_s=1.0, presence_s=0.2, reconsider_s=0.5)
+QUICK = Paces(ready_s=3.0, linger_s=1.0, presence_s=0.2, lost_s=1.0, reconsider_s=0.5)
+
+
+@asynccontextmanager
+async def preparing(
+    files: HostFiles, manager: FakeManager, *, paces: Paces = QUICK, sn: Endpoint | None = None
+) -> AsyncIterator[Host]:
+    """What an agent works with; nothing runs yet."""
+    sn = sn or files.swarm.sn(files.domain)
+    profile = load_profile(files.profile)
+    identity = files.swarm.identity(Role.SWOP, files.domain, files.name).source()
+    link = Link(identity, sn)
+    with lock_data(files.data):
+        try:
+            yield Host(
+                data=files.data,
+                link=link,
+                journal=Journal(files.data),
+                outcomes=Outcomes(files.data),
+                manager=manager,
+                profile=profile,
+                policy=PolicyBook(Path(profile.policy) if profile.policy else None, load_policy),
+                sn=sn,
+                host_ip="127.0.0.1",
+                paces=paces,
+            )
+        finally:
+            await link.close()
 
 
 @asynccontextmanager
@@ -34,24 +61,8 @@ async def acting(
 
     With `wait` the block begins when the ledger knows that it listens.
     """
-    sn = sn or files.swarm.sn(files.domain)
-    profile = load_profile(files.profile)
-    identity = files.swarm.identity(Role.SWOP, files.domain, files.name).source()
-    link = Link(identity, sn)
     ready = asyncio.Event()
-    with lock_data(files.data):
-        host = Host(
-            data=files.data,
-            link=link,
-            journal=Journal(files.data),
-            outcomes=Outcomes(files.data),
-            manager=manager,
-            profile=profile,
-            policy=PolicyBook(Path(profile.policy) if profile.policy else None, load_policy),
-            sn=sn,
-            host_ip="127.0.0.1",
-            paces=paces,
-        )
+    async with preparing(files, manager, paces=paces, sn=sn) as host:
         running = asyncio.create_task(Agent(host).run(ready.set))
         waiting = asyncio.create_task(ready.wait())
         try:
@@ -66,7 +77,6 @@ async def acting(
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-            await link.close()
 
 
 def entries_of(host: Host) -> Sequence[Entry]:

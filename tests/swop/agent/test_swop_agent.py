@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from acting_agents import acting, entries_of
+from acting_agents import QUICK, acting, entries_of, preparing
 from agent_world import ALLOW_ALL, HostFiles, Operator, operating
 from fake_manager import FakeManager
 from msgspec.structs import replace
@@ -22,6 +22,7 @@ from swarmlearning.contracts.task_records import Agent, RunnerState, Taskrunner,
 from swarmlearning.errors import ConfigurationError, TaskFailed
 from swarmlearning.sn.client import SnClient
 from swarmlearning.swop.agent import LOST
+from swarmlearning.swop.agent import Agent as Acting
 from swarmlearning.swop.host import Paces
 from swarmlearning.swop.journal import Entry
 from swarmlearning.swop.managers.boundary import Part, PartState, PartStatus
@@ -570,6 +571,31 @@ def test_an_agent_that_lost_its_data_says_so(files: HostFiles) -> None:
             async with acting(files, FakeManager()):
                 agent = await operator.until_over(runner)
                 assert (agent.state, agent.description) == (WorkState.ERROR, LOST)
+
+    run(story())
+
+
+def test_sw2_two_agents_of_one_name_do_not_spoil_each_others_work(files: HostFiles) -> None:
+    """The second one, with a data directory of its own, ends; the first one's work goes on."""
+    manager = FakeManager()
+    twin = HostFiles(files.swarm, files.directory / "twin", files.name)
+    twin.write_policy()
+    twin.write_profile([files.name], identities=[0, 1])
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, manager):
+            runner, task = await prepare(operator, files)
+            await operator.assign(runner, task)
+            await operator.until(runner, lambda found: states(found) == [WorkState.RUNNING] * 2)
+            async with preparing(twin, FakeManager(), paces=replace(QUICK, lost_s=30.0)) as host:
+                other = asyncio.create_task(Acting(host).run())
+                await manager.until(lambda m: m.runs(1, Part.ML))
+                manager.exit(1, Part.ML, 9)
+                with pytest.raises(BaseExceptionGroup) as ended:
+                    await other
+            assert "another agent is at work as" in str(ended.value.exceptions[0])
+            found = await operator.look(runner)
+            assert states(found) == [WorkState.RUNNING, WorkState.ERROR]
 
     run(story())
 
