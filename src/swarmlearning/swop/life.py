@@ -313,6 +313,7 @@ class PairLife:
 
     async def _share_lines(self, part: Part) -> str:
         """The last lines of a log, where they may be told; what an SL prints are our own words, without data."""
+        masked = False
         if part is Part.SL:
             path = self._pair.sl_log
         else:
@@ -320,9 +321,10 @@ class PairLife:
             share = self._around.share_log
             if share is ShareLog.NEVER or (share is ShareLog.STARTUP and await self._has_read_data()):
                 return ""
+            masked = share is ShareLog.STARTUP and self._pair.body.private_content is not None
         node = self._pair.node
         hidden = secrets_of(node.program_environment, node.sl_environment, self._pair.sl_environment)
-        return await asyncio.to_thread(last_lines, Path(path), hidden)
+        return await asyncio.to_thread(last_lines, Path(path), hidden, masked=masked)
 
     async def _has_read_data(self) -> bool:
         """Whether its program has contributed to a round; where that is not known it is taken to have."""

@@ -29,6 +29,9 @@ MIN_SECRET: Final = 4
 """A shorter value is not searched for: it would be found everywhere."""
 
 _HARMLESS: Final = re.compile(r"(?i)true|false|yes|no|none|null|[-+]?[0-9.]+|[./~].*")
+_QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*\"|`[^`]*`""")
+_NUMBER: Final = re.compile(r"\d[\d.,:/_-]{2,}")
+_FRAME: Final = re.compile(r'File "[^"]*", line \d+')
 _CREDENTIALS: Final = re.compile(r"(://)[^/\s@]+@")
 
 
@@ -69,8 +72,28 @@ def hide(text: str, secrets: Iterable[str]) -> str:
     return _CREDENTIALS.sub(rf"\1{HIDDEN}@", text)
 
 
-def last_lines(path: Path, secrets: Iterable[str] = (), *, lines: int = TAIL_LINES, most: int = MAX_TAIL) -> str:
-    """The last lines of a log in one, for the ledger; empty where there are none."""
-    found = [make_printable(clean_line(line)).strip() for line in read_end(path)]
-    told = hide(" | ".join([line for line in found if line][-lines:]), secrets)
+def mask_crash(lines: list[str]) -> list[str]:
+    """What may be told of the end of a program that could read private data: where it failed, and with which words.
+
+    Errors quote what they fail at, which may be a patient's row. So of a traceback (Python) its files and line numbers
+    are kept and its last line, of anything else the last line alone; what stands in quotes, and long numbers, are left
+    out.
+    """
+    begins = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    frames = [found[0] for line in lines[begins[-1] :] if (found := _FRAME.match(line))] if begins else []
+    told = [_NUMBER.sub(HIDDEN, _QUOTED.sub(f"'{HIDDEN}'", line)) for line in lines[-1:]]
+    return [*frames, *told]
+
+
+def last_lines(
+    path: Path,
+    secrets: Iterable[str] = (),
+    *,
+    masked: bool = False,
+    lines: int = TAIL_LINES,
+    most: int = MAX_TAIL,
+) -> str:
+    """The last lines of a log in one, for the ledger, or what `mask_crash` leaves; empty where there are none."""
+    found = [line for line in (make_printable(clean_line(line)).strip() for line in read_end(path)) if line]
+    told = hide(" | ".join((mask_crash(found) if masked else found)[-lines:]), secrets)
     return told if len(told) <= most else f"…{told[-most + 1 :]}"

@@ -255,3 +255,20 @@ def test_what_a_reset_stopped_does_not_run(data: Path) -> None:
     states = {(line.assignment, line.name): line.state for line in list_logs(data, load(data))}
     assert states["ward:1", "first-pair-0"] == "STOPPED"
     assert states["ward:3", "second-pair-0"] == "RUNNING"
+
+
+def test_sw10_a_crash_at_private_data_tells_where_and_not_at_what(tmp_path: Path) -> None:
+    path = tmp_path / "ml.log"
+    path.write_text(
+        "Maria Huber;1951-03-02;positive\n"
+        "Traceback (most recent call last):\n"
+        '  File "/platform/model/train.py", line 12, in <module>\n'
+        '    row = parse("Maria Huber;1951-03-02")\n'
+        "ValueError: could not convert 'Maria Huber' of \"row\" 20241 to float\n"
+    )
+    assert last_lines(path, masked=True) == (
+        "File \"/platform/model/train.py\", line 12 | ValueError: could not convert '***' of '***' *** to float"
+    )
+    path.write_text("Maria Huber;1951-03-02;positive\nno column 'age' in file 3\n")
+    assert last_lines(path, masked=True) == "no column '***' in file 3"
+    assert last_lines(tmp_path / "none", masked=True) == ""
