@@ -13,6 +13,7 @@ import csv
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -113,9 +114,18 @@ async def run_study(out: Path) -> int:
         print(f"The study lead runs the script {HERE / 'swci-init'}.")
         script = await Process.start(command, network.reaper, echo=lambda who, line: print(f"{who} | {line}"))
         status = await script.wait()
+        if status == 0:
+            await asyncio.to_thread(await_clean_up, place)
         for agent in agents:
             await agent.stop(10.0)
     return status or tell_result(place)
+
+
+def await_clean_up(place: Path) -> None:
+    """The script's last command has the agents remove what they started; wait until they have, a minute at most."""
+    end_s = time.monotonic() + READY_S
+    while any(place.glob("*/pairs/*")) and time.monotonic() < end_s:
+        time.sleep(0.1)
 
 
 def tell_result(place: Path) -> int:

@@ -64,4 +64,4 @@ def test_int8_gives_all_peers_one_model_for_a_good_quarter_of_the_bytes(tmp_path
         assert len({str(final["sha256"]) for final in of_wire}) == 1
         assert all(float(str(final["off"])) < 0.1 for final in of_wire)
         assert len({final["steps"] for final in of_wire}) == 1
-    assert 0.26 <= bytes_of(finals["int8"]) / bytes_of(finals["float32"]) <= 0.28
+    assert 0.24 <= bytes_of(finals["int8"]) / bytes_of(finals["float32"]) <= 0.29

@@ -125,6 +125,17 @@ print(open(os.environ['X']).read(), open(os.environ['MOUNTED'] + '/file').read()
     assert (files / "app" / "lib" / "tool.py").read_text() == "of the image: app/lib/tool.py"
 
 
+def test_sw49_the_interpreter_is_not_taken_for_something_of_the_tasks(tmp_path: Path) -> None:
+    """Without a sandbox, where the task mounts something above it."""
+    manager = open_manager(tmp_path / "D", sandbox=False)
+    above = str(Path(manager._images.describe_image("").python).parent)
+    mount = shared(make_source(tmp_path, "model", "shared"), above)
+    pair = make_pair(
+        tmp_path / "D", "print(open(__import__('os').environ['X'] + '/file').read())", body_shared_content=(mount,)
+    )
+    assert run(manager, msgspec.structs.replace(pair, ml_environment=(("X", above),))) == "shared\n"
+
+
 def test_sw52_an_image_with_files_among_the_systems_is_refused(tmp_path: Path) -> None:
     manager = open_manager(tmp_path / "D", sandbox=True)
     (tmp_path / "files" / "usr" / "src").mkdir(parents=True)

@@ -119,7 +119,8 @@ def _launch_plain(
     environment |= {"SWARM_SL": str(control), "SWARM_EXCHANGE_DIR": str(directory / "exchange")}
     wanted = tuple((name, value if value is None else root.rewrite(value)) for name, value in pair.ml_environment)
     return Launch(
-        argv=tuple(root.rewrite(word) for word in argv),
+        # The image's own interpreter is where it is, whatever the task mounts above it.
+        argv=tuple(word if word == image.python else root.rewrite(word) for word in argv),
         env=apply(environment, wanted),
         cwd=root.place(working_dir),
         log=pair.ml_log,
