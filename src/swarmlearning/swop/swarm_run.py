@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
+from msgspec.structs import replace
+
 from swarmlearning.contracts.records import Training
-from swarmlearning.contracts.task_records import ENDED, Unit, WorkState
+from swarmlearning.contracts.task_records import ENDED, Task, Unit, WorkState
 from swarmlearning.errors import Broken, ConfigurationError, TaskFailed
 from swarmlearning.reports.status import make_printable
 from swarmlearning.sn.client import SnClient
@@ -18,7 +20,7 @@ from swarmlearning.swop.pairs import Ground, make_pair, read_uid
 from swarmlearning.swop.permission import Assigned
 from swarmlearning.swop.policy import ShareLog
 from swarmlearning.swop.reporting import sum_up
-from swarmlearning.tasks.bodies import RunSwarm
+from swarmlearning.tasks.bodies import Mount, RunSwarm
 from swarmlearning.types import NodeId
 
 log = logging.getLogger("swarmlearning.swop")
@@ -108,10 +110,8 @@ class SwarmRun:
             raise Broken(f"{assigned.task.name} is run as a swarm, and is {assigned.task.kind.value}")
         self.check_volumes(assigned)
         await self._require_image(assigned)
-        for mount in body.shared_content:
-            if mount.kind == "VOLUME" and not await self.manager.has_volume(mount.source):
-                name = make_printable(mount.source)
-                log.warning("%s: no volume %s on this host, an empty one is made", self._work.entry.task, name)
+        bodies = {node.idx: self._with_own_volumes(body, node.idx) for node in self._host.profile.nodes}
+        await self._note_volumes(bodies.values(), assigned.task)
         entry, host = self._work.entry, self._host
         ground = Ground(
             runner=entry.runner,
@@ -136,7 +136,7 @@ class SwarmRun:
                 twin = _find(planned, uid)
                 if twin is not None:
                     raise ConfigurationError(f"node {node.idx} has the identity of node {twin.idx}, {uid}; give it one")
-                pair = make_pair(ground, host.profile, node, uid)
+                pair = make_pair(replace(ground, body=bodies[node.idx]), host.profile, node, uid)
                 unit = Unit(uid=uid, state=WorkState.ENROLLED)
                 planned.append(PairEntry(idx=node.idx, pair=pair, unit=unit))
             except ConfigurationError as error:
@@ -144,6 +144,24 @@ class SwarmRun:
                 unit = Unit(uid=f"node {node.idx}", state=WorkState.ERROR, description=text)
                 planned.append(PairEntry(idx=node.idx, pair=None, unit=unit, stage=Stage.ENDED))
         self._work.update(pairs=tuple(planned), state=WorkState.RUNNING, description="starts its peers")
+
+    def _with_own_volumes(self, body: RunSwarm, idx: int) -> RunSwarm:
+        """SW-11: the content that was made for each peer (SWARMCONTENT) is seen under the name that they share."""
+
+        def own(mount: Mount) -> Mount:
+            name = f"{mount.source}-{idx}"
+            known = mount.kind == "VOLUME" and self._host.outcomes.find("volume", name) is not None
+            return replace(mount, source=name) if known else mount
+
+        return replace(body, shared_content=tuple(map(own, body.shared_content)))
+
+    async def _note_volumes(self, bodies: Iterable[RunSwarm], task: Task) -> None:
+        """SW-13: a volume that is not there is made, empty, and is the task's organisation's."""
+        names = {mount.source for body in bodies for mount in body.shared_content if mount.kind == "VOLUME"}
+        for name in sorted(names):
+            if not await self.manager.has_volume(name):
+                log.warning("%s: no volume %s on this host, an empty one is made", task.name, make_printable(name))
+                self._host.outcomes.made("volume", name, task)
 
     # --- the run ----------------------------------------------------------------------------------------------------
 

@@ -754,3 +754,35 @@ def test_each_peer_gets_a_volume_of_its_own_and_redirects_stay_within_the_rule(f
         assert not list((files.data / "content").iterdir())
 
     run(story())
+
+
+def test_sw11_a_swarm_sees_each_peers_own_content_under_the_shared_name(files: HostFiles, site: str) -> None:
+    """And what it shares without its being there is made, and is its organisation's: SW-13."""
+    manager = FakeManager()
+    grants = f"urls: ['{site}/shared/'], mounts: [rows, rows-0, rows-1, out], private_data: true"
+    files.write_policy(f"version: 1\nrules:\n  - {{name: rows, {grants}}}\n")
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, manager) as host:
+            runner = await operator.make_runner(files.name)
+            rows = await operator.write_task(
+                f"{files.name}-rows",
+                content(site, "shared/rows.csv"),
+                kind=TaskType.MAKE_SWARM_USER_CONTENT,
+                outcome="rows",
+            )
+            await operator.assign(runner, rows)
+            assert (await operator.until_over(runner)).state is WorkState.COMPLETE
+            await operator.reset(runner)
+            mounts = "SharedContent: [{Src: rows, Tgt: /rows, MType: VOLUME}, {Src: out, Tgt: /out, MType: VOLUME}]"
+            await operator.assign(runner, await operator.write_task(files.name, (*RUN, mounts)))
+            await manager.until(lambda m: m.runs(0, Part.ML) and m.runs(1, Part.ML))
+            seen = {
+                pair.node.idx: [mount.source for mount in pair.body.shared_content] for pair in manager.known.values()
+            }
+            assert seen == {0: ["rows-0", "out"], 1: ["rows-1", "out"]}
+            made = host.outcomes.find("volume", "out")
+            assert made is not None
+            assert made.owner == files.domain
+
+    run(story())

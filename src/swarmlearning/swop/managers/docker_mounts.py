@@ -13,6 +13,7 @@ import msgspec
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.managers.process_mounts import HOST_TREES, check_place
+from swarmlearning.swop.matching import is_within
 from swarmlearning.swop.profile import Attribute, IdentityPart
 
 CHANNEL_TARGET: Final = "/run/swarm"
@@ -77,11 +78,6 @@ def make_fence(data: str, socket: str | None, secrets: Iterable[str]) -> Fence:
     # `/` holds everything: only itself is forbidden by it, which every other entry forbids already.
     resolved = ((os.path.realpath(path), there) for path, there in named if path != "/")
     return Fence(paths=tuple(dict(resolved).items()))
-
-
-def is_within(path: str, directory: str) -> bool:
-    """Whether `path` is `directory` or lies in it; both resolved."""
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def identity_files(pair: Pair) -> list[str]:

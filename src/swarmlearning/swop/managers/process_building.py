@@ -19,11 +19,12 @@ from swarmlearning.swop.managers import build_start
 from swarmlearning.swop.managers.boundary import Tell
 from swarmlearning.swop.managers.build_context import Plan, copy_planned, place, remove_tree
 from swarmlearning.swop.managers.process_bases import Base
-from swarmlearning.swop.managers.process_mounts import Mounted, is_within
+from swarmlearning.swop.managers.process_mounts import Mounted
 from swarmlearning.swop.managers.recipe_pip import is_ours
 from swarmlearning.swop.managers.recipe_words import shorten
 from swarmlearning.swop.managers.recipes import Copy, Install, MakeDirectories, Recipe, Remove
 from swarmlearning.swop.managers.sandbox import HOME, SYSTEM, Sandbox, View, make_scratch, sandbox_arguments
+from swarmlearning.swop.matching import is_within
 from swarmlearning.swop.policy import Limits
 
 BUILD_LIMIT_S: Final = 4 * 3600.0

@@ -19,10 +19,11 @@ from swarmlearning.swop.managers.boundary import ManagerSettings, Tell
 from swarmlearning.swop.managers.build_context import Plan, plan_copy, remove_tree
 from swarmlearning.swop.managers.process_bases import Base, find_base, is_covered, own_base
 from swarmlearning.swop.managers.process_building import Builder, Job, in_thread
-from swarmlearning.swop.managers.process_mounts import VOLUMES, is_within
+from swarmlearning.swop.managers.process_mounts import VOLUMES
 from swarmlearning.swop.managers.process_volumes import check_volume, find_volume, replace_volume
 from swarmlearning.swop.managers.recipes import DEFAULT_PATH, AnyStep, Copy, MakeDirectories, Recipe, read_recipe
 from swarmlearning.swop.managers.sandbox import Sandbox, probe
+from swarmlearning.swop.matching import is_within
 from swarmlearning.swop.policy import Limits
 from swarmlearning.tasks.bodies import MakeUserContainer, PullImage
 

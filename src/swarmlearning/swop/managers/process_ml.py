@@ -20,12 +20,12 @@ from swarmlearning.swop.managers.process_mounts import (
     check_target,
     check_views,
     find_mounts,
-    is_within,
 )
 from swarmlearning.swop.managers.process_parts import Launch, ShimLimits
 from swarmlearning.swop.managers.process_plain import PlainRoot, make_root
 from swarmlearning.swop.managers.process_sl import apply, find_identity, find_proxies
 from swarmlearning.swop.managers.sandbox import Sandbox, View
+from swarmlearning.swop.matching import is_within
 from swarmlearning.swop.profile import IdentityPart, Option
 
 _PYTHON: Final = re.compile(r"(?:/usr/bin/|/usr/local/bin/|/opt/conda/bin/)?python(?:3(?P<minor>\.[0-9]+)?)?")

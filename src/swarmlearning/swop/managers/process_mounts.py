@@ -13,6 +13,7 @@ import msgspec
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.managers.process_volumes import find_volume, make_volume
+from swarmlearning.swop.matching import is_within
 
 VOLUMES: Final = "volumes"
 """Directory of the agent's data in which each volume is one."""
@@ -43,11 +44,6 @@ class Mounted(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     """Absolute and normal."""
     writable: bool
-
-
-def is_within(path: str, directory: str) -> bool:
-    """Whether a normal path is a directory or lies in it."""
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def check_target(what: str, target: str) -> str:

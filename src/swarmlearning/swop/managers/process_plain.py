@@ -15,7 +15,8 @@ import msgspec
 
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.build_context import remove_tree
-from swarmlearning.swop.managers.process_mounts import Mounted, is_within
+from swarmlearning.swop.managers.process_mounts import Mounted
+from swarmlearning.swop.matching import is_within
 
 
 class PlainRoot(msgspec.Struct, frozen=True, kw_only=True):

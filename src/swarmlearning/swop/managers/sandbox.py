@@ -21,7 +21,8 @@ import msgspec
 
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.swop.managers.build_context import remove_tree
-from swarmlearning.swop.managers.process_mounts import Mounted, is_within
+from swarmlearning.swop.managers.process_mounts import Mounted
+from swarmlearning.swop.matching import is_within
 
 PROGRAM: Final = "bwrap"
 
