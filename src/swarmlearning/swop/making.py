@@ -89,8 +89,8 @@ async def _make(host: Host, entry: Entry, assigned: Assigned, path: str, tell: T
             await _fill(host, entry, task, body, Path(path), tell)
             return ""
         case MakeUserContainer() | PullImage() as body:
-            there = await host.manager.find_image(task.outcome) is not None
-            host.outcomes.claim("image", task.outcome, task, there=there)
+            foreign = await host.manager.is_foreign(task.outcome)
+            host.outcomes.claim("image", task.outcome, task, there=foreign)
             if isinstance(body, PullImage):
                 digest = await host.manager.pull_image(task.outcome, body, path, tell)
             else:

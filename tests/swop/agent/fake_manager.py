@@ -26,6 +26,8 @@ class FakeManager:
 
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
+        self.foreign: set[str] = set()
+        """Tags of images that no agent made."""
         self.volumes: dict[str, list[str]] = {}
         self.pairs: dict[str, PairStatus] = {}
         self.known: dict[str, Pair] = {}
@@ -68,6 +70,9 @@ class FakeManager:
     async def find_image(self, tag: str) -> str | None:
         self._answer()
         return self.images.get(tag)
+
+    async def is_foreign(self, tag: str) -> bool:
+        return tag in self.foreign
 
     async def build_image(self, tag: str, body: MakeUserContainer, log: str, limits: Limits, tell: Tell) -> str:
         write(log, "step 1\nno such package\n")

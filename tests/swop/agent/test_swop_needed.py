@@ -202,3 +202,20 @@ def test_sw16_if_it_cannot_be_made_the_swarm_has_failed(files: HostFiles) -> Non
             assert not manager.started
 
     run(story())
+
+
+def test_sw13_what_no_task_made_is_not_replaced(files: HostFiles) -> None:
+    files.write_profile([files.name])
+    manager = FakeManager()
+    manager.foreign.add(files.name)
+
+    async def story() -> None:
+        async with operating(files.swarm) as operator, acting(files, manager):
+            runner, task, build = await prepare(operator, files)
+            await operator.assign(runner, task)
+            agent = await operator.until_over(runner)
+            assert agent.state is WorkState.ERROR
+            assert agent.description.startswith(f"{build}, which it needs: this host has an image {files.name} that no")
+            assert not manager.images
+
+    run(story())

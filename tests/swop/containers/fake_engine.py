@@ -87,6 +87,8 @@ class FakeEngine:
         self.socket = socket
         self.images: dict[str, str] = {}
         """Tag, with its `:`, to id."""
+        self.image_labels: dict[str, Json] = {}
+        """By id, of those that were built."""
         self.volumes: dict[str, Json] = {}
         self.contents: dict[str, bytes] = {}
         """Volume to the tar that was put into it."""
@@ -258,7 +260,7 @@ class FakeEngine:
         found = self._find_image(request.match_info["name"])
         if found is None:
             return problem(404, f"No such image: {request.match_info['name']}")
-        return web.json_response({"Id": found})
+        return web.json_response({"Id": found, "Config": {"Labels": self.image_labels.get(found)}})
 
     async def _tag(self, request: web.Request) -> web.Response:
         found = self._find_image(request.match_info["name"])
@@ -278,7 +280,8 @@ class FakeEngine:
         self.built_context = await body_of(request)
         response = await stream(request, self.build_says)
         if not any("error" in item for item in self.build_says):
-            self.add_image(request.query["t"])
+            built = self.add_image(request.query["t"])
+            self.image_labels[built] = json.loads(request.query.get("labels", "{}"))
         await response.write_eof()
         return response
 

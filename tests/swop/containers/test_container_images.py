@@ -160,6 +160,18 @@ def test_sw76_a_build_without_its_volume_says_what_has_to_run_before(
         build(docker_manager, tmp_path, body)
 
 
+def test_sw76_what_no_agent_built_is_foreign(
+    fake: FakeEngine, docker_manager: ContainerManager, tmp_path: Path
+) -> None:
+    """SW-13: no task may take its tag; that of another agent's task on this engine it may."""
+    fake.add_image("python:3")
+    fake.build_says = [{"aux": {"ID": image_id("user-env")}}]
+    build(docker_manager, tmp_path)
+    manager = docker_manager
+    found = [run(manager, manager.is_foreign(tag)) for tag in ("python:3", "user-env", "none")]
+    assert found == [True, False, False]
+
+
 # --- pulling ------------------------------------------------------------------------------------------------------
 
 

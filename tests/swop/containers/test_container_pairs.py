@@ -494,12 +494,30 @@ def test_sw78_a_start_that_was_interrupted_is_repeated(
     run(docker_manager, main())
 
 
+def test_sw78_a_container_that_an_engine_failed_to_start_is_started_once_more(
+    fake: FakeEngine, docker_manager: ContainerManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Podman's helper processes break now and then."""
+    monkeypatch.setattr("swarmlearning.swop.managers.docker_manager.START_AGAIN_S", 0.01)
+    said = "passing bulk input to subprocess: write |1: broken pipe"
+    fake.faults["POST", "/containers/.*/start"] = Fault(status=500, message=said, times=1)
+    pair = make_pair(tmp_path)
+
+    async def main() -> None:
+        await docker_manager.start_sl(pair)
+        assert (await docker_manager.look(pair)).sl.state is PartState.STARTING
+        assert len(fake.calls("POST", "/containers/.*/start")) == 2
+        await docker_manager.close()
+
+    asyncio.run(main())
+
+
 def test_sw78_what_cannot_be_started_is_told_and_leaves_nothing(
     fake: FakeEngine, docker_manager: ContainerManager, tmp_path: Path
 ) -> None:
     pair = make_pair(tmp_path)
     said = 'OCI runtime create failed: exec: "pythn3": executable file not found in $PATH'
-    fake.faults["POST", "/containers/.*/start"] = Fault(status=500, message=said, times=1)
+    fake.faults["POST", "/containers/.*/start"] = Fault(status=500, message=said, times=2)
 
     async def main() -> None:
         with pytest.raises(ConfigurationError, match=r"could not start the container demo-run_task-u-0.*\"pythn3\""):

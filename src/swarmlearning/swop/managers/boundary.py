@@ -143,6 +143,10 @@ class Manager(Protocol):
         """Digest of the image that has this tag; None if there is none."""
         ...
 
+    async def is_foreign(self, tag: str) -> bool:
+        """Whether an image has this tag that no agent made."""
+        ...
+
     async def build_image(self, tag: str, body: MakeUserContainer, log: str, limits: Limits, tell: Tell) -> str:
         """Build an image, which then has `tag`, and return its digest; what the build prints is appended to `log`.
 

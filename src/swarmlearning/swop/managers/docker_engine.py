@@ -200,6 +200,14 @@ class Engine:
         except docker.errors.NotFound:
             return None
 
+    def image_labels(self, tag: str) -> dict[str, str] | None:
+        """An image's labels; None if there is none of this tag. Blocks."""
+        try:
+            found = self.api.inspect_image(tag)  # type: ignore[no-untyped-call]  # no types there
+        except docker.errors.NotFound:
+            return None
+        return dict((found.get("Config") or {}).get("Labels") or {})
+
     def close(self) -> None:
         """Close its connections."""
         self.api.close()

@@ -19,6 +19,7 @@ import msgspec
 
 from swarmlearning.errors import ConfigurationError, TaskFailed
 from swarmlearning.reports.status import make_printable
+from swarmlearning.swop.managers import docker_names as names
 from swarmlearning.swop.managers.boundary import Tell
 from swarmlearning.swop.managers.docker_engine import SILENCE_S, Engine, Item, explain, run_in_thread
 from swarmlearning.swop.policy import Limits
@@ -35,6 +36,12 @@ _DOCKERFILE: Final = ".swarmlearning.Dockerfile."
 async def find_image(engine: Engine, tag: str) -> str | None:
     """An image's id; None if there is none of this tag."""
     return await engine.call(f"look for the image {tag}", lambda: engine.find_image(tag))
+
+
+async def is_foreign(engine: Engine, tag: str) -> bool:
+    """Whether an image has this tag that no agent built, be it this one or another one of this engine."""
+    labels = await engine.call(f"look for the image {tag}", lambda: engine.image_labels(tag))
+    return labels is not None and names.AGENT not in labels
 
 
 _CUT: Final = b"\n(the log's limit is reached: what follows is left out)\n"

@@ -7,6 +7,7 @@ so that one which somebody removed by hand is told from one that never was.
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from swarmlearning.swop.managers import docker_images as images
 from swarmlearning.swop.managers import docker_names as names
 from swarmlearning.swop.managers import docker_volumes as volumes
 from swarmlearning.swop.managers.boundary import ManagerSettings, Pair, PairStatus, Part, Tell
-from swarmlearning.swop.managers.docker_engine import Engine
+from swarmlearning.swop.managers.docker_engine import Engine, status_of
 from swarmlearning.swop.managers.docker_mounts import (
     CHANNEL_TARGET,
     CONTROL,
@@ -39,6 +40,9 @@ from swarmlearning.swop.profile import ManagerKind
 from swarmlearning.tasks.bodies import MakeUserContainer, PullImage
 
 _LOG: Final = logging.getLogger(__name__)
+
+START_AGAIN_S: Final = 0.5
+"""After an engine failed to start a container it is asked once more, seconds."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +94,10 @@ class ContainerManager:
     async def find_image(self, tag: str) -> str | None:
         """As `Manager`."""
         return await images.find_image(self._engine, tag)
+
+    async def is_foreign(self, tag: str) -> bool:
+        """As `Manager`."""
+        return await images.is_foreign(self._engine, tag)
 
     async def build_image(self, tag: str, body: MakeUserContainer, log: str, limits: Limits, tell: Tell) -> str:
         """As `Manager`."""
@@ -260,10 +268,23 @@ class ContainerManager:
             Path(pair.directory).mkdir(mode=0o700, parents=True, exist_ok=True)
             return self._engine.create_container(spec, name)
 
-        def start() -> None:
-            for directory, archive in archives:
+        files = tuple(archives)
+
+        def start_once() -> None:
+            for directory, archive in files:
                 api.put_archive(container, directory, archive)
             api.start(container)
+
+        def start() -> None:
+            try:
+                start_once()
+            except docker.errors.APIError as error:
+                if (status_of(error) or 0) < 500:
+                    raise
+                # Podman's helper processes break now and then ("passing bulk input to subprocess: … broken pipe"), and
+                # both calls may be made again.
+                time.sleep(START_AGAIN_S)
+                start_once()
 
         container = await self._engine.call(f"make the container {name}", create, asked=True)
         try:

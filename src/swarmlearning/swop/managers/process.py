@@ -81,6 +81,10 @@ class ProcessManager:
         """Digest of the image that has this tag; None if there is none."""
         return await self._images.find_image(tag)
 
+    async def is_foreign(self, tag: str) -> bool:  # noqa: ARG002  # all that have tags here this agent made
+        """Whether an image has this tag that no agent made: none has."""
+        return False
+
     async def build_image(self, tag: str, body: MakeUserContainer, log: str, limits: Limits, tell: Tell) -> str:
         """Build an image: a virtual environment.
 
