@@ -18,7 +18,8 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Test folders are no packages; helpers that other rooms' tests need too are found here.
-sys.path += [str(Path(__file__).parent / room) for room in ("contracts", "ledger", "reports", "simulator", "swci")]
+ROOMS = ("contracts", "ledger", "reports", "simulator", "swci", "swop")
+sys.path += [str(Path(__file__).parent / room) for room in ROOMS]
 
 # A shell that starts us in the background lets us ignore Ctrl-C, and so would every program that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

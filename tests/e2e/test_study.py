@@ -2,19 +2,19 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sandbox_support import NEEDS_SANDBOX
 
 STUDY = Path(__file__).parents[2] / "examples" / "heart"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="another organisation's task needs bubblewrap (bwrap)")
+@NEEDS_SANDBOX
 def test_a_study_of_two_agents_and_four_peers_ends_with_one_model(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, str(STUDY / "study.py"), "--out", str(out)]

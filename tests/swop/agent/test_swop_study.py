@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_world import ALLOW_ALL, HostFiles, copy_programs, kill, operating, run_lines, running_agents, until
+from sandbox_support import NEEDS_SANDBOX
 from swci_world import A, B, Swarm
 
 from swarmlearning.contracts.records import Phase
@@ -18,7 +18,7 @@ from swarmlearning.types import ContractName
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(shutil.which("bwrap") is None, reason="programs are kept apart from the host by bubblewrap"),
+    NEEDS_SANDBOX,
 ]
 
 

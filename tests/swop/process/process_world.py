@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sandbox_support import has_bubblewrap
 
 from swarmlearning.swop.managers.boundary import ManagerSettings, Pair, Part, PartState, PartStatus
 from swarmlearning.swop.managers.process import ProcessManager
@@ -146,8 +145,7 @@ def open_manager(data: Path, *, sandbox: bool) -> ProcessManager:
     manager = asyncio.run(ProcessManager.open(settings(data)))
     if not manager.isolates:
         # A sandbox that we have broken must not pass for a host that has none.
-        trying = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc"]
-        if shutil.which("bwrap") is None or subprocess.run([*trying, "true"], check=False).returncode:
+        if not has_bubblewrap():
             pytest.skip(manager.describe())
         pytest.fail(manager.describe())
     return manager
