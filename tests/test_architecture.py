@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sn": BASE | CORE - {"merge", "parameters"},
     "sl": BASE | CORE - {"ledger"} | {"sn.client", "sn.api"},
     "callbacks": BASE
-    | {"sl.control", "parameters", "contracts.records", "contracts.limits", "contracts.context", "identity"},
+    | {"sl.control", "parameters", "contracts.records", "contracts.limits", "contracts.context", "identity"}
+    | {"transport.route"},
     "reports": BASE | {"contracts", "identity", "sn.api", "sn.client", "sn.asking"},
     "local": BASE | CORE | {"sl", "sn", "callbacks", "reports"},
     "doctor": BASE | {"identity", "transport", "contracts", "sn.client", "sn.api", "sl.exchange", "callbacks.launch"},

@@ -6,7 +6,6 @@ threads.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import msgspec
 
 from swarmlearning.callbacks.wire import try_connect
 from swarmlearning.errors import ConfigurationError, InvalidName, Unreachable
+from swarmlearning.transport.route import own_address
 from swarmlearning.types import SL_PORT, SN_API_PORT, Endpoint
 
 START_WAIT_S: Final = 60.0
@@ -166,12 +166,8 @@ def _launch(environ: Mapping[str, str]) -> Launch:
 
 
 def _own_address(sn: Endpoint) -> str:
-    """This machine's address on the way to the SN; a datagram socket learns it without sending anything."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(sn.host, sn.port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(address)
-            return str(probe.getsockname()[0])
+        return own_address(sn)
     except OSError as error:
         raise ConfigurationError(
             f"cannot tell this machine's address on the way to the SN {sn} ({error}): correct SWARM_SN, or set "

@@ -7,7 +7,6 @@ they outlive resets, and the oldest go when there are too many. Spec: docs/spec/
 import contextlib
 import enum
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -19,11 +18,12 @@ import msgspec
 
 from swarmlearning.contracts.records import Peer
 from swarmlearning.contracts.task_records import Evidence, TaskType, Unit, WorkState
-from swarmlearning.errors import Broken, ConfigurationError
+from swarmlearning.errors import Broken, ConfigurationError, IdentityError
+from swarmlearning.identity.files import SECRET_MODE, write_file
 from swarmlearning.swop.managers.boundary import Pair
 from swarmlearning.swop.plan import Known
 from swarmlearning.swop.policy import Limits
-from swarmlearning.types import ContractName, NodeId, RunnerName, TaskName
+from swarmlearning.types import ContractName, RunnerName, TaskName
 
 log = logging.getLogger("swarmlearning.swop")
 
@@ -175,7 +175,7 @@ class Journal:
         try:
             for directory in (data, self._directory, self._logs):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in self._directory.glob("*.part"):
+            for path in self._directory.glob(".*"):  # left by a process that was killed while it wrote
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigurationError(f"data directory {data} cannot be used: {error.strerror}") from error
@@ -199,18 +199,10 @@ class Journal:
         Raises:
             Broken: the disk is full or damaged.
         """
-        path = self._directory / f"{entry.id}.json"
-        partial = path.with_suffix(".part")
         try:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(entry))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _sync(self._directory)
-        except OSError as error:
-            raise Broken(f"cannot write {path}: {error.strerror or error}; free space there") from error
+            write_file(self._directory / f"{entry.id}.json", msgspec.json.encode(entry), mode=SECRET_MODE, force=True)
+        except IdentityError as error:
+            raise Broken(f"{error}; is the disk full?") from error
         self._entries[entry.id] = entry
 
     def logs_of(self, entry_id: str) -> Path:
@@ -263,16 +255,3 @@ def read_entries(data: Path, *, put_aside: bool = False) -> Iterator[Entry]:
                 log.warning("journal %s cannot be read and is now %s: %s", path, aside.name, error)
             continue
         yield entry
-
-
-def uid_of(entry: Entry, idx: int) -> NodeId | None:
-    """The SL of a node of the profile in an assignment; None where its identity could not be read."""
-    return next((item.pair.uid for item in entry.pairs if item.idx == idx and item.pair is not None), None)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

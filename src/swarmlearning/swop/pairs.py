@@ -4,7 +4,6 @@ Pure but for reading the SL's certificate and asking for a route. Spec: docs/spe
 """
 
 import secrets
-import socket
 from pathlib import Path
 from typing import Final
 
@@ -90,23 +89,6 @@ def place_of(attribute: Attribute, volumes: Path) -> Path:
     """Where a part of an identity lies on this host."""
     source = Path(attribute.source) if attribute.kind == "BIND" else volumes / attribute.source
     return source / attribute.sub_path if attribute.sub_path else source
-
-
-def own_address(sn: Endpoint) -> str:
-    """This host's address on the way to the SN; a datagram socket learns it without sending anything.
-
-    Raises:
-        ConfigurationError: there is no way.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(sn.host, sn.port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(address)
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot tell this host's address on the way to the SN {sn} ({error}): correct --sn, or give --host-ip"
-        ) from error
 
 
 def make_pair(ground: Ground, profile: Profile, node: PeerNode, uid: NodeId) -> Pair:

@@ -18,13 +18,14 @@ from swarmlearning.swop.journal import Journal
 from swarmlearning.swop.link import Link
 from swarmlearning.swop.managers.boundary import Manager, ManagerSettings
 from swarmlearning.swop.outcomes import Outcomes
-from swarmlearning.swop.pairs import own_address, place_of
+from swarmlearning.swop.pairs import place_of
 from swarmlearning.swop.policy_file import load_policy
 from swarmlearning.swop.profile import IdentityPart, ManagerKind, Profile
 from swarmlearning.swop.profile_check import check_profile, find_ignored
 from swarmlearning.swop.profile_file import load_profile
 from swarmlearning.swop.reopening import open_again
 from swarmlearning.swop.swarm_run import VOLUMES
+from swarmlearning.transport.route import own_address
 from swarmlearning.types import SN_API_PORT, Endpoint
 
 log = logging.getLogger("swarmlearning.swop")
@@ -78,6 +79,20 @@ def _find_sn(config: AgentConfig, profile: Profile) -> Endpoint:
     return Endpoint.parse(config.sn, SN_API_PORT)
 
 
+def find_address(sn: Endpoint) -> str:
+    """This host's address on the way to the SN.
+
+    Raises:
+        ConfigurationError: there is no way.
+    """
+    try:
+        return own_address(sn)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot tell this host's address on the way to the SN {sn} ({error}): correct --sn, or give --host-ip"
+        ) from error
+
+
 def _check(config: AgentConfig, profile: Profile) -> None:
     """Tell what is wrong with what a profile names; its other nodes can work all the same."""
     checked = check_profile(profile, system_clock())
@@ -94,7 +109,7 @@ async def run_agent(config: AgentConfig, identity: PemSource, ready: Callable[[A
     """
     profile = load_profile(config.profile, config.settings)
     sn = _find_sn(config, profile)
-    host_ip = config.host_ip or own_address(sn)
+    host_ip = config.host_ip or find_address(sn)
     data = config.data
     async with contextlib.AsyncExitStack() as stack:
         link = Link(identity, sn, config.sign_key)

@@ -15,8 +15,9 @@ from swarmlearning.contracts.records import Training
 from swarmlearning.errors import ConfigurationError
 from swarmlearning.local.network import NETWORK
 from swarmlearning.swop.journal import KEPT, Journal, Stage, make_id
-from swarmlearning.swop.pairs import is_loopback, merge_variables, own_address, read_uid
+from swarmlearning.swop.pairs import is_loopback, merge_variables, read_uid
 from swarmlearning.swop.profile import Attribute, IdentityPart, PeerNode
+from swarmlearning.swop.starting import find_address
 from swarmlearning.swop.trainings import describe_progress, find_standings, has_joined, has_merged, is_done
 from swarmlearning.types import Endpoint, Role, RunnerName, TrustDomain
 
@@ -152,9 +153,9 @@ def test_sw7_the_uid_is_what_the_sls_certificate_says(swarm: Swarm, tmp_path: Pa
 
 
 def test_this_hosts_address_is_the_one_on_the_way_to_the_sn() -> None:
-    assert own_address(Endpoint(host="127.0.0.1", port=30304)) == "127.0.0.1"
+    assert find_address(Endpoint(host="127.0.0.1", port=30304)) == "127.0.0.1"
     with pytest.raises(ConfigurationError, match="give --host-ip"):
-        own_address(Endpoint(host="no-such-host.invalid", port=1))
+        find_address(Endpoint(host="no-such-host.invalid", port=1))
 
 
 # --- what trainings tell -------------------------------------------------------------

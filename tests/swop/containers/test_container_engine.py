@@ -16,7 +16,7 @@ from swarmlearning.swop.managers import docker_engine
 from swarmlearning.swop.managers.boundary import Manager, PartState
 from swarmlearning.swop.managers.docker_engine import Engine, connect
 from swarmlearning.swop.managers.docker_manager import ContainerManager
-from swarmlearning.swop.managers.docker_opening import engine_answers, open_docker, open_podman, own_user
+from swarmlearning.swop.managers.docker_opening import open_docker, open_podman, own_user
 from swarmlearning.swop.profile import ManagerKind
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # see conftest
@@ -28,7 +28,6 @@ def test_sw70_docker_is_reached_as_the_environment_says(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{fake.socket}")
 
     async def main() -> None:
-        assert await engine_answers(ManagerKind.DOCKER) == ""
         manager: Manager = await open_docker(make_settings(tmp_path))
         assert manager.describe() == "Docker 27.3.1: containers without capabilities and network"
         assert len(manager.describe()) <= 100
@@ -68,7 +67,6 @@ def test_sw70_no_engine_says_what_was_tried_and_what_to_do(
         listener.bind(str(path))  # and nobody listens
     with pytest.raises(Unreachable, match="Connection refused"):
         connect(kind)
-    assert "Connection refused" in asyncio.run(engine_answers(kind))
 
 
 def test_sw70_no_socket_of_podman_names_those_that_were_looked_for(

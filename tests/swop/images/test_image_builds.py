@@ -31,7 +31,7 @@ async def test_sw64_a_copied_wheel_is_installed_and_seen_before_the_bases_packag
     assert where == "image"
     assert ours == swarmlearning.__file__
     assert not numpy.startswith(str(world.data)), "numpy is the base's"
-    assert str(world.images.image_python("env")).startswith(str(world.data))
+    assert world.images.describe_image("env").python.startswith(str(world.data))
     assert "Successfully installed six-99.0" in world.log.read_text()
 
 
@@ -78,8 +78,8 @@ async def test_sw64_programs_see_copied_files_variables_and_the_rest_of_their_vi
         inner=(inside,),
     )
     assert said == "fast ['deep', 'link', 'main.py', 'model'] ['seen'] True False x = 1 x = 1 ['main.py']"
-    assert world.images.image_environment("env")["MODE"] == "fast"
-    assert world.images.image_workdir("env") == "/"
+    assert dict(world.images.describe_image("env").environment)["MODE"] == "fast"
+    assert world.images.describe_image("env").workdir == "/"
 
 
 async def test_sw65_the_same_is_not_built_again_and_anything_else_is(world: World) -> None:
@@ -274,7 +274,7 @@ async def test_a_build_without_a_sandbox_works_where_there_is_none(world: World)
     world.images = world.open()
     make_wheel(world.context, "thing", {"thing.py": ""})
     await world.build("COPY *.whl /w/", "RUN pip install /w/*.whl")
-    process = await asyncio.create_subprocess_exec(world.images.image_python("env"), "-c", "import thing")
+    process = await asyncio.create_subprocess_exec(world.images.describe_image("env").python, "-c", "import thing")
     assert await process.wait() == 0
 
 
@@ -364,7 +364,7 @@ def test_without_an_image_programs_run_in_the_agents_own_python(world: World) ->
 async def test_a_tag_that_nothing_has_is_none(world: World) -> None:
     assert await world.images.find_image("../../etc/passwd") is None
     with pytest.raises(NotFound, match="the task that makes it has to be done first"):
-        world.images.image_python("unknown")
+        world.images.describe_image("unknown")
 
 
 @pytest.mark.slow

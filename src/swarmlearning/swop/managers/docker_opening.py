@@ -2,14 +2,10 @@
 
 import os
 import types
-from typing import Final
 
-from swarmlearning.errors import ConfigurationError, SwarmError, Unreachable
+from swarmlearning.errors import ConfigurationError, Unreachable
 from swarmlearning.swop.managers.boundary import Manager, ManagerSettings
 from swarmlearning.swop.profile import ManagerKind
-
-OPEN_S: Final = 60.0
-"""How long an engine may take to say what it is, seconds."""
 
 
 async def open_docker(settings: ManagerSettings) -> Manager:
@@ -29,17 +25,6 @@ async def open_podman(settings: ManagerSettings) -> Manager:
         As `open_docker`.
     """
     return await _open(ManagerKind.PODMAN, settings)
-
-
-async def engine_answers(kind: ManagerKind) -> str:
-    """Nothing if the engine of this kind answers; else why not, for people."""
-    try:
-        module = _import_engine(kind)
-        engine = await module.run_in_thread(lambda: module.connect(kind))
-    except SwarmError as error:
-        return str(error)
-    engine.close()
-    return ""
 
 
 async def _open(kind: ManagerKind, settings: ManagerSettings) -> Manager:

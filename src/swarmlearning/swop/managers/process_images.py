@@ -7,13 +7,13 @@ is a file that names one; a volume is a directory. Spec: docs/spec/swop-content.
 import asyncio
 import hashlib
 import os
-import secrets
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from swarmlearning.errors import Broken, ConfigurationError, NotFound, TaskFailed
+from swarmlearning.identity.files import SECRET_MODE, make_directory, write_file
 from swarmlearning.reports.status import make_printable
 from swarmlearning.swop.managers.boundary import ManagerSettings, Tell
 from swarmlearning.swop.managers.build_context import Plan, plan_copy, remove_tree
@@ -144,6 +144,9 @@ class ProcessImages:
     def describe_image(self, tag: str) -> Image:
         """The image that has this tag; empty: the Python that runs us, with nothing added.
 
+        Where its interpreter is not the host's own it must be run in the sandbox alone, whatever it is asked: it begins
+        with what packages of the recipe want (`.pth` files).
+
         Raises:
             NotFound: no image has it.
             Broken: its files are damaged.
@@ -159,35 +162,6 @@ class ProcessImages:
             raise missing from error
         except (OSError, msgspec.DecodeError) as error:
             raise Broken(f"the image {make_printable(tag)} in {self._images} is damaged: {error}") from error
-
-    def image_python(self, tag: str) -> Path:
-        """The interpreter of the image that has this tag; errors as `describe_image`.
-
-        Where it is not the host's own it must be run in the sandbox alone, whatever it is asked: it begins with what
-        packages of the recipe want (`.pth` files). What has to be visible for it says `image_paths`.
-        """
-        return Path(self.describe_image(tag).python)
-
-    def image_paths(self, tag: str) -> tuple[str, ...]:
-        """Directories of this host that its programs read at the same place; errors as `describe_image`."""
-        return self.describe_image(tag).paths
-
-    def image_environment(self, tag: str) -> dict[str, str]:
-        """Variables of its programs, which those of task and profile go before; errors as `describe_image`."""
-        return dict(self.describe_image(tag).environment)
-
-    def image_workdir(self, tag: str) -> str:
-        """The working directory that its recipe says; errors as `describe_image`."""
-        return self.describe_image(tag).workdir
-
-    def volume(self, name: str) -> Path:
-        """The directory that is the volume `name`.
-
-        Raises:
-            NotFound: there is none.
-            ConfigurationError: the name cannot be used.
-        """
-        return find_volume(self._volumes, name)
 
     # --- building ---------------------------------------------------------------------------------------------------
 
@@ -307,14 +281,5 @@ def _describe_own() -> Image:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_directory(path.parent, mode=0o700)
+    write_file(path, data, mode=SECRET_MODE, force=True)

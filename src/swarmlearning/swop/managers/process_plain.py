@@ -8,7 +8,6 @@ Spec: docs/spec/swop-process.md, SW-49.
 """
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -41,10 +40,6 @@ class PlainRoot(msgspec.Struct, frozen=True, kw_only=True):
         if self.files:
             known += [f"/{path.name}" for path in Path(self.files).iterdir()]
         return name + sign + self.place(value) if any(is_within(value, path) for path in known) else text
-
-    def rewrite_all(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """An environment as it holds here."""
-        return {name: self.rewrite(value) for name, value in environment.items()}
 
 
 def make_root(root: PlainRoot) -> None:
